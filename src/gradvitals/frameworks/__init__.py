@@ -1,0 +1,1 @@
+"""NumPy and PyTorch behind one small protocol; JAX will stand beside them."""
