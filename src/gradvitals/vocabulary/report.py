@@ -176,16 +176,18 @@ class Report:
         if not target.parent.is_dir():
             raise InputError("the folder isn't there", f"save({str(path)!r})", f"make the folder {target.parent} first")
         content = self.render(form, lang=lang)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            scratch = Path(file.name)
-            file.write(content)
+        scratch: Path | None = None
         try:
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", errors="replace", dir=target.parent, prefix=f".{target.name}.", delete=False
+            ) as file:
+                scratch = Path(file.name)
+                file.write(content)
             scratch.chmod(0o644)
             scratch.replace(target)
         finally:
-            scratch.unlink(missing_ok=True)
+            if scratch is not None:
+                scratch.unlink(missing_ok=True)
         return target
 
     def to_json(self, *, lang: str = "en", indent: int | None = 2) -> str:
@@ -205,7 +207,7 @@ class Report:
                     "read it with the gradvitals that wrote it",
                 )
             return _report_from(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(

@@ -1,7 +1,8 @@
 """A finding in plain words, in English, Simplified and Traditional Chinese.
 
 Facts come from the finding, sentences from ``locale/*.toml``: so the languages can't drift from the facts.
-A placeholder may ask for a form: ``{x}`` four digits, ``{x:%}`` a percentage, ``{x:list}`` names joined by commas.
+A placeholder may ask for a form: ``{x}`` four digits, ``{x:%}`` a percentage, ``{x:list}`` names joined by commas, ``{x:word}`` a known value's
+own word. Only where a sentence asks for it is a text translated: a layer that is called "output" keeps its name.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def fill(template: str, facts: Mapping[str, Fact], lang: str = "en") -> str:
 
 
 def say(value: Fact, lang: str = "en") -> str:
-    """A fact as people read it: four significant digits, a known value's own word."""
+    """A fact as people read it: numbers with four significant digits, texts as they are."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -131,8 +132,6 @@ def say(value: Fact, lang: str = "en") -> str:
         return _number(value)
     if isinstance(value, tuple):
         return ", ".join(say(item, lang) for item in value)
-    if isinstance(value, str):
-        return locale(lang)["value"].get(value, value) if value.replace("-", "").isalpha() else value
     if isinstance(value, Estimate) and value.unit:
         return f"{Estimate(value.value, value.error)} {word(f'unit.{value.unit}', lang)}"
     return str(value)
@@ -170,6 +169,8 @@ class _Formatter(string.Formatter):
             return _percent(value)
         if format_spec == "value" and isinstance(value, float):
             return f"{value:#.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+        if format_spec == "word" and isinstance(value, str):
+            return word(f"value.{value}", self._lang)
         if format_spec == "list" and isinstance(value, tuple):
             return ("、" if self._lang.startswith("zh") else ", ").join(say(item, self._lang) for item in value)
         return say(value, self._lang)
