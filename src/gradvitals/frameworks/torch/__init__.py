@@ -1,1 +1,1 @@
-"""."""
+"""PyTorch: the only package, with the faces, that imports torch."""

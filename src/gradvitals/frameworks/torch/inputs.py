@@ -1,0 +1,113 @@
+"""Refuse what no gradient can be taken of, before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from gradvitals.frameworks.case import Case
+from gradvitals.frameworks.torch.objective import tensors_in
+from gradvitals.vocabulary.errors import InputError
+
+
+def named_inputs(case: Case) -> list[tuple[str, torch.Tensor]]:
+    """Every tensor among a case's inputs, named as the model's signature names its arguments.
+
+    >>> [name for name, _ in named_inputs(Case(torch.nn.Linear(2, 2), (torch.ones(1, 2),)))]
+    ['input']
+    """
+    names = _argument_names(case)
+    return [
+        found
+        for index, value in enumerate(case.args)
+        for found in tensors_in(value, names[index] if index < len(names) else f"args[{index}]")
+    ] + [found for key, value in case.keywords.items() for found in tensors_in(value, key)]
+
+
+def validate(case: Case) -> None:
+    """Refuse inputs and models that can't be worked with.
+
+    Raises
+    ------
+    InputError
+        On an empty batch, NaN or infinity in an input (an additive mask of 0 and −∞ is fine), inference-mode or meta
+        tensors among the inputs or parameters, a lazy layer that hasn't seen an input yet, or inside inference mode.
+
+    """
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "inference mode is on",
+            "the call stands inside torch.inference_mode()",
+            "leave it: no gradient can be recorded there",
+        )
+    for name, tensor in named_inputs(case):
+        _refuse_unusable(f"input {name!r}", tensor)
+        _refuse_bad_values(name, tensor)
+    for name, tensor in _state(case.model):
+        if torch.nn.parameter.is_lazy(tensor):
+            raise InputError(
+                "a lazy layer hasn't seen an input yet",
+                f"{name!r} has no shape",
+                "call the model once with these inputs, then ask again",
+            )
+        _refuse_unusable(f"{name!r} of the model", tensor)
+
+
+def _refuse_unusable(what: str, tensor: torch.Tensor) -> None:
+    where = f"{what} has shape {tuple(tensor.shape)}, {str(tensor.dtype).removeprefix('torch.')}"
+    if tensor.is_meta:
+        raise InputError(
+            "a tensor on the meta device has no values",
+            where,
+            "give it values: model.to_empty(device='cpu') and initialise, or build it on a real device",
+        )
+    if tensor.is_inference():
+        raise InputError(
+            "an inference-mode tensor has no gradient",
+            where,
+            "make it outside torch.inference_mode(), or pass tensor.clone() made outside",
+        )
+
+
+def _refuse_bad_values(name: str, tensor: torch.Tensor) -> None:
+    shape = tuple(tensor.shape)
+    if tensor.numel() == 0:
+        raise InputError("the batch is empty", f"input {name!r} has shape {shape}", "pass at least one sample")
+    if tensor.layout != torch.strided or not (tensor.is_floating_point() or tensor.is_complex()):
+        return
+    finite = torch.isfinite(tensor)
+    if bool(finite.all()) or _is_additive_mask(tensor, finite):
+        return
+    first = tuple(int(i) for i in (~finite).nonzero()[0])
+    raise InputError(
+        "an input is not finite",
+        f"input {name!r} has {int((~finite).sum())} NaN or infinite value(s) of {tensor.numel()}, the first at {first}",
+        "remove or replace them: every layer would pass them on",
+    )
+
+
+def _is_additive_mask(tensor: torch.Tensor, finite: torch.Tensor) -> bool:
+    """An attention mask of 0 and −∞ is meant to be infinite."""
+    return (
+        bool((torch.isneginf(tensor.detach()) | (finite & (tensor == 0))).all())
+        if tensor.is_floating_point()
+        else False
+    )
+
+
+def _state(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(model, torch.nn.Module):
+        yield from model.named_parameters()
+        yield from model.named_buffers()
+
+
+def _argument_names(case: Case) -> list[str]:
+    function = case.model.forward if isinstance(case.model, torch.nn.Module) else case.model
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # built-in functions have no signature
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

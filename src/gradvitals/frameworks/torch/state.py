@@ -1,0 +1,188 @@
+"""Leave no trace: what a model and its surroundings were before, they are again afterwards."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import inspect
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+#: Plain containers among a module's attributes (registries of parameters and hooks, caches): contents are kept too.
+_CONTAINERS = (dict, collections.OrderedDict, list, set)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """The state of every global random generator that a model may draw from.
+
+    Examples
+    --------
+    >>> import torch
+    >>> state = RandomState.capture()
+    >>> first = torch.rand(3)
+    >>> state.restore()
+    >>> bool((torch.rand(3) == first).all())
+    True
+
+    """
+
+    torch_cpu: torch.Tensor
+    torch_cuda: tuple[torch.Tensor, ...]
+    numpy: Any
+    python: Any
+
+    @classmethod
+    def capture(cls) -> RandomState:
+        """Read the generators of torch (CUDA only where it is in use already), NumPy and Python."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        return cls(torch.get_rng_state(), tuple(cuda), np.random.get_state(), random.getstate())  # noqa: NPY002
+
+    def restore(self) -> None:
+        """Put the generators back where they were."""
+        torch.set_rng_state(self.torch_cpu)
+        if self.torch_cuda:
+            torch.cuda.set_rng_state_all(list(self.torch_cuda))
+        np.random.set_state(self.numpy)  # noqa: NPY002
+        random.setstate(self.python)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of torch, NumPy and Python; only inside :func:`preserved`."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
+
+
+@contextlib.contextmanager
+def preserved(model: Callable[..., Any]) -> Iterator[None]:
+    """Restore everything on leaving, also after an exception or an interrupt.
+
+    Kept are: every attribute of every module (mode, hooks, counters, which tensor is which buffer), the values,
+    ``requires_grad`` and ``.grad`` of every tensor among them (the same tensor objects, changed back in place), the
+    global random generators, the grad mode and the default dtype.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or callable
+        Of a function, the modules are those that it is bound to, closes over, or names as globals.
+
+    """
+    surroundings = (torch.is_grad_enabled(), torch.get_default_dtype(), RandomState.capture())
+    modules = {id(module): module for root in _modules_behind(model) for module in root.modules()}
+    attributes = [(module, module.training, _attributes(module)) for module in modules.values()]
+    tensors = [_TensorState.capture(tensor) for tensor in _tensors_of(attributes)]
+    try:
+        yield
+    finally:
+        for module, training, saved in attributes:
+            _restore_attributes(module, saved)
+            module.training = training
+        for state in tensors:
+            state.restore()
+        grad_enabled, dtype, randomness = surroundings
+        torch.set_grad_enabled(grad_enabled)
+        torch.set_default_dtype(dtype)
+        randomness.restore()
+
+
+#: An attribute's value and, of a plain container, a copy of its contents.
+_Saved = dict[str, tuple[Any, Any]]
+
+
+def _attributes(module: torch.nn.Module) -> _Saved:
+    return {name: (value, value.copy() if type(value) in _CONTAINERS else None) for name, value in vars(module).items()}
+
+
+def _restore_attributes(module: torch.nn.Module, saved: _Saved) -> None:
+    """Put attributes back, and contents into the same container objects: handles of hooks refer to those."""
+    for name in [name for name in vars(module) if name not in saved]:
+        del vars(module)[name]
+    for name, (value, contents) in saved.items():
+        vars(module)[name] = value
+        if contents is None:
+            continue
+        value.clear()
+        if isinstance(value, list):
+            value.extend(contents)
+        else:
+            value.update(contents)
+
+
+def _tensors_of(attributes: list[tuple[torch.nn.Module, bool, _Saved]]) -> list[torch.Tensor]:
+    """Every tensor among the modules' attributes once: parameters, buffers, and plain ones."""
+    found: dict[int, torch.Tensor] = {}
+    for module, _, saved in attributes:
+        candidates: list[Any] = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        for value, contents in saved.values():
+            candidates.append(value)
+            candidates.extend(contents.values() if isinstance(contents, dict) else contents or ())
+        found.update({id(item): item for item in candidates if isinstance(item, torch.Tensor)})
+    return [tensor for tensor in found.values() if not torch.nn.parameter.is_lazy(tensor)]
+
+
+@dataclass(frozen=True, slots=True)
+class _TensorState:
+    """One tensor's values, ``requires_grad`` and gradient."""
+
+    tensor: torch.Tensor
+    values: torch.Tensor
+    requires_grad: bool
+    grad: torch.Tensor | None
+    grad_values: torch.Tensor | None
+
+    @classmethod
+    def capture(cls, tensor: torch.Tensor) -> _TensorState:
+        grad = tensor.grad if tensor.is_leaf else None  # asking a non-leaf warns
+        grad_values = None if grad is None else grad.detach().clone()
+        return cls(tensor, tensor.detach().clone(), tensor.requires_grad, grad, grad_values)
+
+    def restore(self) -> None:
+        _write_back(self.tensor, self.values)
+        if not self.tensor.is_leaf:
+            return
+        if self.tensor.is_floating_point() or self.tensor.is_complex():
+            self.tensor.requires_grad_(self.requires_grad)
+        self.tensor.grad = self.grad
+        if self.grad is not None and self.grad_values is not None:
+            _write_back(self.grad, self.grad_values)
+
+
+def _write_back(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    """Change values back in place, behind the version counter: a graph that the user holds stays usable."""
+    current = tensor.data
+    if current.shape != values.shape:
+        tensor.data = values
+    elif current.layout != torch.strided or not torch.equal(current, values):
+        current.copy_(values)
+
+
+def _modules_behind(function: Any, depth: int = 3) -> Iterator[torch.nn.Module]:
+    """The modules behind a callable: itself, or those that it is bound to, closes over, or names as globals."""
+    if isinstance(function, torch.nn.Module):
+        yield function
+    elif depth > 0 and callable(function):
+        parts = [getattr(function, "__self__", None), getattr(function, "__wrapped__", None)]
+        if isinstance(function, functools.partial):
+            parts += [function.func, *function.args, *function.keywords.values()]
+        if inspect.isfunction(function):
+            names = function.__code__.co_names
+            parts += [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+            parts += [function.__globals__[name] for name in names if name in function.__globals__]
+        elif not inspect.isroutine(function) and not inspect.isclass(function):
+            parts += getattr(function, "__dict__", {}).values()
+        for part in parts:
+            yield from _modules_behind(part, depth - 1)
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that the enclosing function hasn't assigned yet
+        return False
