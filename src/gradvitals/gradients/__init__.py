@@ -1,1 +1,5 @@
-"""."""
+"""Is the backward pass right?"""
+
+from gradvitals.gradients.verb import check
+
+__all__ = ["check"]

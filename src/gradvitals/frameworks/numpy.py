@@ -1,0 +1,312 @@
+"""NumPy functions with a hand-written gradient, and NumPy layers with a hand-written backward pass, as a Problem."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradvitals.frameworks.case import Case
+from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree
+from gradvitals.frameworks.tree import leaves, rebuilt, short_names
+from gradvitals.frameworks.user_code import HostRandomState, argument_names, required_positionals, user_code
+from gradvitals.vocabulary.errors import InputError, ModelError, UsageError
+
+_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "longdouble": 2.0**-53}
+
+
+class NumpyProblem:
+    """A NumPy function with ``grad=``, or a NumPy layer with ``vjp=``.
+
+    Every evaluation gets fresh copies of the inputs, so that code that works in place does no harm. A layer's forward is run again at the base point
+    before each backward, because hand-written layers keep what they need between the two.
+
+    Parameters
+    ----------
+    case : Case
+        ``model`` is the function or forward pass and ``args`` its inputs: arrays, numbers, or dicts of them.
+
+    Raises
+    ------
+    InputError
+        Without a floating-point input, with NaN in one, on a value that isn't scalar where ``grad=`` was given, and when gradients can't be matched
+        with inputs.
+    UsageError
+        When both or neither of ``grad=`` and ``vjp=`` are given.
+
+    """
+
+    def __init__(self, case: Case) -> None:
+        if (case.grad is None) == (case.vjp is None):
+            both = case.grad is not None
+            raise UsageError(
+                "give either grad= or vjp=" if both else "there is no gradient to check",
+                f"check({case.subject}, ...) with {'both' if both else 'neither'}",
+                "a scalar function takes grad= (a function or the computed values), a layer takes vjp=backward",
+            )
+        self._case = case
+        self._function: Callable[..., Any] = case.model
+        self._random = HostRandomState.capture()
+        names, keywords = argument_names(case.model, case.args, case.keywords)
+        self._roots = [*zip(names, case.args, strict=True), *((keywords[k], v) for k, v in case.keywords.items())]
+        self._count = len(case.args)
+        self._takes_cache = case.vjp is not None and required_positionals(case.vjp, 1) >= 2
+        self._output_roundoff: Array | None = None
+        self._outputs: list[NDArray[Any]] = []
+        self._wide = False
+        everything = {path: value for root, tree in self._roots for path, value in leaves(tree, root)}
+        _require_sound(everything)
+        # Where there is no float at all, whole numbers are meant as real ones (theta = 3); else they are labels, sizes, flags.
+        movable = {path: value for path, value in everything.items() if _is_floating(value)} or {
+            path: value for path, value in everything.items() if _is_number(value)
+        }
+        self._base = {path: _promoted(value) for path, value in movable.items()}
+        self._full_paths = list(self._base)
+        found = self._claimed({}) if case.vjp is None else self._pulled_back(np.ones(self.value({}).size), {})
+        self._base |= {path: _promoted(everything[path]) for path in found}
+        self._full_paths = list(found)
+        shown = short_names(self._full_paths)
+        self.tensors = tuple(_tensor(shown[path], path, self._base[path]) for path in self._full_paths)
+        self.sample_sizes = _sample_sizes(list(everything.values()))
+        self.objective = "scalar" if case.grad is not None else "random"
+        self.roundoff = max(tensor.roundoff for tensor in self.tensors)
+        self._widen(self.value({}))
+
+    def _widen(self, native: Array) -> None:
+        """Evaluate in float64 from now on where the function then gives the same value."""
+        if self.roundoff <= _ROUNDOFF["float64"]:
+            return
+        self._wide = True
+        try:
+            same = agree(self.value({}), native, self.roundoff)
+        except (ModelError, InputError):
+            same = False
+        if same and all(output.dtype == np.float64 for output in self._outputs):
+            self.roundoff = _ROUNDOFF["float64"]
+        else:
+            self._wide = False
+            self.value({})
+
+    def point(self, tensor: int) -> Array:
+        return self._base[self._full_paths[tensor]].astype(np.float64).reshape(-1)
+
+    def rounded(self, tensor: int, values: Array) -> Array:
+        return values if self._wide else values.astype(self._base[self._full_paths[tensor]].dtype).astype(np.float64)
+
+    def value(self, moved: Mapping[int, Array]) -> Array:
+        outputs, _ = self._forward(moved, wide=self._wide)
+        self._outputs = outputs
+        flat = [np.asarray(out, dtype=np.float64).reshape(-1) for out in outputs]
+        self._output_roundoff = np.concatenate(
+            [np.full(out.size, _ROUNDOFF.get(out.dtype.name, 2.0**-53)) for out in outputs]
+        )
+        if self._case.grad is not None and sum(out.size for out in flat) != 1:
+            raise InputError(
+                "the function's value is not a scalar",
+                f"{self._case.subject}(...) has shape {outputs[0].shape}",
+                "grad= goes with a scalar function; sum or average the value, or give the layer's backward pass as vjp=",
+            )
+        return np.concatenate(flat)
+
+    @property
+    def output_roundoff(self) -> Array:
+        if self._output_roundoff is None:
+            self.value({})
+        return np.asarray(self._output_roundoff)
+
+    def representable(self, cotangent: Array) -> Array:
+        outputs, _ = self._forward({})  # in the user's precision, in which the cotangent arrives
+        return np.concatenate([part.astype(np.float64).reshape(-1) for part in _split(cotangent, outputs)])
+
+    def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
+        moved = moved or {}
+        if self._case.vjp is None:
+            found = self._claimed(moved)
+            factor = float(cotangent[0])
+        else:
+            found = self._pulled_back(cotangent, moved)
+            factor = 1.0
+        return tuple(
+            _judgeable(found.get(path), tensor, factor)
+            for path, tensor in zip(self._full_paths, self.tensors, strict=True)
+        )
+
+    def _arguments(self, moved: Mapping[int, Array], *, wide: bool = False) -> tuple[list[Any], dict[str, Any]]:
+        elsewhere = {self._full_paths[at]: values for at, values in moved.items()}
+
+        def leaf(path: str, value: Any) -> Any:
+            if path not in self._base:
+                return np.asarray(value, dtype=np.float64) if wide and isinstance(value, np.ndarray) and _is_floating(value) else copy.deepcopy(value)
+            base = self._base[path]
+            dtype = np.dtype(np.float64) if wide else base.dtype
+            out = (elsewhere[path].reshape(base.shape) if path in elsewhere else base).astype(dtype)
+            return out if isinstance(value, np.ndarray) else out[()]
+
+        made = [rebuilt(tree, root, leaf) for root, tree in self._roots]
+        keywords = [root for root, _ in self._roots[self._count :]]
+        return made[: self._count], dict(zip(keywords, made[self._count :], strict=True))
+
+    def _forward(self, moved: Mapping[int, Array], *, wide: bool = False) -> tuple[list[NDArray[Any]], Any]:
+        """Outputs as arrays, and the cache (None where there is none)."""
+        args, keywords = self._arguments(moved, wide=wide)
+        self._random.restore()
+        with user_code(f"{self._case.subject}()"):
+            result = self._function(*args, **keywords)
+        cache = None
+        if isinstance(result, tuple) and (self._takes_cache or self._case.grad is not None):
+            *firsts, cache = result if len(result) > 1 else (*result, None)
+            result = tuple(firsts) if self._case.vjp is not None else firsts[0]
+        elif isinstance(result, tuple) and not all(_is_floating(item) for item in result):
+            result = result[0]  # (out, cache) with a backward that doesn't ask for the cache
+        outputs = [np.asarray(item) for item in (result if isinstance(result, tuple) else (result,))]
+        for out in outputs:
+            if out.dtype.kind not in "fiub":
+                raise InputError(
+                    "the function's value is not a real number",
+                    f"{self._case.subject}(...) returned {type(result).__name__} of dtype {out.dtype}",
+                    "return a real array or number, or (value, cache)",
+                )
+        return [out if out.dtype.kind == "f" else out.astype(np.float64) for out in outputs], cache
+
+    def _pulled_back(self, cotangent: Array, moved: Mapping[int, Array]) -> dict[str, Any]:
+        backward: Any = self._case.vjp
+        outputs, cache = self._forward(moved)
+        parts = _split(cotangent, outputs)
+        dout: Any = parts[0] if len(parts) == 1 else tuple(parts)
+        if isinstance(dout, np.ndarray) and dout.ndim == 0:
+            dout = dout[()]
+        with user_code(f"the backward pass of {self._case.subject}"):
+            result = backward(dout, cache) if self._takes_cache else backward(dout)
+        return dict(self._match(result))
+
+    def _claimed(self, moved: Mapping[int, Array]) -> dict[str, Any]:
+        grad = self._case.grad
+        if callable(grad):
+            args, keywords = self._arguments(moved)
+            self._random.restore()
+            with user_code(f"the gradient of {self._case.subject}"):
+                grad = grad(*args, **keywords)
+        return dict(self._match(grad))
+
+    def _match(self, result: Any) -> Iterator[tuple[str, Any]]:
+        """Pair gradients with inputs: by name for a dict, by position otherwise."""
+        floating = [root for root, tree in self._roots if _is_floating(tree)]
+        if isinstance(result, Mapping):
+            yield from self._match_by_name(result)
+            return
+        given = list(result) if isinstance(result, (tuple, list)) else [result]
+        numbers = [root for root, tree in self._roots if _is_number(tree)]
+        everything = [root for root, _ in self._roots]
+        candidates = next((names for names in (floating, numbers, everything) if len(names) == len(given)), None)
+        if candidates is None and isinstance(result, list) and len(floating or numbers) == 1:
+            candidates, given = floating or numbers, [np.asarray(result)]  # a gradient written as a plain list
+        if candidates is None:
+            raise InputError(
+                f"{len(given)} gradient(s) came for {len(floating)} floating-point input(s)",
+                f"inputs: {', '.join(f'{name} ({_kind(tree)})' for name, tree in self._roots) or 'none'}",
+                "return one gradient per floating-point input, in the same order (None where there is none), or a dict of names",
+            )
+        trees = dict(self._roots)
+        for root, gradient in zip(candidates, given, strict=True):
+            if isinstance(gradient, Mapping) and isinstance(trees[root], Mapping):
+                yield from self._match_by_name(gradient)
+            elif gradient is not None or root in floating:
+                if _is_number(trees[root]):
+                    yield root, gradient
+
+    def _match_by_name(self, result: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+        paths = [path for root, tree in self._roots for path, value in leaves(tree, root) if _is_number(value)]
+        shown = short_names(paths)
+        known = {str(key): value for key, value in result.items()}
+        matched = []
+        for path in paths:
+            names = (shown[path], path, path.rpartition(".")[2])
+            key = next((k for name in names for k in (f"d{name}", f"grad_{name}", f"{name}_grad", name) if k in known), None)
+            if key is not None:
+                matched.append((path, known[key]))
+        if not matched:
+            raise InputError(
+                "no gradient's name fits an input",
+                f"gradients: {', '.join(known) or 'none'}; inputs: {', '.join(shown.values()) or 'none'}",
+                "name the gradient of W1 'dW1' (or 'W1')",
+            )
+        yield from matched
+
+
+def _split(cotangent: Array, outputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    parts, start = [], 0
+    for out in outputs:
+        parts.append(cotangent[start : start + out.size].reshape(out.shape).astype(out.dtype))
+        start += out.size
+    return parts
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, (float, np.floating)) or (isinstance(value, np.ndarray) and value.dtype.kind == "f")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float, np.number)) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiu")
+
+
+def _kind(tree: Any) -> str:
+    return f"{tree.dtype} {tree.shape}" if isinstance(tree, np.ndarray) else type(tree).__name__
+
+
+def _promoted(value: Any) -> NDArray[Any]:
+    """Numbers and integer arrays as float64, floating-point arrays as they are; a copy in any case."""
+    array = np.array(value)
+    return array if array.dtype.kind == "f" and array.dtype.name in _ROUNDOFF else array.astype(np.float64)
+
+
+def _tensor(shown: str, path: str, base: NDArray[Any]) -> Tensor:
+    # Only a dict of named arrays is what courses call parameters; plain arguments are inputs.
+    role = "parameter" if "." in path else "input"
+    name = base.dtype.name
+    return Tensor(shown, role, base.shape, name, _ROUNDOFF.get(name, 2.0**-53))
+
+
+def _judgeable(found: Any, tensor: Tensor, factor: float) -> Gradient:
+    if found is None:
+        return Gradient(None)
+    array = np.asarray(found)
+    if array.shape != tensor.shape and not (array.size == 1 == tensor.size):
+        return Gradient(None, array.shape)
+    return Gradient(array.astype(np.float64).reshape(-1) * factor)
+
+
+def _sample_sizes(values: list[Any]) -> tuple[int, ...]:
+    """Sizes that inputs share along one axis, else the first axis of a single array: candidates for N in 1/N."""
+    shapes = [value.shape for value in values if isinstance(value, np.ndarray) and value.ndim]
+    data = [shape for shape in shapes if len(shape) >= 2] or shapes
+    if len(data) > 1:
+        shared = [set(axis) for axis in zip(*[s[: min(map(len, data))] for s in data], strict=True)]
+        common = tuple(next(iter(sizes)) for sizes in shared if len(sizes) == 1)
+        return tuple(n for n in dict.fromkeys(common) if n > 1)
+    return tuple(shape[0] for shape in data if shape[0] > 1)
+
+
+def _require_sound(everything: Mapping[str, Any]) -> None:
+    """Refuse what no slope can be measured from."""
+    numbers = {name: value for name, value in everything.items() if _is_number(value)}
+    if not numbers:
+        raise InputError(
+            "there is no floating-point tensor to differentiate",
+            f"inputs: {', '.join(f'{name} ({_kind(value)})' for name, value in everything.items()) or 'none'}",
+            "pass at least one floating-point array",
+        )
+    for name, value in numbers.items():
+        if np.size(value) == 0:
+            raise InputError("an input is empty", f"{name} has shape {np.shape(value)}", "pass at least one sample")
+        finite = np.isfinite(value)
+        if not finite.all():
+            raise InputError(
+                "an input is not finite",
+                f"{name} has {int(np.size(value) - finite.sum())} NaN or infinite entries of {np.size(value)}",
+                "clean the input first: no slope can be measured from it",
+            )

@@ -1,0 +1,99 @@
+"""The seam between the gradient check and a framework: what can be moved, the value there, and the gradient to be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor that is differentiated.
+
+    ``path`` is the framework's own qualified name, ``role`` is ``"parameter"`` or ``"input"``, ``roundoff`` the unit roundoff of ``dtype``.
+    """
+
+    path: str
+    role: str
+    shape: tuple[int, ...]
+    dtype: str
+    roundoff: float
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """What the backward pass gave for one tensor.
+
+    ``value`` is flat float64, or None where there is none; then ``got_shape`` says whether a gradient of a wrong shape came instead.
+    """
+
+    value: Array | None
+    got_shape: tuple[int, ...] | None = None
+
+
+#: F in float64 is F itself when it agrees with F in the user's precision within this (relative, 2-norm): float64, float32, 16-bit formats.
+AGREES = ((1e-12, 0.0), (1e-6, 1e-3), (1.0, 5e-2))
+
+
+def agree(wide: Array, native: Array, roundoff: float) -> bool:
+    """Whether an evaluation in float64 gives the value that the user's own precision (of that unit roundoff) gives."""
+    if wide.shape != native.shape:
+        return False
+    tolerance = next(share for bound, share in AGREES if roundoff < bound)
+    return bool(np.linalg.norm(wide - native) <= tolerance * np.linalg.norm(native))
+
+
+class Problem(Protocol):
+    """A function F of several tensors, with the gradient that somebody claims for it.
+
+    Points and gradients are flat float64 arrays, one per tensor, whatever the dtype the function computes in. The claimed gradient is computed in the user's own precision.
+    F is evaluated in float64 at the very same point where the user's code allows that and gives the same value, for then its slope is known far better
+    than the gradient; else in the user's precision. The random state is the same at every evaluation. A problem never changes what the user handed in.
+    """
+
+    tensors: tuple[Tensor, ...]
+    #: Sizes that are a number of samples, by which a mean may have been divided.
+    sample_sizes: tuple[int, ...]
+    #: How F became what is differentiated: "loss", "output-loss", "scalar" or "random" (a random cotangent is needed).
+    objective: str
+    #: Unit roundoff of the evaluations of F.
+    roundoff: float
+
+    def point(self, tensor: int) -> Array:
+        """The base point of one tensor, of shape (size,)."""
+        ...
+
+    def rounded(self, tensor: int, values: Array) -> Array:
+        """The values that the tensor really takes when F is asked for at these."""
+        ...
+
+    def value(self, moved: Mapping[int, Array]) -> Array:
+        """F with some tensors moved elsewhere, of shape (M,)."""
+        ...
+
+    @property
+    def output_roundoff(self) -> Array:
+        """Unit roundoff of every output, of shape (M,); known after the first :meth:`value`."""
+        ...
+
+    def representable(self, cotangent: Array) -> Array:
+        """The cotangent as the outputs' dtype holds it."""
+        ...
+
+    def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
+        """The claimed gradient of ⟨cotangent, F⟩, one per tensor.
+
+        Moved elsewhere it serves to measure the gradient's own rounding; a gradient given as computed values doesn't follow.
+        """
+        ...

@@ -1,0 +1,92 @@
+"""Running the user's own code: what it raises comes back as one ModelError that names the line."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import random
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradvitals.vocabulary.errors import GradvitalsError, ModelError
+
+
+@contextlib.contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Turn an exception of the user's code into a ModelError; our own errors and KeyboardInterrupt pass."""
+    try:
+        yield
+    except GradvitalsError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        last = frames[-1]
+        raise ModelError(
+            f"{what} raised {type(error).__name__}",
+            f"{last.filename}:{last.lineno} in {last.name}: {error}",
+            "run it by hand on the same inputs; it must work before its gradients can be examined",
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class HostRandomState:
+    """The random state of NumPy's and Python's global generators."""
+
+    numpy: Mapping[str, Any]
+    python: tuple[Any, ...]
+
+    @classmethod
+    def capture(cls) -> HostRandomState:
+        """Remember the state as it is now."""
+        return cls(copy.deepcopy(dict(np.random.get_state(legacy=False))), random.getstate())  # noqa: NPY002
+
+    def restore(self) -> None:
+        """Put the remembered state back."""
+        np.random.set_state(dict(self.numpy))  # noqa: NPY002
+        random.setstate(self.python)
+
+
+def argument_names(
+    function: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]
+) -> tuple[list[str], dict[str, str]]:
+    """The names under which a function receives its arguments, ``input0``, ``input1``, … where they can't be read.
+
+    Returns
+    -------
+    positional : list of str
+        One per entry of ``args``.
+    keyword : dict
+        Each keyword's own name.
+
+    """
+    names = [f"input{at}" for at in range(len(args))]
+    with contextlib.suppress(TypeError, ValueError):
+        owner = getattr(function, "__self__", None)
+        if inspect.isclass(owner) and hasattr(owner, "forward") and getattr(function, "__name__", "") == "apply":
+            parameters = list(inspect.signature(owner.forward).parameters.values())
+            if not hasattr(owner, "setup_context") or parameters[:1] and parameters[0].name == "ctx":
+                parameters = parameters[1:]  # an autograd.Function's forward takes ctx first
+        else:
+            parameters = list(inspect.signature(function).parameters.values())
+        plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        for at in range(len(args)):
+            if at < len(plain):
+                names[at] = plain[at].name
+            elif rest is not None:
+                names[at] = f"{rest}[{at - len(plain)}]"
+    return names, {key: key for key in keywords}
+
+
+def required_positionals(function: Callable[..., Any], default: int) -> int:
+    """How many positional arguments a function must be given; ``default`` where that can't be read."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return default
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters)

@@ -1,0 +1,352 @@
+"""Measure whether the claimed gradient of every tensor is right, wrong or not to be resolved.
+
+All tensors are moved at once, each by as much as makes it contribute alike, along a few random directions. Where nothing is missing, all of them are right at once.
+Where something is, the tensors are bisected; tensors too weak to be resolved in company are examined again without the strong ones. A few entries of every tensor are
+measured one by one: they are what a reader compares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradvitals.frameworks.problem import Array, Gradient, Problem
+from gradvitals.gradients.measure_entries import Entry, measure_entries
+from gradvitals.gradients.measure_lines import SUSPECT_AT, Base, Line, confirmed, measure_line
+from gradvitals.gradients.mistakes import Mistake, recognise
+from gradvitals.vocabulary.errors import InputError
+
+#: Random directions per group of tensors. With normal directions what is missing is N(0, ‖error‖²) whatever the error's pattern, so that the chance of overlooking it
+#: can be computed: see ``detectable``.
+DIRECTIONS = 6
+#: The chance of overlooking an error as large as the stated resolution.
+OVERLOOK = 0.005
+#: Normal directions are cut here, so that no entry is moved absurdly far.
+_FARTHEST = 4.0
+#: A gradient this many times its own rounding error, or smaller, can't be told from zero.
+_ZERO_WITHIN = 10.0
+#: Relative size of a tensor's steps where the tensor is all zeros.
+_SCALE_OF_ZEROS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was found for one tensor.
+
+    ``status`` is right, wrong or unresolved; ``relative_error`` is over everything measured of this tensor and ``numeric_error`` that number's own error; ``resolution``
+    the relative error (2-norm) that would have been caught with 99.5 % probability, ``entry_resolution`` the same for a single entry relative to the tensor's RMS.
+    """
+
+    status: str
+    relative_error: float
+    numeric_error: float
+    resolution: float
+    entry_resolution: float
+    entries: tuple[Entry, ...] = ()
+    mistake: Mistake | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Everything that the rules judge; ``gradients`` as the backward pass gave them, one per tensor."""
+
+    outcomes: tuple[Outcome, ...]
+    gradients: tuple[Gradient, ...]
+    spread: float
+    value_finite: bool
+    evaluations: int
+    backwards: int
+
+
+class _Counted:
+    """A problem that counts its evaluations and tells how far the work has come."""
+
+    def __init__(self, problem: Problem, progress: Callable[[int, int], None] | None, expected: int) -> None:
+        self._problem = problem
+        self._progress = progress
+        self._expected = expected
+        self.evaluations = 0
+        self.backwards = 0
+        self.tensors = problem.tensors
+        self.sample_sizes = problem.sample_sizes
+        self.objective = problem.objective
+        self.roundoff = problem.roundoff
+        self.point = problem.point
+        self.rounded = problem.rounded
+        self.representable = problem.representable
+
+    @property
+    def output_roundoff(self) -> Array:
+        return self._problem.output_roundoff
+
+    def value(self, moved: Mapping[int, Array]) -> Array:
+        self.evaluations += 1
+        if self._progress is not None:
+            self._expected = max(self._expected, self.evaluations + 1)
+            self._progress(self.evaluations, self._expected)
+        return self._problem.value(moved)
+
+    def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
+        self.backwards += 1
+        return self._problem.gradient(cotangent, moved)
+
+
+def measure(
+    problem: Problem, *, sensitivity: float, seed: int, progress: Callable[[int, int], None] | None = None
+) -> Measurement:
+    """Measure every tensor of a problem.
+
+    Parameters
+    ----------
+    problem : Problem
+    sensitivity : float
+        The relative error that must be resolved.
+    seed : int
+        Of the directions, the cotangent and the choice of entries.
+    progress : callable, optional
+        Called with (evaluations done, evaluations expected).
+
+    """
+    counted = _Counted(problem, progress, expected=_expected_evaluations(problem))
+    rng = np.random.default_rng(seed)
+    value, again = counted.value({}), counted.value({})
+    if value.size == 0:
+        raise InputError("the function's value is empty", "it has no entries", "pass at least one sample")
+    cotangent = _cotangent(counted, value.size, rng)
+    gradients = counted.gradient(cotangent)
+    size = float(np.linalg.norm(value))
+    spread = float(np.linalg.norm(again - value)) / size if size and np.isfinite(size) else 0.0
+    if not np.isfinite(value).all():
+        nothing = Outcome("unresolved", math.nan, math.nan, math.inf, math.inf)
+        return Measurement((nothing,) * len(problem.tensors), gradients, spread, False, counted.evaluations, counted.backwards)
+    base = _base(counted, value, np.abs(again - value), cotangent, gradients, rng)
+    search = _Search(counted, base, sensitivity, rng)
+    judged = [at for at, g in enumerate(gradients) if g.got_shape is None and (g.value is None or np.isfinite(g.value).all())]
+    search.examine(judged)
+    outcomes = tuple(
+        search.outcome(at) if at in judged else Outcome("wrong", math.nan, math.nan, math.nan, math.nan)
+        for at in range(len(problem.tensors))
+    )
+    return Measurement(outcomes, gradients, spread, True, counted.evaluations, counted.backwards)
+
+
+class _Search:
+    """The examination of groups of tensors; remembers what each tensor's lines showed."""
+
+    def __init__(self, problem: _Counted, base: Base, sensitivity: float, rng: np.random.Generator) -> None:
+        self._problem = problem
+        self._base = base
+        self._sensitivity = sensitivity
+        self._rng = rng
+        self._status: dict[int, str] = {}
+        self._resolution: dict[int, float] = {}
+        self._lines: dict[int, list[Line]] = {}
+        #: What a gradient that is zero by itself is compared with.
+        self._reference = max((base.strength(at) for at in range(len(base.points))), default=0.0) or float(
+            np.linalg.norm(base.cotangent * base.value)
+        )
+
+    def examine(self, group: Sequence[int]) -> None:
+        """Settle every tensor of the group."""
+        if not group:
+            return
+        reach = self._reaches(group)
+        lines, wrong = self._ask(group, reach)
+        if wrong and len(group) > 1:
+            half = len(group) // 2
+            self.examine(group[:half])
+            self.examine(group[half:])
+            return
+        material = self._material(group, reach)
+        caught = detectable([max(line.bar, material) for line in lines])
+        noise_only = detectable([SUSPECT_AT * line.noise for line in lines])
+        weak = []
+        for at in group:
+            contribution = reach[at] * self._base.strength(at) / self._base.scales[at]
+            self._lines[at] = lines
+            self._resolution[at] = self._relative(caught, contribution, at)
+            if wrong:
+                self._status[at] = "wrong"
+            elif self._resolution[at] <= self._sensitivity:
+                self._status[at] = "right"
+            else:
+                self._status[at] = "unresolved"
+                alone = max(self._relative(noise_only, self._base.strength(at), at), 2 * self._base.material)
+                if alone <= self._sensitivity:  # without the others it might be resolved
+                    weak.append(at)
+        if len(weak) == len(group) > 1:
+            half = len(weak) // 2
+            self.examine(weak[:half])
+            self.examine(weak[half:])
+        elif len(group) > 1:
+            self.examine(weak)
+
+    def outcome(self, at: int) -> Outcome:
+        """What is known of one tensor, with its entries and, where it is wrong, the kind of mistake."""
+        base, tensor = self._base, self._problem.tensors[at]
+        lines, status = self._lines[at], self._status[at]
+        rung = int(np.median([line.rung for line in lines]))
+        entries, complete = measure_entries(
+            self._problem, base, at, self._rng, rung=rung, wrong=status == "wrong", tensors=len(self._problem.tensors)
+        )
+        if status != "wrong" and any(entry.wrong for entry in entries):
+            status = "wrong"
+        measured = [entry.line for entry in entries] if complete and entries else lines
+        relative_error, numeric_error = _relative_error(measured)
+        rms = float(np.linalg.norm(base.gradients[at])) / math.sqrt(max(tensor.size, 1))
+        if complete and rms > 0:
+            bars = [max(e.line.bar, base.material * abs(e.line.analytic)) / e.scale for e in entries]
+            entry_resolution = max(bars, default=math.inf) / rms
+        else:
+            entry_resolution = self._resolution[at] * math.sqrt(tensor.size)
+        mistake = None
+        if status == "wrong":
+            own = [line for line in lines if set(line.direction) == {at}]
+            mistake = recognise(tensor, base.gradients[at], [*own, *(e.line for e in entries)], entries, self._problem.sample_sizes, at)
+        return Outcome(status, relative_error, numeric_error, self._resolution[at], entry_resolution, entries, mistake)
+
+    def _ask(self, group: Sequence[int], reach: Mapping[int, float]) -> tuple[list[Line], bool]:
+        """Lines through a group; True with them when one shows, confirmed, that something is missing."""
+        material = self._material(group, reach)
+        directions = [
+            {at: reach[at] * self._normal(self._problem.tensors[at].size) for at in group} for _ in range(DIRECTIONS)
+        ]
+        measured = [measure_line(self._problem, self._base, direction) for direction in directions]
+        # Kinks nearby bend one line more and another less: their typical size is what any of the lines may be off by.
+        kinks = math.sqrt(sum(line.kinks**2 for line in measured) / DIRECTIONS)
+        lines: list[Line] = []
+        wrong = False
+        for line in (line.widened(kinks) for line in measured):
+            if not line.suspect(material):
+                lines.append(line)
+            elif wrong or confirmed(self._problem, self._base, line, material):
+                lines.append(line)
+                wrong = True
+            else:  # a suspicion that doesn't repeat itself widens the bar, so that the resolution stays true
+                lines.append(line.widened(abs(line.missing)))
+        return lines, wrong
+
+    def _reaches(self, group: Sequence[int]) -> dict[int, float]:
+        """How far each tensor is moved: its own scale, less for those that contribute more than the median one."""
+        base = self._base
+        strengths = [base.strength(at) for at in group if base.strength(at) > 0]
+        usual = float(np.median(strengths)) if strengths else 0.0
+        return {
+            at: base.scales[at] * (min(1.0, usual / base.strength(at)) if base.strength(at) > 0 else 1.0) for at in group
+        }
+
+    def _material(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
+        base = self._base
+        contributions = [reach[at] * float(np.linalg.norm(base.gradients[at])) for at in group]
+        return base.material * math.sqrt(sum(c * c for c in contributions))
+
+    def _relative(self, caught: float, contribution: float, at: int) -> float:
+        """An error that is caught, relative to the tensor's gradient, or to the largest one where this gradient is zero."""
+        own = self._base.gradients[at]
+        rounding = float(np.linalg.norm(self._base.gradient_errors[at]))
+        is_zero = float(np.linalg.norm(own)) <= _ZERO_WITHIN * rounding
+        size = self._reference if is_zero else contribution
+        return caught / size if size else (0.0 if caught == 0 else math.inf)
+
+    def _normal(self, size: int) -> Array:
+        return np.clip(self._rng.standard_normal(size), -_FARTHEST, _FARTHEST)
+
+
+def detectable(bars: Sequence[float]) -> float:
+    """The size of an error that at least one of several random lines shows with probability 99.5 %.
+
+    Along a normal direction an error of size ρ is missing as N(0, ρ²), and is overlooked when that stays below the line's bar. Solves Π P(|N(0, ρ²)| < barₖ) = 0.005
+    for ρ.
+
+    Parameters
+    ----------
+    bars : sequence of float
+        What must be exceeded along each line.
+
+    Examples
+    --------
+    >>> round(detectable([1.0] * 6), 2)
+    1.84
+
+    """
+    finite = [bar for bar in bars if math.isfinite(bar)]
+    if not finite:
+        return math.inf
+    if min(finite) == 0:
+        return 0.0
+    low, high = min(finite) * 1e-3, max(finite) * 1e6
+    for _ in range(80):
+        middle = math.sqrt(low * high)
+        overlooked = math.prod(math.erf(bar / (middle * math.sqrt(2))) for bar in finite)
+        low, high = (middle, high) if overlooked > OVERLOOK else (low, middle)
+    return high
+
+
+def _relative_error(lines: Sequence[Line]) -> tuple[float, float]:
+    """‖numeric − analytic‖ / (‖numeric‖ + ‖analytic‖) over lines, and the numeric side's own relative error."""
+    missing = math.sqrt(sum(line.missing**2 for line in lines))
+    size = math.sqrt(sum(line.numeric**2 for line in lines)) + math.sqrt(sum(line.analytic**2 for line in lines))
+    error = math.sqrt(sum(line.error**2 for line in lines))
+    return (missing / size, error / size) if size else (0.0, 0.0)
+
+
+def _cotangent(problem: Problem, size: int, rng: np.random.Generator) -> Array:
+    """1 for a scalar objective, else random signs of random size, which no mistake cancels by accident."""
+    if problem.objective != "random":
+        return np.ones(size)
+    drawn = rng.choice((-1.0, 1.0), size) * rng.uniform(0.5, 1.0, size)
+    return problem.representable(drawn)
+
+
+def _base(
+    problem: Problem,
+    value: Array,
+    repeat_noise: Array,
+    cotangent: Array,
+    gradients: tuple[Gradient, ...],
+    rng: np.random.Generator,
+) -> Base:
+    points = tuple(problem.point(at) for at in range(len(problem.tensors)))
+    flat = tuple(
+        np.zeros(t.size) if g.value is None else np.where(np.isfinite(g.value), g.value, 0.0)
+        for t, g in zip(problem.tensors, gradients, strict=True)
+    )
+    # The backward pass rounds as well: moving the point by one rounding error shows by how much.
+    neighbours = []
+    for _ in range(2):
+        moved = {
+            at: problem.rounded(at, x * (1 + tensor.roundoff * 2 * rng.choice((-1.0, 1.0), x.size)))
+            for at, (x, tensor) in enumerate(zip(points, problem.tensors, strict=True))
+        }
+        neighbours.append(problem.gradient(cotangent, moved))
+    errors = []
+    for at, tensor in enumerate(problem.tensors):
+        differences = [n[at].value - flat[at] for n in neighbours if n[at].value is not None]  # type: ignore[operator]
+        spread = np.sqrt(np.mean(np.square(differences), axis=0)) if differences else np.zeros(tensor.size)
+        spread = np.where(np.isfinite(spread), spread, 0.0)
+        errors.append(np.hypot(spread, 0.6 * tensor.roundoff * np.abs(flat[at])))
+    return Base(
+        points=points,
+        value=value,
+        repeat_noise=repeat_noise,
+        cotangent=cotangent,
+        gradients=flat,
+        gradient_errors=tuple(errors),
+        scales=tuple(_scale(x) for x in points),
+        roundoff=problem.roundoff,
+        gradient_roundoff=max(tensor.roundoff for tensor in problem.tensors),
+    )
+
+
+def _scale(x: Array) -> float:
+    """The power of two nearest to the RMS: steps by powers of two are exact."""
+    rms = float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0
+    return 2.0 ** round(math.log2(rms)) if rms > 0 and math.isfinite(rms) else _SCALE_OF_ZEROS
+
+
+def _expected_evaluations(problem: Problem) -> int:
+    """A first guess for the progress bar, for a sound model."""
+    return 2 + DIRECTIONS * 2 * 12 + sum(2 * 6 * min(tensor.size, 8) for tensor in problem.tensors)

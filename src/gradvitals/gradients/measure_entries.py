@@ -1,0 +1,135 @@
+"""Single entries of one tensor: which ones are looked at, and how a wrong one is found among many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradvitals.frameworks.problem import Array, Problem
+from gradvitals.gradients.measure_lines import Base, Line, confirmed, measure_line
+from gradvitals.maths.differences import Ladder, ladder_for
+
+#: A tensor of at most this many entries is looked at whole.
+WHOLE = 64
+#: Of a wrong tensor more are looked at, for the pattern tells the mistake.
+WHOLE_WRONG = 256
+#: Of a larger right one, a few at random; and over all tensors of a model, about this many.
+SAMPLED, SAMPLED_ALL = 8, 128
+#: Bisection stops at so few candidates, which are then looked at one by one.
+_FEW = 16
+#: Rungs of an entry's ladder, placed where the lines found the best step.
+_RUNGS = 6
+#: An entry's own scale lies between these multiples of the tensor's.
+_LEAST, _MOST = 0.05, 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry: its position, the step's scale, the line along it, and whether it is wrong, confirmed."""
+
+    index: int
+    scale: float
+    line: Line
+    wrong: bool
+
+    @property
+    def numeric(self) -> float:
+        return self.line.numeric / self.scale
+
+    @property
+    def error(self) -> float:
+        return self.line.error / self.scale
+
+    @property
+    def analytic(self) -> float:
+        return self.line.analytic / self.scale
+
+
+def measure_entries(
+    problem: Problem, base: Base, at: int, rng: np.random.Generator, *, rung: int, wrong: bool, tensors: int
+) -> tuple[tuple[Entry, ...], bool]:
+    """Measure some entries of a tensor.
+
+    Parameters
+    ----------
+    at : int
+        The tensor.
+    rung : int
+        The rung of the ladder that served its lines.
+    wrong : bool
+        Whether the tensor is known to be wrong; then more entries are looked at, and a single wrong one is hunted down.
+    tensors : int
+        How many tensors share the work.
+
+    Returns
+    -------
+    entries : tuple of Entry
+    complete : bool
+        Whether these are all.
+
+    """
+    size = problem.tensors[at].size
+    gradient = base.gradients[at]
+    whole = WHOLE_WRONG if wrong else min(WHOLE, max(SAMPLED, SAMPLED_ALL * 2 // max(tensors, 1)))
+    ladder = ladder_for(base.roundoff).part(rung - 4, _RUNGS)
+    if size <= whole:
+        chosen = np.arange(size)
+    else:
+        count = 4 * SAMPLED if wrong else max(2, min(SAMPLED, SAMPLED_ALL // max(tensors, 1)))
+        largest = np.argpartition(np.abs(gradient), -(count // 2))[-(count // 2) :]
+        chosen = np.union1d(largest, rng.choice(size, count - count // 2, replace=False))
+    entries = [_entry(problem, base, at, int(index), ladder) for index in chosen]
+    if wrong and size > whole and not any(entry.wrong for entry in entries):
+        for index in _hunted(problem, base, at, rng):
+            if index not in chosen:
+                entries.append(_entry(problem, base, at, int(index), ladder))
+    if wrong and len(problem.tensors[at].shape) == 2 and size > whole:
+        entries += _mirrored(problem, base, at, ladder, entries)
+    return tuple(entries), size <= whole
+
+
+def _entry(problem: Problem, base: Base, at: int, index: int, ladder: Ladder) -> Entry:
+    own = abs(float(base.points[at][index]))
+    scale = 2.0 ** round(float(np.log2(np.clip(own, _LEAST * base.scales[at], _MOST * base.scales[at]))))
+    unit = np.zeros(base.points[at].size)
+    unit[index] = scale
+    line = measure_line(problem, base, {at: unit}, ladder)
+    line = line.widened(line.kinks)
+    # An entry that is small beside the tensor's others may be rounding only: compare with what is material for the tensor.
+    rms = float(np.linalg.norm(base.gradients[at])) / np.sqrt(base.points[at].size)
+    material = base.material * scale * max(rms, abs(line.analytic) / scale)
+    wrong = bool(line.suspect(material)) and confirmed(problem, base, line, material)
+    return Entry(index, scale, line, wrong)
+
+
+def _hunted(problem: Problem, base: Base, at: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Candidates that are left after halving again and again, keeping the half in which most is missing."""
+    candidates = rng.permutation(base.points[at].size)
+    while candidates.size > _FEW:
+        halves = np.array_split(candidates, 2)
+        missing = [_missing_within(problem, base, at, half, rng) for half in halves]
+        candidates = halves[int(np.argmax(missing))]
+    return np.sort(candidates)
+
+
+def _missing_within(problem: Problem, base: Base, at: int, half: NDArray[np.int64], rng: np.random.Generator) -> float:
+    """How much is missing along directions inside a part of the entries, in standard deviations."""
+    found = 0.0
+    for _ in range(2):
+        direction: Array = np.zeros(base.points[at].size)
+        direction[half] = base.scales[at] * rng.choice((-1.0, 1.0), half.size)
+        line = measure_line(problem, base, {at: direction})
+        found = max(found, abs(line.missing) / (line.bar or 1.0))
+    return found
+
+
+def _mirrored(problem: Problem, base: Base, at: int, ladder: Ladder, entries: list[Entry]) -> list[Entry]:
+    """The entries on the other side of a square matrix's diagonal: only with them can a transposition be seen."""
+    rows, columns = problem.tensors[at].shape
+    if rows != columns:
+        return []
+    seen = {entry.index for entry in entries}
+    wanted = {(index % columns) * columns + index // columns for index in list(seen)[:_FEW]} - seen
+    return [_entry(problem, base, at, index, ladder) for index in sorted(wanted)]

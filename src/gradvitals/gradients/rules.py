@@ -1,0 +1,180 @@
+"""Judge what was measured of the gradients: rules G101–G105."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradvitals.frameworks.problem import Tensor
+from gradvitals.gradients.grades import grade
+from gradvitals.gradients.measure import Measurement, Outcome
+from gradvitals.gradients.measure_entries import Entry
+from gradvitals.vocabulary.finding import Estimate, Fact, Finding, Severity, Site
+from gradvitals.vocabulary.rule import Rule
+
+GRADIENT_WRONG = Rule("G101", Severity.ERROR, {})
+GRADIENT_MISSING = Rule("G102", Severity.ERROR, {})
+GRADIENT_NOT_FINITE = Rule("G103", Severity.ERROR, {})
+GRADIENT_UNRESOLVED = Rule("G104", Severity.UNRESOLVED, {})
+NOT_DETERMINISTIC = Rule("G105", Severity.INFO, {})
+RULES = (GRADIENT_WRONG, GRADIENT_MISSING, GRADIENT_NOT_FINITE, GRADIENT_UNRESOLVED, NOT_DETERMINISTIC)
+
+#: Two factors are one cause when they differ by less than this, relatively.
+_SAME_FACTOR = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class _Patient:
+    """A tensor with what was found of it, and whether its gradient came at all, in shape, and finite."""
+
+    tensor: Tensor
+    outcome: Outcome
+    came: bool
+    got_shape: tuple[int, ...] | None
+    not_finite: np.ndarray | None
+
+
+def judge(tensors: Sequence[Tensor], measured: Measurement, sensitivity: float) -> tuple[Finding, ...]:
+    """Findings of a check, the worst first."""
+    patients = [
+        _Patient(
+            tensor,
+            outcome,
+            gradient.value is not None,
+            gradient.got_shape,
+            None if gradient.value is None or np.isfinite(gradient.value).all() else ~np.isfinite(gradient.value),
+        )
+        for tensor, outcome, gradient in zip(tensors, measured.outcomes, measured.gradients, strict=True)
+    ]
+    found = [
+        *_misshapen(patients),
+        *_not_finite(patients),
+        *_missing(patients),
+        *_wrong(patients),
+        *_unresolved(patients, sensitivity, value_finite=measured.value_finite),
+    ]
+    if measured.spread > 0:
+        severity = Severity.UNRESOLVED if measured.spread > sensitivity else NOT_DETERMINISTIC.severity
+        found.append(Finding("G105", severity, Site("output"), {"spread": measured.spread}))
+    return tuple(sorted(found, key=lambda finding: -finding.severity))
+
+
+def _misshapen(patients: Sequence[_Patient]) -> Iterator[Finding]:
+    for p in patients:
+        if p.got_shape is not None:
+            facts: dict[str, Fact] = {
+                "tensors": (p.tensor.path,),
+                "likely": "shape",
+                "got": str(p.got_shape),
+                "expected": str(p.tensor.shape),
+            }
+            yield Finding("G101", GRADIENT_WRONG.severity, Site(p.tensor.path), facts)
+
+
+def _not_finite(patients: Sequence[_Patient]) -> Iterator[Finding]:
+    for p in patients:
+        if p.not_finite is not None:
+            first = tuple(int(i) for i in np.unravel_index(int(np.argmax(p.not_finite)), p.tensor.shape))
+            facts: dict[str, Fact] = {"count": int(p.not_finite.sum()), "total": p.tensor.size}
+            yield Finding("G103", GRADIENT_NOT_FINITE.severity, Site(p.tensor.path, first), facts)
+
+
+def _missing(patients: Sequence[_Patient]) -> Iterator[Finding]:
+    """No gradient came: an error where the function does depend on the tensor, a warning where it doesn't."""
+    for p in patients:
+        if p.came or p.got_shape is not None:
+            continue
+        slopes = {"wrong": "detached", "right": "unused"}
+        likely = slopes.get(p.outcome.status, "unknown")
+        worst = max(p.outcome.entries, key=lambda entry: abs(entry.numeric), default=None)
+        facts: dict[str, Fact] = {"tensors": (p.tensor.path,), "likely": likely}
+        if worst is not None:
+            facts["numeric"] = Estimate(worst.numeric, worst.error)
+        severity = GRADIENT_MISSING.severity if likely == "detached" else Severity.WARNING
+        # An input that the function ignores is the caller's business (a flag, a mask); a parameter should learn.
+        if likely == "unused" and p.tensor.role == "input":
+            severity = Severity.INFO
+        yield Finding("G102", severity, Site(p.tensor.path), facts)
+
+
+def _wrong(patients: Sequence[_Patient]) -> Iterator[Finding]:
+    """One finding for each cause: tensors that carry the same wrong factor share one."""
+    wrong = [p for p in patients if p.came and p.not_finite is None and p.outcome.status == "wrong"]
+    groups: list[list[_Patient]] = []
+    for p in wrong:
+        home = next((group for group in groups if _same_cause(group[0], p)), None)
+        if home is None:
+            groups.append([p])
+        else:
+            home.append(p)
+    for group in groups:
+        yield _wrong_finding(group)
+
+
+def _same_cause(one: _Patient, other: _Patient) -> bool:
+    a, b = one.outcome.mistake, other.outcome.mistake
+    if a is None or b is None or a.factor is None or b.factor is None or a.likely != b.likely:
+        return False
+    error = 3 * math.hypot(a.factor.error, b.factor.error)
+    return abs(a.factor.value - b.factor.value) <= max(error, _SAME_FACTOR * abs(a.factor.value))
+
+
+def _wrong_finding(group: Sequence[_Patient]) -> Finding:
+    first = group[0]
+    outcome, tensor = first.outcome, first.tensor
+    mistake = outcome.mistake
+    entry = _telling_entry(outcome.entries)
+    facts: dict[str, Fact] = {
+        "tensors": tuple(p.tensor.path for p in group),
+        "likely": mistake.likely if mistake else "formula",
+        "relative_error": outcome.relative_error,
+        "numeric": Estimate(entry.numeric, entry.error),
+        "analytic": entry.analytic,
+        "checked_count": len(outcome.entries),
+        "wrong_count": sum(e.wrong for e in outcome.entries),
+    }
+    if mistake and mistake.factor is not None:
+        facts |= {"factor": mistake.factor, "name": mistake.name}
+    if len(group) > 1:
+        facts["shared"] = _in_common([p.tensor.path for p in group])
+    shown = grade(outcome.relative_error, outcome.numeric_error)
+    if shown in {"exact", "acceptable"}:
+        facts["harmless_grade"] = shown
+    index = tuple(int(i) for i in np.unravel_index(entry.index, tensor.shape)) if tensor.shape else None
+    return Finding("G101", GRADIENT_WRONG.severity, Site(tensor.path, index), facts, mistake.confidence if mistake else 0.5)
+
+
+def _telling_entry(entries: Sequence[Entry]) -> Entry:
+    """The wrong entry that shows the mistake most clearly: the one with most missing."""
+    wrong = [entry for entry in entries if entry.wrong] or list(entries)
+    return max(wrong, key=lambda entry: abs(entry.numeric - entry.analytic))
+
+
+def _in_common(paths: Sequence[str]) -> str:
+    """What tensors with one wrong factor have in common: W1 and b1 share dZ1, conv.weight and conv.bias the layer conv."""
+    owners = {path.rpartition(".")[0] for path in paths}
+    if len(owners) == 1 and owners != {""}:
+        return owners.pop()
+    digits = {"".join(c for c in path.rpartition(".")[2] if c.isdigit()) for path in paths}
+    if len(digits) == 1 and digits != {""}:
+        return f"dZ{digits.pop()}"
+    return ""
+
+
+def _unresolved(patients: Sequence[_Patient], sensitivity: float, *, value_finite: bool) -> Iterator[Finding]:
+    """All tensors that could not be resolved, in one finding."""
+    vague = [p for p in patients if p.outcome.status == "unresolved" and p.came and p.not_finite is None]
+    if not value_finite:
+        facts: dict[str, Fact] = {"tensors": tuple(p.tensor.path for p in patients), "likely": "value-not-finite"}
+        yield Finding("G104", GRADIENT_UNRESOLVED.severity, Site("output"), facts)
+    elif vague:
+        worst = max(vague, key=lambda p: p.outcome.resolution)
+        facts = {
+            "tensors": tuple(p.tensor.path for p in vague),
+            "resolution": worst.outcome.resolution,
+            "sensitivity": sensitivity,
+        }
+        yield Finding("G104", GRADIENT_UNRESOLVED.severity, Site(worst.tensor.path), facts)

@@ -1,0 +1,261 @@
+"""The derivative of a function along a line, with its error bar.
+
+Central differences at a ladder of steps are extrapolated to step zero (Richardson). Every entry of the extrapolation table has two errors: the truncation
+still in it, seen from how much it moved, and the function's noise divided by the step. The entry with the smallest sum is the answer, so the step is chosen
+by the function itself, never given.
+
+References
+----------
+Ridders (1982), Accurate computation of F'(x) and F'(x)F''(x), Advances in Engineering Software 4(2).
+Moré and Wild (2011), Estimating computational noise, SIAM J. Sci. Comput. 33(3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+#: A rounded result is off by a uniform error of half a unit in the last place: its standard deviation is that over √3.
+_UNIFORM_STD = 1 / math.sqrt(3)
+#: The median of |noise| times this is the standard deviation of a normal distribution.
+_MEDIAN_TO_STD = 1.4826
+#: Column of the extrapolation table past which more smoothness is assumed than real functions have (measured in ``tests/maths``).
+_DEEPEST = 4
+#: A plain difference that hardly moved once may move again: its truncation estimate is raised by this.
+_DISTRUST_PLAIN = 1.5
+#: What looks like a kink and is smaller than this variance ratio is noise (3 standard deviations).
+_NOISE_CUT = 9.0
+#: The first entry of a column has no coarser neighbour to be compared with: its truncation estimate is raised by this.
+_DISTRUST_FIRST = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Steps ``first · ratio⁻ᵏ``, k = 0 … rungs − 1, relative to the scale of what is moved."""
+
+    first: float
+    ratio: float
+    rungs: int
+
+    @property
+    def steps(self) -> Array:
+        """The steps, largest first."""
+        return self.first * self.ratio ** -np.arange(self.rungs, dtype=np.float64)
+
+    def scaled(self, factor: float) -> Ladder:
+        """The same ladder with every step multiplied."""
+        return Ladder(self.first * factor, self.ratio, self.rungs)
+
+    def part(self, start: int, rungs: int) -> Ladder:
+        """Some rungs of this ladder."""
+        start = max(0, min(start, self.rungs - rungs))
+        return Ladder(self.first * self.ratio**-start, self.ratio, min(rungs, self.rungs))
+
+
+def ladder_for(unit_roundoff: float) -> Ladder:
+    """The ladder for a precision: long enough to reach from "far" to "only noise" (steps measured on the operations of PyTorch)."""
+    if unit_roundoff < 1e-12:  # float64
+        return Ladder(2.0**-3, 4.0, 10)
+    if unit_roundoff < 1e-6:  # float32
+        return Ladder(2.0**-2, 2.0, 13)
+    if unit_roundoff < 1e-3:  # float16
+        return Ladder(2.0**-1, 2.0, 9)
+    return Ladder(1.0, 2.0, 7)  # bfloat16
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """Derivatives along L lines.
+
+    Attributes
+    ----------
+    value : array of shape (L,)
+    error : array of shape (L,)
+        One standard deviation: truncation and noise together.
+    noise : array of shape (L,)
+        The part of the error that is the function's noise.
+    rung : array of shape (L,)
+        The rung whose step was the finest one used.
+
+    """
+
+    value: Array
+    error: Array
+    noise: Array
+    rung: NDArray[np.int64]
+
+
+def rounding(values: Array, unit_roundoff: float) -> Array:
+    """Standard deviation of the rounding error of computed values (same shape)."""
+    return np.abs(values) * (unit_roundoff * _UNIFORM_STD)
+
+
+def value_noise(quotients: Array, even: Array, steps: Array, floor: Array) -> Array:
+    """Noise of the function's values along L lines, from what is left of them at the finest steps.
+
+    Parameters
+    ----------
+    quotients : array of shape (K, L)
+        Central differences ``(f(h) − f(−h)) / 2h`` (less any constant) at the K steps.
+    even : array of shape (K, L)
+        ``f(h) + f(−h) − 2 f(0)`` at the same steps.
+    steps : array of shape (K,)
+    floor : array of shape (L,)
+        Known rounding error (standard deviation): the answer is never smaller.
+
+    Returns
+    -------
+    array of shape (L,)
+        Standard deviation of one value.
+
+    """
+    if len(steps) < 3:
+        return floor
+    finest = max(2, len(steps) // 3)
+    r = steps[0] / steps[1]
+    # Combinations in which curvature cancels, so that only noise is left, divided by the standard deviation that they have per unit of noise.
+    # Even part, h² cancelled: Var(f₊ + f₋ − 2f₀) = 6σ².
+    bent = np.abs(even[1:] - even[:-1] / r**2)[-finest:] / math.sqrt(6 * (1 + r**-4))
+    # Quotients, h² cancelled between neighbours of the once-extrapolated column: Var(quotient) = σ²/2h².
+    once = (r**2 * quotients[1:] - quotients[:-1]) / (r**2 - 1)
+    variance = (r / steps[2:]) ** 2 * r**2 + ((1 + r**2) / steps[1:-1]) ** 2 + 1 / steps[:-2] ** 2
+    scatter = np.abs(np.diff(once, axis=0)) * (r**2 - 1) / np.sqrt(variance / 2)[:, None]
+    found = _MEDIAN_TO_STD * np.fmax(_median(bent), _median(scatter[-finest:]))
+    return np.fmax(found, floor)
+
+
+def kink_error(even: Array, steps: Array, noise: Array, rung: NDArray[np.int64]) -> Array:
+    """How far kinks nearby put a central difference off, typically.
+
+    A kink at a distance smaller than the step adds as much to ``(f(h) + f(−h) − 2f(0)) / 2h`` as it takes from the central difference's accuracy, up to the
+    sign. Curvature, which is proportional to h there, is taken out with the next coarser step, and so is noise.
+
+    Parameters
+    ----------
+    even : array of shape (K, L)
+        ``f(h) + f(−h) − 2 f(0)``.
+    steps : array of shape (K,)
+    noise : array of shape (L,)
+        Standard deviation of one function value.
+    rung : array of shape (L,)
+        The finest step that the derivative used.
+
+    Returns
+    -------
+    array of shape (L,)
+        Zero within noise for a smooth function.
+
+    """
+    r = steps[0] / steps[1]
+    at = np.clip(rung, 1, len(steps) - 1)
+    lines = np.arange(even.shape[1])
+    bend = even / (2 * steps[:, None])
+    kink = (r * bend[at, lines] - bend[at - 1, lines]) / (r - 1)
+    deviation = noise * math.sqrt(6) / (2 * steps[at]) * math.sqrt(r**2 + r**-2) / (r - 1)
+    return np.sqrt(np.fmax(kink**2 - _NOISE_CUT * deviation**2, 0.0))
+
+
+def extrapolate(quotients: Array, steps: Array, noise: Array, *, deepest: int = _DEEPEST) -> Slope:
+    """Richardson-extrapolate central differences to step zero and keep the entry with the least error.
+
+    Parameters
+    ----------
+    quotients : array of shape (K, L)
+        Central differences at steps that fall by a constant ratio; non-finite ones are passed over.
+    steps : array of shape (K,)
+    noise : array of shape (L,)
+        Standard deviation of one function value.
+    deepest : int
+        How many powers h², h⁴, … of the truncation error are removed at most.
+
+    Returns
+    -------
+    Slope
+        Errors are infinite where no entry could be trusted.
+
+    References
+    ----------
+    Ridders (1982), eq. 5.
+
+    """
+    rungs, lines = quotients.shape
+    ratio = steps[0] / steps[1]
+    best = np.full(lines, np.nan)
+    error = np.full(lines, np.inf)
+    least_noise = np.full(lines, np.inf)
+    rung = np.zeros(lines, dtype=np.int64)
+    table = quotients
+    sigma = noise / (math.sqrt(2) * steps[:, None])
+    for depth in range(min(deepest, rungs - 1) + 1):
+        # How far an entry still moved: against its coarser neighbour, and against the entry that it was made from.
+        if depth == 0:
+            moved = np.abs(table[1:] - table[:-1]) / (ratio**2 - 1) * _DISTRUST_PLAIN
+            entries, sigmas, first = table[1:], sigma[1:], 1
+        else:
+            power = ratio ** (2 * depth)
+            made = (power * table[1:] - table[:-1]) / (power - 1)
+            sigma = np.hypot(power * sigma[1:], sigma[:-1]) / (power - 1)
+            from_parent = np.abs(made - table[1:])
+            from_neighbour = np.vstack([_DISTRUST_FIRST * from_parent[:1], np.abs(np.diff(made, axis=0))])
+            moved = np.fmax(from_parent, from_neighbour) / ratio
+            entries, sigmas, first, table = made, sigma, depth, made
+        total = np.hypot(moved, sigmas)
+        total = np.where(np.isfinite(total) & np.isfinite(entries), total, np.inf)
+        at = np.argmin(total, axis=0)
+        pick = (at, np.arange(lines))
+        better = total[pick] < error
+        best = np.where(better, entries[pick], best)
+        error = np.where(better, total[pick], error)
+        least_noise = np.where(better, sigmas[pick], least_noise)
+        rung = np.where(better, at + first, rung)
+    return Slope(best, error, least_noise, rung)
+
+
+def derivative(function: Callable[[float], float], at: float, *, scale: float | None = None) -> Slope:
+    """Differentiate a float64 function of one number.
+
+    Parameters
+    ----------
+    function : callable
+        float to float.
+    at : float
+        Where.
+    scale : float, optional
+        The size of ``at`` over which the function changes; |at|, or 1 at zero.
+
+    Returns
+    -------
+    Slope
+        With arrays of shape (1,).
+
+    Examples
+    --------
+    >>> slope = derivative(lambda theta: theta**2, 3.0)
+    >>> bool(abs(slope.value[0] - 6) < 5 * slope.error[0] < 1e-9)
+    True
+
+    """
+    unit = 2.0**-53
+    size = scale or abs(at) or 1.0
+    steps = ladder_for(unit).steps * 2.0 ** round(math.log2(size))
+    centre = function(at)
+    plus, minus = (np.array([[function(at + sign * h)] for h in steps]) for sign in (1, -1))
+    quotients = (plus - minus) / (2 * steps[:, None])
+    floor = rounding(np.array([centre]), unit)
+    return extrapolate(quotients, steps, value_noise(quotients, plus + minus - 2 * centre, steps, floor))
+
+
+def _median(values: Array) -> Array:
+    """Column medians over the finite entries; zero where there are none."""
+    out = np.zeros(values.shape[1])
+    for column, entries in enumerate(values.T):
+        finite = entries[np.isfinite(entries)]
+        if finite.size:
+            out[column] = np.median(finite)
+    return out
