@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradvitals.frameworks.torch.objective import tensors_in
+
 #: Plain containers among a module's attributes (registries of parameters and hooks, caches): contents are kept too.
 _CONTAINERS = (dict, collections.OrderedDict, list, set)
 
@@ -61,7 +63,7 @@ def seed_everything(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def preserved(model: Callable[..., Any]) -> Iterator[None]:
+def preserved(model: Callable[..., Any], inputs: Any = ()) -> Iterator[None]:
     """Restore everything on leaving, also after an exception or an interrupt.
 
     Kept are: every attribute of every module (mode, hooks, counters, which tensor is which buffer), the values,
@@ -72,12 +74,15 @@ def preserved(model: Callable[..., Any]) -> Iterator[None]:
     ----------
     model : torch.nn.Module or callable
         Of a function, the modules are those that it is bound to, closes over, or names as globals.
+    inputs : any
+        Tensors in any nesting that are kept as well: a model may change its inputs in place.
 
     """
     surroundings = (torch.is_grad_enabled(), torch.get_default_dtype(), RandomState.capture())
     modules = {id(module): module for root in _modules_behind(model) for module in root.modules()}
     attributes = [(module, module.training, _attributes(module)) for module in modules.values()]
-    tensors = [_TensorState.capture(tensor) for tensor in _tensors_of(attributes)]
+    given = [tensor for _, tensor in tensors_in(inputs, "input")]
+    tensors = [_TensorState.capture(tensor) for tensor in (*_tensors_of(attributes), *given)]
     try:
         yield
     finally:

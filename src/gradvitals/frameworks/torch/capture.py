@@ -1,0 +1,134 @@
+"""One forward and one backward pass of a case, layer by layer, leaving no trace."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradvitals.frameworks.capture import Call, Capture, Moments, ParameterRecord
+from gradvitals.frameworks.case import Case
+from gradvitals.frameworks.torch.inputs import named_inputs, validate
+from gradvitals.frameworks.torch.moments import moments
+from gradvitals.frameworks.torch.objective import cotangents, output_tensors, scalar
+from gradvitals.frameworks.torch.recorder import Recorder
+from gradvitals.frameworks.torch.state import preserved, seed_everything
+from gradvitals.vocabulary.errors import InputError, ModelError
+
+__all__ = ["Call", "Capture", "Moments", "ParameterRecord", "capture"]
+
+
+def capture(case: Case, *, seed: int = 0, backward: bool = True) -> Capture:
+    """Run a module forwards and backwards once and record every call of a layer or activation.
+
+    The model runs in the mode that it is in, under the contexts in force (autocast); gradients are recorded also under
+    ``torch.no_grad()``. Frozen parameters stay frozen: a layer that no gradient reaches has none. Leaf modules are
+    recorded, and outside them functional activations, products with a weight, and any function that makes NaN or
+    infinity of finite values. A module without children that is the whole model is looked into.
+
+    Parameters
+    ----------
+    case : Case
+        Its model is a ``torch.nn.Module``.
+    seed : int
+        Of the random generators for this pass (dropout), and of the random cotangent.
+    backward : bool
+        Whether to run backwards.
+
+    Returns
+    -------
+    Capture
+
+    Raises
+    ------
+    InputError
+        On inputs that can't be worked with, a model that isn't a module, a loss that isn't a scalar.
+    ModelError
+        When the model or the loss raises.
+
+    Notes
+    -----
+    Dataflow is followed through torch functions only: behind a detour through NumPy a call has no ``sources``.
+
+    """
+    model = getattr(case.model, "_orig_mod", case.model)  # hooks don't fire inside a compiled graph
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            "the layers of this model can't be seen",
+            f"got {type(model).__name__} {case.subject!r}",
+            "pass a torch.nn.Module; a plain function has no layers to look into",
+        )
+    validate(case)
+    inputs = [tensor for _, tensor in named_inputs(case)]
+    with preserved(model, (case.args, case.keywords)), torch.enable_grad():
+        seed_everything(seed)
+        with contextlib.closing(Recorder(model, inputs)) as recorder:
+            output = _forward(model, case, recorder)
+            value, objective = scalar(output, case.loss)
+            leaves = [tensor for tensor in (*model.parameters(), *inputs) if tensor.requires_grad]
+            gradients = _backward(output, value, leaves, seed) if backward else {}
+            return Capture(
+                calls=recorder.calls,
+                parameters=tuple(
+                    ParameterRecord(
+                        name,
+                        tuple(parameter.shape),
+                        parameter.requires_grad,
+                        moments(parameter),
+                        gradients.get(id(parameter)),
+                    )
+                    for name, parameter in model.named_parameters()
+                ),
+                output=tuple(moments(tensor) for _, tensor in output_tensors(output)),
+                loss=None if value is None else float(value.detach()),
+                objective=objective,
+            )
+
+
+def _forward(model: nn.Module, case: Case, recorder: Recorder) -> Any:
+    try:
+        with recorder.listening():
+            return model(*case.args, **case.keywords)
+    except Exception as error:
+        raise ModelError(
+            "the model raised in its forward pass",
+            f"in {recorder.innermost}: {type(error).__name__}: {error}",
+            "call it by hand with these inputs to see it fail; check their shapes, types and device",
+        ) from error
+
+
+def _backward(
+    output: Any, value: torch.Tensor | None, leaves: list[torch.Tensor], seed: int
+) -> dict[int, Moments | None]:
+    """Send the gradient back, past the hooks on the outputs; returns it at the leaves, by id, where it reached them."""
+    targets = [value] if value is not None else [tensor for _, tensor in output_tensors(output)]
+    roots = [tensor for tensor in targets if tensor.requires_grad]
+    if not roots or not leaves:
+        return {}
+    sent = None if value is not None else cotangents(roots, seed)
+    try:
+        found = _gradients(roots, leaves, sent)
+    except Exception as error:
+        raise ModelError(
+            "the backward pass raised",
+            f"{type(error).__name__}: {error}",
+            "call loss.backward() by hand to see it fail; look at the model's own autograd.Functions and in-place code",
+        ) from error
+    return {id(leaf): moments(grad) for leaf, grad in zip(leaves, found, strict=True) if grad is not None}
+
+
+def _gradients(
+    roots: list[torch.Tensor], leaves: list[torch.Tensor], sent: list[torch.Tensor] | None
+) -> list[torch.Tensor | None]:
+    """Gradients at the leaves, with no optimiser hook fired; re-entrant checkpoints only run under ``backward()``."""
+    try:
+        return list(torch.autograd.grad(roots, leaves, sent, allow_unused=True))
+    except RuntimeError as error:
+        if "checkpoint" not in str(error).lower():
+            raise
+    for leaf in leaves:
+        leaf.grad = None
+    torch.autograd.backward(roots, sent)
+    return [leaf.grad for leaf in leaves]
