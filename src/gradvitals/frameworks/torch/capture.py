@@ -124,7 +124,7 @@ def _gradients(
 ) -> list[torch.Tensor | None]:
     """Gradients at the leaves, with no optimiser hook fired; re-entrant checkpoints only run under ``backward()``."""
     try:
-        return list(torch.autograd.grad(roots, leaves, sent, allow_unused=True))
+        return list(torch.autograd.grad(roots, leaves, sent, retain_graph=True, allow_unused=True))
     except RuntimeError as error:
         if "checkpoint" not in str(error).lower():
             raise

@@ -51,10 +51,10 @@ _OPTIONS: Mapping[str, tuple[tuple[str, str], ...]] = {
 _CLAMPS = frozenset({"clamp", "clamp_min", "clip"})
 #: Activations whose units can die: zero, with zero slope, on a half-line.
 RECTIFYING = frozenset({"relu", "relu6"})
-#: Products with a weight, by function name.
+#: Products with a weight, by function name without underscores.
 PRODUCTS = frozenset(
     {
-        *("linear", "bilinear", "matmul", "__rmatmul__", "mm", "bmm", "mv", "addmm", "addbmm", "baddbmm", "einsum"),
+        *("linear", "bilinear", "matmul", "rmatmul", "mm", "bmm", "mv", "addmm", "addbmm", "baddbmm", "einsum"),
         *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     }
 )
@@ -105,12 +105,11 @@ def activation_of_module(module: nn.Module) -> ActivationKind | None:
 
 
 def activation_of_function(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ActivationKind | None:
-    """The activation that a function call is, if it is one; in-place forms end in an underscore."""
-    plain = name.rstrip("_")
-    if plain in _CLAMPS:
+    """The activation that a function call is, if it is one; the name without underscores."""
+    if name in _CLAMPS:
         low, high = (_argument(args, kwargs, at, key) for at, key in ((1, "min"), (2, "max")))
         return ActivationKind("relu") if high is None and isinstance(low, (int, float)) and low == 0 else None
-    known = _ACTIVATIONS.get(plain)
+    known = _ACTIVATIONS.get(name)
     if known is None:
         return None
     given = {
@@ -152,6 +151,11 @@ def unit_axis(module: nn.Module) -> int | None:
     if isinstance(module, (nn.BatchNorm1d, nn.GroupNorm)):
         return None
     return -1 if mixes(module) or isinstance(module, (nn.LayerNorm, nn.RMSNorm, nn.Embedding)) else None
+
+
+def product_axis(name: str) -> int:
+    """The (negative) axis of the units of a product with a weight, by the function's name."""
+    return -1 - int(name[-2]) if name.startswith("conv") else -1
 
 
 def _variant(name: str, options: dict[str, float], approximate: Any) -> ActivationKind:

@@ -148,7 +148,7 @@ class Recorder:
         """Run a function that is called between the modules, and record it or pass its inputs' origin on."""
         if self._inside_leaf():
             return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
+        name = getattr(func, "__name__", "").strip("_")
         given = (args, kwargs)
         origin, before = self._dataflow.of(given), Health.FINITE
         weights = self._dataflow.weights(given) if name in layers.PRODUCTS and origin.is_signal else []
@@ -156,28 +156,26 @@ class Recorder:
         if origin.is_signal:
             before = health(given)  # now: it may change its inputs in place
         output = func(*args, **kwargs)
-        if weights or activation or (origin.is_signal and name != "__get__" and health(output) > before):
-            container = self._frames[-1].path if self._frames else ""
-            names = self._dataflow.of(weights).parameters
-            self._record(
-                output,
-                _Layer(
-                    path=min(self._dataflow.of(weights[0]).parameters)
-                    if weights
-                    else f"{container}.{name}()".lstrip("."),
-                    kind=name,
-                    origin=origin,
-                    health=before,
-                    parameters=tuple(sorted(names)),
-                    has_weights=bool(weights),
-                    activation=activation,
-                    axis=-1 if weights and not name.startswith("conv") else None,
-                ),
-            )
+        if weights:
+            path = min(self._dataflow.of(weights[0]).parameters)
+        elif activation or (origin.is_signal and name != "get" and health(output) > before):
+            path = f"{self._frames[-1].path if self._frames else ''}.{name}()".lstrip(".")
+        else:
+            self._dataflow.follow(output, origin)
+            if _changes_in_place(func) and args:
+                self._dataflow.follow(args[0], origin)
             return output
-        self._dataflow.follow(output, origin)
-        if _changes_in_place(name) and args:
-            self._dataflow.follow(args[0], origin)
+        layer = _Layer(
+            path,
+            name,
+            origin,
+            before,
+            parameters=tuple(sorted(self._dataflow.of(weights).parameters)),
+            has_weights=bool(weights),
+            activation=activation,
+            axis=layers.product_axis(name) if weights else None,
+        )
+        self._record(output, layer)
         return output
 
     def _record(self, output: Any, layer: _Layer) -> None:
@@ -260,5 +258,6 @@ def _unseen() -> contextlib.AbstractContextManager[None]:
     return torch._C.DisableTorchFunction()  # noqa: SLF001
 
 
-def _changes_in_place(name: str) -> bool:
+def _changes_in_place(func: Callable[..., Any]) -> bool:
+    name = getattr(func, "__name__", "")
     return name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
