@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gradvitals.vocabulary.errors import UsageError
-from gradvitals.vocabulary.finding import Estimate, Fact
+from gradvitals.vocabulary.finding import Estimate, Fact, Site
 from gradvitals.vocabulary.rule import NAMES
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Words:
 def describe(finding: Finding, lang: str = "en") -> Words:
     """Put a finding into words: its facts in the sentences of its code."""
     entry = locale(lang)["findings"][finding.code]
-    facts = {**finding.evidence, "path": finding.site.path, "site": str(finding.site)}
+    facts = {**finding.evidence, "path": finding.site.path, "site": _site(finding.site, lang)}
     choice = str(finding.evidence.get(_CHOOSER, ""))
     detail = entry.get("text_by", {}).get(choice, "")
     joint = "" if lang.startswith("zh") else " "
@@ -62,6 +62,12 @@ def describe(finding: Finding, lang: str = "en") -> Words:
         like=entry["like"],
         references=tuple(entry["references"]),
     )
+
+
+def _site(site: Site, lang: str) -> str:
+    if site.step is None:
+        return str(site)
+    return fill(locale(lang)["ui"]["at_step"], {"place": str(Site(site.path, site.index)), "step": site.step}, lang)
 
 
 def explain(code_or_name: str, lang: str = "en") -> dict[str, Words]:
@@ -141,8 +147,9 @@ def _number(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.2e}"
-    return f"{value:.4g}"
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
+    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
 def _percent(value: float) -> str:
@@ -159,7 +166,7 @@ class _Formatter(string.Formatter):
         self._facts = facts
         self._lang = lang
 
-    def get_field(self, field_name: str, _args: object, _kwargs: object) -> tuple[Fact, str]:  # type: ignore[override]
+    def get_field(self, field_name: str, _args: object, _kwargs: object) -> tuple[Fact, str]:
         return self._facts.get(field_name), field_name
 
     def format_field(self, value: Fact, format_spec: str) -> str:

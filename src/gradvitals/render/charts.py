@@ -1,0 +1,115 @@
+"""Which tables become drawings: layer by layer, before and after, and a training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradvitals.render import phrases, svg, tables
+from gradvitals.render.svg import Series
+from gradvitals.vocabulary.finding import Fact
+from gradvitals.vocabulary.report import Table
+
+_SIDES = ("before", "after")
+#: A linear axis turns logarithmic where its positive values span more than this factor.
+_LOG_FROM = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing with its caption, and a note on what it couldn't draw."""
+
+    title: str
+    drawing: str
+    note: str
+
+
+def charts(table: Table, lang: str) -> list[Chart]:
+    """The drawings of a table; none for a table that is only to be read."""
+    if len(table) < 2:
+        return []
+    if table.name.startswith("training"):
+        return _training(table, lang)
+    if table.name == "comparison" or tables.is_layers(table):
+        return _layers(table, lang)
+    return []
+
+
+def _layers(table: Table, lang: str) -> list[Chart]:
+    """The size of the signal and of the gradient, a point per row: the x axis counts the rows."""
+    names = [phrases.clean(tables.cell(path, "path", "", lang)) for path in table.column("path")]
+    counted = tuple(f"{at}. {name}" for at, name in enumerate(names, start=1))
+    xs = tuple(float(at) for at in range(1, len(table) + 1))
+    drawn = []
+    for size in tables.COMPARED:
+        lines = _sides(table, size, xs, counted, lang)
+        if lines:
+            drawn.append(_chart(size, lines, phrases.phrase("axis_layers", lang), lang, log=True))
+    return drawn
+
+
+def _training(table: Table, lang: str) -> list[Chart]:
+    """One drawing per quantity, over the steps."""
+    if "step" not in table.columns:
+        return []
+    steps = [tables.number(value) for value in table.column("step")]
+    xs = tuple(step for step in steps if step is not None and math.isfinite(step))
+    if len(xs) < len(steps):
+        return []
+    drawn = []
+    for quantity in dict.fromkeys(_quantity(name) for name in table.columns if name != "step"):
+        lines = _sides(table, quantity, xs, (), lang)
+        if not lines:
+            continue
+        unit = next(u for name, u in zip(table.columns, table.units, strict=True) if _quantity(name) == quantity)
+        log = unit != "%" and _spans_much(lines)
+        bounds = (0.0, 100.0) if unit == "%" else None
+        drawn.append(_chart(quantity, lines, phrases.phrase("axis_step", lang), lang, log=log, bounds=bounds))
+    return drawn
+
+
+def _quantity(column: str) -> str:
+    stem, _, side = column.rpartition("_")
+    return stem if side in _SIDES and stem else column
+
+
+def _sides(table: Table, quantity: str, xs: tuple[float, ...], labels: tuple[str, ...], lang: str) -> list[Series]:
+    """A quantity's own column, or its two columns before and after, as far as they hold numbers."""
+    lines = []
+    for column, role in ((quantity, "main"), *((f"{quantity}_{side}", side) for side in _SIDES)):
+        if column not in table.columns:
+            continue
+        ys = tuple(tables.number(value) for value in table.column(column))
+        if any(y is not None for y in ys):
+            name = phrases.phrase(role, lang) if role in _SIDES else phrases.label("column", quantity, lang)
+            lines.append(Series(name, role, xs, ys, labels))
+    return lines
+
+
+def _spans_much(lines: Sequence[Series]) -> bool:
+    values = [y for line in lines for y in line.ys if y is not None and math.isfinite(y)]
+    return bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_FROM
+
+
+def _chart(
+    quantity: str,
+    lines: list[Series],
+    x_label: str,
+    lang: str,
+    *,
+    log: bool,
+    bounds: tuple[float, float] | None = None,
+) -> Chart:
+    title = phrases.lookup("ui", f"chart_{quantity}", lang) or phrases.label("column", quantity, lang)
+    told = [_in_words(line, lang) for line in lines]
+    description = phrases.phrase("chart_label", lang, title=title, series="; ".join(told))
+    missing = sum(svg.gaps(line, log=log) for line in lines)
+    note = phrases.phrase("gap", lang, count=missing) if missing else ""
+    return Chart(title, svg.line_chart(lines, description=description, x_label=x_label, log=log, bounds=bounds), note)
+
+
+def _in_words(line: Series, lang: str) -> str:
+    """From the first to the last value, for those who don't see the drawing."""
+    values: list[Fact] = [y for y in line.ys if y is not None]
+    return phrases.phrase("chart_series", lang, name=line.name, first=values[0], last=values[-1])
