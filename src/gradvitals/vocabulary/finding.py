@@ -70,7 +70,7 @@ class Estimate:
 
 
 #: What evidence may hold: plain data, so that a report travels as JSON.
-Fact: TypeAlias = "None | bool | int | float | str | Estimate | tuple[Fact, ...]"
+Fact: TypeAlias = "bool | int | float | str | Estimate | tuple[Fact, ...] | None"
 
 
 @dataclass(frozen=True, slots=True)

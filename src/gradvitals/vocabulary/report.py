@@ -191,7 +191,7 @@ class Report:
         return target
 
     def to_json(self, *, lang: str = "en", indent: int | None = 2) -> str:
-        """Write as JSON (schema in ``docs/report.schema.json``); non-finite numbers are ``"nan"``, ``"inf"``, ``"-inf"``."""
+        """Write as JSON (schema: ``docs/report.schema.json``); non-finite numbers are ``"nan"``, ``"inf"``, ``"-inf"``."""
         return json.dumps(_report_data(self, lang), ensure_ascii=False, indent=indent, allow_nan=False)
 
     @classmethod
@@ -234,7 +234,7 @@ _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 def _fact(data: Any, *, is_text: bool = False) -> Fact:
     """JSON data as a fact."""
     if isinstance(data, dict):
-        return Estimate(_number(data["value"]), _number(data["error"]), data["unit"])
+        return Estimate(_number(data["value"]), _number(data["error"]), _text(data["unit"]))
     if isinstance(data, list):
         return tuple(_fact(item, is_text=is_text) for item in data)
     if isinstance(data, str) and not is_text:
@@ -246,6 +246,18 @@ def _fact(data: Any, *, is_text: bool = False) -> Fact:
 
 def _number(data: Any) -> float:
     return _NON_FINITE[data] if isinstance(data, str) else float(data)
+
+
+def _text(data: Any) -> str:
+    if not isinstance(data, str):
+        raise TypeError(f"a text was expected, not {data!r}")
+    return data
+
+
+def _list(data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        raise TypeError(f"a list was expected, not {data!r}")
+    return data
 
 
 def _mapping(data: Mapping[str, Any]) -> dict[str, Fact]:
@@ -295,24 +307,25 @@ def _finding_data(finding: Finding, lang: str) -> dict[str, Any]:
 
 def _report_from(data: Mapping[str, Any]) -> Report:
     return Report(
-        verb=data["verb"],
-        subject=data["subject"],
-        findings=tuple(_finding_from(item) for item in data["findings"]),
-        tables=tuple(_table_from(item) for item in data["tables"]),
+        verb=_text(data["verb"]),
+        subject=_text(data["subject"]),
+        findings=tuple(_finding_from(item) for item in _list(data["findings"])),
+        tables=tuple(_table_from(item) for item in _list(data["tables"])),
         settings=_mapping(data["settings"]),
         environment=_mapping(data["environment"]),
         cost=_mapping(data["cost"]),
-        parts=tuple(_report_from(item) for item in data["parts"]),
+        parts=tuple(_report_from(item) for item in _list(data["parts"])),
     )
 
 
 def _finding_from(data: Mapping[str, Any]) -> Finding:
     site = data["site"]
-    index = None if site["index"] is None else tuple(int(i) for i in site["index"])
+    index = None if site["index"] is None else tuple(int(i) for i in _list(site["index"]))
+    step = None if site["step"] is None else int(site["step"])
     return Finding(
         code=data["code"],
         severity=Severity[data["severity"].upper()],
-        site=Site(site["path"], index, site["step"]),
+        site=Site(_text(site["path"]), index, step),
         evidence=_mapping(data["evidence"]),
         confidence=float(data["confidence"]),
     )
@@ -321,10 +334,11 @@ def _finding_from(data: Mapping[str, Any]) -> Finding:
 def _table_from(data: Mapping[str, Any]) -> Table:
     is_text = [column in _TEXT_COLUMNS for column in data["columns"]]
     return Table(
-        name=data["name"],
-        columns=tuple(data["columns"]),
-        units=tuple(data["units"]),
+        name=_text(data["name"]),
+        columns=tuple(map(_text, _list(data["columns"]))),
+        units=tuple(map(_text, _list(data["units"]))),
         rows=tuple(
-            tuple(_fact(cell, is_text=text) for cell, text in zip(row, is_text, strict=True)) for row in data["rows"]
+            tuple(_fact(cell, is_text=text) for cell, text in zip(row, is_text, strict=True))
+            for row in _list(data["rows"])
         ),
     )

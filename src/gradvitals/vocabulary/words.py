@@ -1,8 +1,9 @@
 """A finding in plain words, in English, Simplified and Traditional Chinese.
 
 Facts come from the finding, sentences from ``locale/*.toml``: so the languages can't drift from the facts.
-A placeholder may ask for a form: ``{x}`` four digits, ``{x:%}`` a percentage, ``{x:list}`` names joined by commas, ``{x:word}`` a known value's
-own word. Only where a sentence asks for it is a text translated: a layer that is called "output" keeps its name.
+A placeholder may ask for a form: ``{x}`` four digits, ``{x:%}`` a percentage, ``{x:list}`` names joined by commas,
+``{x:word}`` a known value's own word. Only where a sentence asks for it is a text translated: a layer that is called
+"output" keeps its name.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _CHOOSER = "likely"
 class Words:
     """What a reader is told of one finding.
 
-    ``title`` names the problem, ``text`` is what was seen, ``why`` it matters, ``remedy`` what to do, ``like`` an everyday comparison, and
-    ``references`` where to read on.
+    ``title`` names the problem, ``text`` is what was seen, ``why`` it matters, ``remedy`` what to do, ``like`` an
+    everyday comparison, and ``references`` where to read on.
     """
 
     title: str
@@ -71,7 +72,7 @@ def _site(site: Site, lang: str) -> str:
 
 
 def explain(code_or_name: str, lang: str = "en") -> dict[str, Words]:
-    """What a code or name of the catalogue means, by code. Raises UsageError with the nearest names on an unknown one."""
+    """What a code or name of the catalogue means, by code. Raises UsageError naming the nearest on an unknown one."""
     wanted = code_or_name.strip()
     codes = [code for code, name in NAMES.items() if wanted.upper() == code or wanted.lower() == name]
     if not codes:
@@ -100,7 +101,7 @@ def explain(code_or_name: str, lang: str = "en") -> dict[str, Words]:
 
 
 def word(key: str, lang: str = "en", **facts: Fact) -> str:
-    """One word or sentence of the locale by its dotted key, such as ``"verdict.pass"``; a key that isn't there is returned as it is.
+    """One word or sentence of the locale by its dotted key, such as ``"verdict.pass"``; an unknown key's last part itself.
 
     >>> word("verdict.pass"), word("verdict.pass", "zh-Hans")
     ('pass', '通过')
