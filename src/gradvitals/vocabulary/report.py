@@ -191,7 +191,7 @@ class Report:
         return target
 
     def to_json(self, *, lang: str = "en", indent: int | None = 2) -> str:
-        """Write as JSON (schema: ``docs/report.schema.json``); non-finite numbers are ``"nan"``, ``"inf"``, ``"-inf"``."""
+        """Write as JSON (``docs/report.schema.json``); non-finite numbers are ``"nan"``, ``"inf"``, ``"-inf"``."""
         return json.dumps(_report_data(self, lang), ensure_ascii=False, indent=indent, allow_nan=False)
 
     @classmethod

@@ -58,7 +58,7 @@ def describe(finding: Finding, lang: str = "en") -> Words:
     return Words(
         title=entry["title"],
         text=fill(text, facts, lang),
-        why=entry["why"],
+        why=fill(entry["why"], facts, lang),
         remedy=fill(entry.get("remedy_by", {}).get(choice, entry["remedy"]), facts, lang),
         like=entry["like"],
         references=tuple(entry["references"]),
