@@ -1,1 +1,1 @@
-"""."""
+"""Does the signal survive the depth, forwards and backwards?"""

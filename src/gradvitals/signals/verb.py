@@ -1,0 +1,119 @@
+"""The verb ``probe``: does the signal survive the depth, forwards and backwards?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gradvitals.frameworks import as_case, framework_of
+from gradvitals.frameworks.environment import environment
+from gradvitals.signals.measure import gains, tables
+from gradvitals.signals.rules import judge
+from gradvitals.vocabulary.errors import InputError, unknown_keyword
+from gradvitals.vocabulary.report import Report
+
+_KEYWORDS = ("loss", "kwargs", "seed", "name", "progress")
+
+
+def probe(
+    model: Any,
+    *inputs: Any,
+    loss: Callable[[Any], Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **unknown: Any,
+) -> Report:
+    """Run a batch forwards and backwards once, and see layer by layer what becomes of the signal and of the gradient.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or Case
+        In the mode that it is in; nothing of it is changed.
+    *inputs : tensor, or any nesting of them
+        Its positional inputs: one batch. Real data show more than noise.
+    loss : callable, optional
+        Maps the output to a scalar. Without it a scalar ``output.loss`` is used, else a random gradient of unit RMS is
+        sent back from the output; ``settings["objective"]`` says which.
+    kwargs : mapping, optional
+        Keyword inputs of the model.
+    seed : int
+        Of the random state during the pass (dropout), and of that random gradient.
+    name : str, optional
+        What the report calls the subject.
+    progress : callable, optional
+        Called with (steps done, steps in all).
+
+    Returns
+    -------
+    Report
+        With the tables ``gains`` (one row per direction, where four layers or more follow one another), ``layers`` (one
+        row per call) and ``parameters``. A gain is a ratio of RMS values per layer with weights.
+
+    Raises
+    ------
+    InputError
+        When the model isn't a torch.nn.Module or has no layer that can be seen; when an input is empty or not finite,
+        the loss isn't a scalar.
+    ModelError
+        When the model, the loss or the backward pass raises.
+    UsageError
+        On a misspelt keyword.
+
+    Notes
+    -----
+    One batch shows one realisation of the weights: the scale of narrow networks scatters from seed to seed (a ReLU
+    network of L layers of width n by about exp(√(5L/4n))), which the gain's interval covers.
+
+    References
+    ----------
+    Glorot and Bengio (2010); He et al. (2015); Schoenholz et al. (2017); Brock, De and Smith (2021), signal propagation
+    plots. The thresholds' sources stand in ``gradvitals/signals/rules.py``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> _ = torch.manual_seed(0)
+    >>> layers = [layer for _ in range(20) for layer in (torch.nn.Linear(32, 32), torch.nn.Sigmoid())]
+    >>> report = probe(torch.nn.Sequential(*layers, torch.nn.Linear(32, 2)), torch.randn(64, 32))
+    >>> report.verdict.value, [finding.name for finding in report.findings]
+    ('fail', ['gradient-vanishing'])
+
+    """
+    for keyword in unknown:
+        raise unknown_keyword("probe", keyword, _KEYWORDS)
+    started = time.perf_counter()
+    case = as_case("probe", model, inputs, loss=loss, kwargs=kwargs, name=name)
+    if framework_of(case) != "torch":
+        raise InputError(
+            "the layers of this model can't be seen",
+            f"probe({case.subject}): got {type(case.model).__name__}",
+            "pass a torch.nn.Module with torch tensors; for a NumPy function use gradvitals.check",
+        )
+    from gradvitals.frameworks.torch.capture import capture
+
+    captured = capture(case, seed=seed)
+    if not captured.calls:
+        raise InputError(
+            "no layer of this model could be seen",
+            f"{case.subject} called none of its modules, and no activation",
+            "pass the module itself, not a scripted or traced one; its layers are seen when it calls them",
+        )
+    if progress is not None:
+        progress(1, 1)
+    over_depth = gains(captured)
+    return Report(
+        verb="probe",
+        subject=case.subject,
+        findings=judge(captured, over_depth),
+        tables=tables(captured, over_depth),
+        settings={
+            "seed": seed,
+            "objective": captured.objective,
+            "mode": "train" if getattr(case.model, "training", False) else "eval",
+        },
+        environment=environment(),
+        cost={"seconds": round(time.perf_counter() - started, 4), "forwards": 1, "backwards": 1},
+    )
