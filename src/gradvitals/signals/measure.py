@@ -33,6 +33,8 @@ class Gain:
         The layers at the two ends, in execution order.
     lost_at : str or None
         Backwards: the first layer, going back, at whose output less than half of the gradient is left.
+    through_time : bool
+        Whether these are calls of one and the same layer, one after the other.
 
     """
 
@@ -43,6 +45,7 @@ class Gain:
     first: str
     last: str
     lost_at: str | None = None
+    through_time: bool = False
 
 
 def gains(capture: Capture) -> tuple[Gain, ...]:
@@ -114,6 +117,7 @@ def _gain(direction: str, ways: Mapping[int, list[Call]], rms: Callable[[Call], 
         first=label(ways[ends[0]][0]),
         last=label(ways[ends[1]][-1]),
         lost_at=label(ways[lost][-1]) if direction == "backward" and lost is not None else None,
+        through_time=len({call.path for calls in ways.values() for call in calls}) == 1,
     )
 
 

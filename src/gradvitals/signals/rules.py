@@ -47,6 +47,8 @@ RULES = (
     *(UNITS_DEAD, UNITS_SATURATED, NOT_FINITE),
 )
 
+#: A layer of fewer units may be off as a whole by chance (2⁻¹⁶ = 1.5e-5), and on again for the next batch.
+_MANY_UNITS = 16
 #: Functions that put −∞ where a softmax shall give zero.
 _MASKING = frozenset({"masked_fill", "masked_scatter", "where", "add", "iadd", "sub", "setitem"})
 
@@ -90,8 +92,13 @@ def _over_depth(gain: Gain, vanishing: Rule, exploding: Rule) -> Iterator[Findin
     }
     if rule is GRADIENT_VANISHING:
         facts["lost_at"] = gain.lost_at
+    severity = rule.severity
+    if gain.through_time:
+        facts["likely"] = "through-time"
+        # The one weight still learns from the last steps; only what lies far back is lost.
+        severity = Severity.WARNING if rule in (SIGNAL_VANISHING, GRADIENT_VANISHING) else severity
     end = gain.last if gain.direction == "forward" else gain.first
-    yield Finding(rule.code, rule.severity, Site(end), facts)
+    yield Finding(rule.code, severity, Site(end), facts)
 
 
 def _dead(calls: Sequence[Call]) -> Iterator[Finding]:
@@ -102,7 +109,8 @@ def _dead(calls: Sequence[Call]) -> Iterator[Finding]:
     affected = [call for call in calls if is_dead(call)]
     if affected:
         worst = max(affected, key=lambda call: call.dead_share or 0)
-        severity = Severity.ERROR if worst.dead_share == 1 else UNITS_DEAD.severity
+        nothing_passes = worst.dead_share == 1 and worst.units >= _MANY_UNITS
+        severity = Severity.ERROR if nothing_passes else UNITS_DEAD.severity
         yield _of_several("S205", severity, worst, affected, {"share": worst.dead_share, "units": worst.units})
 
 
@@ -140,7 +148,8 @@ def _not_finite_forward(capture: Capture) -> Finding | None:
     producer = _minus_infinity_before(calls, producer)
     passed_on = sum(index != producer and not calls[index].inputs_finite for index in broken)
     facts = _counts(calls[producer].forward, "output", passed_on)
-    if _reaches_the_end(capture):
+    spoilt = any(map(_is_broken, capture.output)) or _spoils_a_gradient(capture)
+    if spoilt or not math.isfinite(capture.loss or 0):
         return Finding("S211", NOT_FINITE.severity, Site(label(calls[producer])), facts)
     return Finding("S211", Severity.WARNING, Site(label(calls[producer])), {**facts, "likely": "stopped"})
 
@@ -165,13 +174,6 @@ def _minus_infinity_before(calls: Sequence[Call], index: int) -> int:
     return index
 
 
-def _reaches_the_end(capture: Capture) -> bool:
-    """Whether anything that training uses is spoilt: an output, the loss, or a parameter's gradient."""
-    gradients = (record.gradient for record in capture.parameters)
-    spoilt = any(map(_is_broken, capture.output)) or any(g is not None and g.nonfinite > 0 for g in gradients)
-    return spoilt or (capture.loss is not None and not math.isfinite(capture.loss))
-
-
 def _not_finite_backward(capture: Capture) -> Finding | None:
     """Going back from the loss, name the first call whose output's gradient isn't finite while those behind it are."""
     calls, users = capture.calls, consumers(capture.calls)
@@ -179,16 +181,21 @@ def _not_finite_backward(capture: Capture) -> Finding | None:
     broken = {index for index, gradient in gradients.items() if gradient.nonfinite > 0}
     if broken:
         producer = max(index for index in broken if broken.isdisjoint(users[index]))
+        severity = NOT_FINITE.severity if _spoils_a_gradient(capture) else Severity.WARNING
         behind: tuple[Fact, ...] = tuple(label(calls[user]) for user in users[producer] if user in gradients)
         facts = _counts(gradients[producer], "gradient", len(broken) - 1)
         if not behind and capture.objective == "loss":
-            return Finding("S211", NOT_FINITE.severity, Site("loss"), facts)
+            return Finding("S211", severity, Site("loss"), facts)
         facts |= {"likely": "between", "behind": behind or ("output",)}
-        return Finding("S211", NOT_FINITE.severity, Site(label(calls[producer])), facts)
+        return Finding("S211", severity, Site(label(calls[producer])), facts)
     for record in capture.parameters:
         if record.gradient is not None and record.gradient.nonfinite > 0:
             return Finding("S211", NOT_FINITE.severity, Site(record.path), _counts(record.gradient, "gradient", 0))
     return None
+
+
+def _spoils_a_gradient(capture: Capture) -> bool:
+    return any(record.gradient is not None and record.gradient.nonfinite > 0 for record in capture.parameters)
 
 
 def _counts(moments: Moments, what: str, passed_on: int) -> dict[str, Fact]:

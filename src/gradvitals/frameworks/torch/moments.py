@@ -40,7 +40,7 @@ def moments(tensor: torch.Tensor) -> Moments:
             rms=math.sqrt(variance + mean * mean) * scale,
             low=low,
             high=high,
-            zero_share=1 - int(finite.count_nonzero()) / flat.numel(),
+            zero_share=(finite.numel() - int(finite.count_nonzero())) / flat.numel(),
         )
 
 
