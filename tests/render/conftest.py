@@ -78,7 +78,12 @@ def vanishing() -> Report:
 def wrong() -> Report:
     """Check a hand-written layer in which a factor is missing, and one tensor that can't be resolved."""
     findings = (
-        Finding("G104", Severity.UNRESOLVED, Site("scale"), {"tensors": ("scale",), "resolution": 3.2e-3, "sensitivity": 1e-4}),
+        Finding(
+            "G104",
+            Severity.UNRESOLVED,
+            Site("scale"),
+            {"tensors": ("scale",), "resolution": 3.2e-3, "sensitivity": 1e-4},
+        ),
         Finding(
             "G101",
             Severity.ERROR,
@@ -97,7 +102,8 @@ def wrong() -> Report:
     )  # fmt: skip
     tensors = Table(
         "tensors",
-        ("path", "role", "shape", "dtype", "status", "relative_error", "resolution", "entry_resolution", "grade", "likely"),
+        ("path", "role", "shape", "dtype", "status", "relative_error", "resolution", "entry_resolution", "grade",
+         "likely"),
         ("",) * 10,
         (
             ("W1", "parameter", (64, 32), "float64", "wrong", 0.3333333, 1.2e-10, 4.1e-8, "large", "factor-missing"),
@@ -134,7 +140,8 @@ def treated() -> Report:
     """Start a sick network anew: layers before and after, and both trained."""
     plan = Table(
         "plan",
-        ("path", "kind", "shape", "fan_in", "fan_out", "activation", "scheme", "std_before", "std_after", "bias", "reason"),
+        ("path", "kind", "shape", "fan_in", "fan_out", "activation", "scheme", "std_before", "std_after", "bias",
+         "reason"),
         ("",) * 11,
         tuple(
             (f"{2 * at}.weight", "Linear", (64, 64), 64, 64, "Sigmoid", "orthogonal", 0.0722, 0.5774, -1.9, "")

@@ -20,6 +20,8 @@ _NARROWEST, _WIDEST = 48, 120
 #: Rows of a table that are shown; of a part's table fewer, for a demo shows many.
 _ROWS, _PART_ROWS = 24, 8
 _BAR_CELLS = 16
+#: A label of the small print, or a verb, of which later reports may hold unknown ones.
+_LABEL_LIMIT = 20
 
 #: The columns that a narrow terminal keeps.
 _IMPORTANT = {
@@ -147,7 +149,8 @@ def _report(report: Report, how: _Manner, number: str = "") -> Iterator[Line]:
 
 
 def _header(report: Report, how: _Manner, number: str) -> Iterator[Line]:
-    yield ((f"{number}{phrases.clean(report.verb)} · ", "quiet"), (phrases.title(report), "title"))
+    verb = f"{number}{layout.shorten(phrases.clean(report.verb), _LABEL_LIMIT)} · "
+    yield ((verb, "quiet"), (layout.shorten(phrases.title(report), how.limit - layout.width(verb)), "title"))
     opening = phrases.story(report, how.lang) if number else phrases.question(report, how.lang)
     if opening:
         yield from _paragraph(opening, "", how.limit)
@@ -161,11 +164,13 @@ def _finding(finding: Finding, how: _Manner) -> Iterator[Line]:
     said = words.describe(finding, how.lang)
     role = finding.severity.label
     sure = phrases.confidence(finding, how.lang)
-    yield (
-        (f"{_MARK[finding.severity]} {words.word(f'severity.{role}', how.lang)}  ", role),
-        (f"{finding.code} {finding.name}", "strong"),
-        (f"  {said.title}" + (f" · {sure}" if sure else ""), ""),
-    )
+    title = f"{said.title} · {sure}" if sure else said.title
+    mark = f"{_MARK[finding.severity]} {words.word(f'severity.{role}', how.lang)}  "
+    name = f"{finding.code} {finding.name}"
+    beside = layout.width(f"{mark}{name}  {title}") <= how.limit
+    yield ((mark, role), (name, "strong"), (f"  {title}" if beside else "", ""))
+    if not beside:
+        yield from _paragraph(title, "  ", how.limit)
     yield from _paragraph(phrases.clean(said.text), "  ", how.limit)
     is_new = how.is_new(finding.code)
     sides = [("why", said.why), ("do", phrases.clean(said.remedy)), ("like", said.like)]
@@ -178,7 +183,7 @@ def _finding(finding: Finding, how: _Manner) -> Iterator[Line]:
 
 def _table(table: Table, report: Report, how: _Manner) -> Iterator[Line]:
     sheet = tables.sheet(_speaking(table), how.lang)
-    yield ((sheet.title, "strong"),)
+    yield ((layout.shorten(sheet.title, how.limit), "strong"),)
     about = sheet.about if how.is_new(table.name) else ""
     for sentence in filter(None, [about, *sheet.remarks]):
         for line in layout.wrap(sentence, how.limit - 2):
@@ -243,7 +248,7 @@ def _small_print(report: Report, how: _Manner, *, is_part: bool) -> Iterator[Lin
         (phrases.phrase("cost", lang), phrases.cost_line(report.cost, lang)),
         (phrases.phrase("environment", lang), environment),
     ]
-    told = [(name, line) for name, line in small if line]
+    told = [(layout.shorten(name, _LABEL_LIMIT), line) for name, line in small if line]
     if not told:
         return
     yield ()

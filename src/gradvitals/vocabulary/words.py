@@ -101,7 +101,7 @@ def explain(code_or_name: str, lang: str = "en") -> dict[str, Words]:
 
 
 def word(key: str, lang: str = "en", **facts: Fact) -> str:
-    """One word or sentence of the locale by its dotted key, such as ``"verdict.pass"``; an unknown key's last part itself.
+    """One word or sentence of the locale by its dotted key, such as ``"verdict.pass"``; an unknown one is its own key.
 
     >>> word("verdict.pass"), word("verdict.pass", "zh-Hans")
     ('pass', '通过')
@@ -155,6 +155,8 @@ def _number(value: float) -> str:
 
 def _percent(value: float) -> str:
     """A share for reading; tiny ones as a power of ten, for "0 %" would be untrue."""
+    if not math.isfinite(value):
+        return str(value)
     if value != 0 and abs(value) < 1e-4:
         return f"{value:.1e}"
     return f"{100 * value:.2g} %" if abs(value) < 1 else f"{100 * value:.0f} %"
