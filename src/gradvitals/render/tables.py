@@ -15,7 +15,7 @@ _WORDS = frozenset({"role", "status", "grade", "likely", "direction", "verdict",
 #: The states that a page colours, by the severity they amount to.
 _STATES = {"right": "pass", "wrong": "fail", "unresolved": "inconclusive"}
 #: Columns in which an empty tuple means "nothing was found".
-_DIAGNOSES = frozenset({"expected", "found"})
+_DIAGNOSES = frozenset({"expected", "found", "found_after"})
 #: What a comparison of two layers-like tables puts side by side.
 COMPARED = ("forward_rms", "gradient_rms")
 

@@ -41,7 +41,7 @@ _IMPORTANT = {
         "kind",
     ),
     "gains": ("direction", "gain", "low", "high", "left", "layers", "first", "last"),
-    "patients": ("patient", "found", "accuracy_before", "accuracy_after", "expected"),
+    "patients": ("patient", "found", "found_after", "accuracy_before", "accuracy_after", "expected"),
     "plan": ("path", "activation", "scheme", "std_before", "std_after", "reason"),
 }
 #: Columns of a layers table that say nothing where they are all alike.
