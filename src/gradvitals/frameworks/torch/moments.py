@@ -11,8 +11,8 @@ import torch
 from gradvitals.frameworks.capture import Moments
 from gradvitals.frameworks.torch.objective import output_tensors
 
-#: Values converted to float64 at a time (32 MB), so that a large activation isn't doubled in memory.
-_CHUNK = 2**22
+#: Values converted to float64 at a time: 1 MB stays in the cache, and a large activation is not doubled in memory.
+_CHUNK = 2**17
 #: Samples compared with one another: the mean over their 2016 pairs has settled, and the cost stays that of one pass.
 _SAMPLES = 64
 
