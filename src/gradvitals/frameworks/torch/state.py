@@ -152,19 +152,25 @@ class _TensorState:
         _write_back(self.tensor, self.values)
         if not self.tensor.is_leaf:
             return
-        if self.tensor.is_floating_point() or self.tensor.is_complex():
+        if self.tensor.requires_grad != self.requires_grad:
             self.tensor.requires_grad_(self.requires_grad)
-        self.tensor.grad = self.grad
+        if self.tensor.grad is not self.grad:
+            self.tensor.grad = self.grad
         if self.grad is not None and self.grad_values is not None:
             _write_back(self.grad, self.grad_values)
 
 
 def _write_back(tensor: torch.Tensor, values: torch.Tensor) -> None:
     """Change values back in place, behind the version counter: a graph that the user holds stays usable."""
+    if tensor.is_meta:
+        return
     current = tensor.data
-    if current.shape != values.shape:
+    if current.layout != torch.strided:
+        with torch.no_grad():
+            tensor.copy_(values)  # a sparse tensor's .data has indices of its own
+    elif current.shape != values.shape:
         tensor.data = values
-    elif current.layout != torch.strided or not torch.equal(current, values):
+    elif not torch.equal(current, values):
         current.copy_(values)
 
 
