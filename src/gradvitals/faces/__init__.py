@@ -1,1 +1,1 @@
-"""."""
+"""Where people meet the tool: the command line and the demo."""

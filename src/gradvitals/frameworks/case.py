@@ -84,8 +84,8 @@ class Case:
 def as_case(verb: str, model: Any, inputs: tuple[Any, ...], **options: Any) -> Case:
     """Make one Case of what a verb was called with: a model and its inputs, or a Case alone.
 
-    ``options`` are the Case's own fields; with a Case they override its fields where they are not None. Raises UsageError when a Case comes with
-    inputs behind it.
+    ``options`` are the Case's own fields; with a Case they override its fields where they are not None. Raises
+    UsageError when a Case comes with inputs behind it.
     """
     if not isinstance(model, Case):
         return Case(model, inputs, **options)
@@ -103,8 +103,8 @@ def as_case(verb: str, model: Any, inputs: tuple[Any, ...], **options: Any) -> C
 def load_case(target: str) -> Case:
     """Load ``FILE.py:FACTORY``, call the factory and return its Case.
 
-    The factory takes no arguments and returns a Case, a tuple ``(model, inputs)`` or ``(model, inputs, loss)`` where inputs is one input or a
-    tuple of them, or the tuple without a loss.
+    The factory takes no arguments and returns a Case, a tuple ``(model, inputs)`` or ``(model, inputs, loss)`` where
+    inputs is one input or a tuple of them, or the tuple without a loss.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def _call(module: Any, path: Path, name: str) -> Any:
         raise LoadError(
             f"the factory {name}() raised",
             f"{_place(error, path)}: {type(error).__name__}: {error}",
-            "call it by hand to see it fail; it takes no arguments and returns (model, inputs, loss) or a gradvitals.Case",
+            "call it by hand to see it fail; it takes no arguments and returns (model, inputs, loss) or a Case",
         ) from error
 
 
@@ -200,12 +200,11 @@ def _refuse_training_at_import(tree: ast.Module, path: Path) -> None:
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If)):
             continue  # an `if` at the top is a main guard or a version switch; its author chose a condition
         for node in ast.walk(statement):
-            call = node.func if isinstance(node, ast.Call) else None
-            if isinstance(call, ast.Attribute) and call.attr in _TRAINING_CALLS:
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", None) in _TRAINING_CALLS:
                 raise LoadError(
                     "this script would train while it is imported: it has no main guard",
                     f"{path}:{node.lineno}: {ast.unparse(node)[:80]}",
-                    "put what trains under if __name__ == '__main__': and give a function that returns (model, inputs, loss)",
+                    "put what trains under if __name__ == '__main__': and give a factory returning (model, inputs, loss)",
                 )
 
 

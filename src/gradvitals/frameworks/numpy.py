@@ -21,8 +21,9 @@ _ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "lon
 class NumpyProblem:
     """A NumPy function with ``grad=``, or a NumPy layer with ``vjp=``.
 
-    Every evaluation gets fresh copies of the inputs, so that code that works in place does no harm. A layer's forward is run again at the base point
-    before each backward, because hand-written layers keep what they need between the two.
+    Every evaluation gets fresh copies of the inputs, so that code that works in place does no harm. A layer's forward
+    is run again at the base point before each backward, because hand-written layers keep what they need between the
+    two.
 
     Parameters
     ----------
@@ -32,8 +33,8 @@ class NumpyProblem:
     Raises
     ------
     InputError
-        Without a floating-point input, with NaN in one, on a value that isn't scalar where ``grad=`` was given, and when gradients can't be matched
-        with inputs.
+        Without a floating-point input, with NaN in one, on a value that isn't scalar where ``grad=`` was given, and
+        when gradients can't be matched with inputs.
     UsageError
         When both or neither of ``grad=`` and ``vjp=`` are given.
 
@@ -59,7 +60,8 @@ class NumpyProblem:
         self._wide = False
         everything = {path: value for root, tree in self._roots for path, value in leaves(tree, root)}
         _require_sound(everything)
-        # Where there is no float at all, whole numbers are meant as real ones (theta = 3); else they are labels, sizes, flags.
+        # Where there is no float at all, whole numbers are meant as real ones (theta = 3); else they are labels,
+        # sizes, flags.
         movable = {path: value for path, value in everything.items() if _is_floating(value)} or {
             path: value for path, value in everything.items() if _is_number(value)
         }
@@ -107,7 +109,7 @@ class NumpyProblem:
             raise InputError(
                 "the function's value is not a scalar",
                 f"{self._case.subject}(...) has shape {outputs[0].shape}",
-                "grad= goes with a scalar function; sum or average the value, or give the layer's backward pass as vjp=",
+                "grad= goes with a scalar function; sum or average the value, or give a layer's backward as vjp=",
             )
         return np.concatenate(flat)
 
@@ -139,7 +141,11 @@ class NumpyProblem:
 
         def leaf(path: str, value: Any) -> Any:
             if path not in self._base:
-                return np.asarray(value, dtype=np.float64) if wide and isinstance(value, np.ndarray) and _is_floating(value) else copy.deepcopy(value)
+                return (
+                    np.asarray(value, dtype=np.float64)
+                    if wide and isinstance(value, np.ndarray) and _is_floating(value)
+                    else copy.deepcopy(value)
+                )
             base = self._base[path]
             dtype = np.dtype(np.float64) if wide else base.dtype
             out = (elsewhere[path].reshape(base.shape) if path in elsewhere else base).astype(dtype)
@@ -207,7 +213,7 @@ class NumpyProblem:
             raise InputError(
                 f"{len(given)} gradient(s) came for {len(floating)} floating-point input(s)",
                 f"inputs: {', '.join(f'{name} ({_kind(tree)})' for name, tree in self._roots) or 'none'}",
-                "return one gradient per floating-point input, in the same order (None where there is none), or a dict of names",
+                "return one gradient per floating-point input, in their order (None where there is none), or a dict",
             )
         trees = dict(self._roots)
         for root, gradient in zip(candidates, given, strict=True):
@@ -224,7 +230,9 @@ class NumpyProblem:
         matched = []
         for path in paths:
             names = (shown[path], path, path.rpartition(".")[2])
-            key = next((k for name in names for k in (f"d{name}", f"grad_{name}", f"{name}_grad", name) if k in known), None)
+            key = next(
+                (k for name in names for k in (f"d{name}", f"grad_{name}", f"{name}_grad", name) if k in known), None
+            )
             if key is not None:
                 matched.append((path, known[key]))
         if not matched:
@@ -281,14 +289,13 @@ def _judgeable(found: Any, tensor: Tensor, factor: float) -> Gradient:
 
 
 def _sample_sizes(values: list[Any]) -> tuple[int, ...]:
-    """Sizes that inputs share along one axis, else the first axis of a single array: candidates for N in 1/N."""
+    """How many samples there are, for the N of a mean: rows, or columns where a row vector (1, m) stands beside a
+    matrix (n, m) as in some courses.
+    """
     shapes = [value.shape for value in values if isinstance(value, np.ndarray) and value.ndim]
-    data = [shape for shape in shapes if len(shape) >= 2] or shapes
-    if len(data) > 1:
-        shared = [set(axis) for axis in zip(*[s[: min(map(len, data))] for s in data], strict=True)]
-        common = tuple(next(iter(sizes)) for sizes in shared if len(sizes) == 1)
-        return tuple(n for n in dict.fromkeys(common) if n > 1)
-    return tuple(shape[0] for shape in data if shape[0] > 1)
+    matrices = [shape for shape in shapes if len(shape) >= 2]
+    columns = [s[1] for s in matrices if len(s) == 2 and s[0] == 1 and sum(o[-1] == s[1] for o in matrices) > 1]
+    return tuple(columns[:1]) or tuple(shape[0] for shape in (matrices or shapes)[:1])
 
 
 def _require_sound(everything: Mapping[str, Any]) -> None:

@@ -1,4 +1,6 @@
-"""The seam between the gradient check and a framework: what can be moved, the value there, and the gradient to be judged."""
+"""The seam between the gradient check and a framework: what can be moved, the value there, and the gradient to be
+judged.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ Array = NDArray[np.float64]
 class Tensor:
     """One tensor that is differentiated.
 
-    ``path`` is the framework's own qualified name, ``role`` is ``"parameter"`` or ``"input"``, ``roundoff`` the unit roundoff of ``dtype``.
+    ``path`` is the framework's own qualified name, ``role`` is ``"parameter"`` or ``"input"``, ``roundoff`` the unit
+    roundoff of ``dtype``.
     """
 
     path: str
@@ -35,14 +38,16 @@ class Tensor:
 class Gradient:
     """What the backward pass gave for one tensor.
 
-    ``value`` is flat float64, or None where there is none; then ``got_shape`` says whether a gradient of a wrong shape came instead.
+    ``value`` is flat float64, or None where there is none; then ``got_shape`` says whether a gradient of a wrong
+    shape came instead.
     """
 
     value: Array | None
     got_shape: tuple[int, ...] | None = None
 
 
-#: F in float64 is F itself when it agrees with F in the user's precision within this (relative, 2-norm): float64, float32, 16-bit formats.
+#: F in float64 is F itself when it agrees with F in the user's precision within this (relative, 2-norm): float64,
+#: float32, 16-bit formats.
 AGREES = ((1e-12, 0.0), (1e-6, 1e-3), (1.0, 5e-2))
 
 
@@ -57,9 +62,11 @@ def agree(wide: Array, native: Array, roundoff: float) -> bool:
 class Problem(Protocol):
     """A function F of several tensors, with the gradient that somebody claims for it.
 
-    Points and gradients are flat float64 arrays, one per tensor, whatever the dtype the function computes in. The claimed gradient is computed in the user's own precision.
-    F is evaluated in float64 at the very same point where the user's code allows that and gives the same value, for then its slope is known far better
-    than the gradient; else in the user's precision. The random state is the same at every evaluation. A problem never changes what the user handed in.
+    Points and gradients are flat float64 arrays, one per tensor, whatever the dtype the function computes in. The
+    claimed gradient is computed in the user's own precision. F is evaluated in float64 at the very same point where
+    the user's code allows that and gives the same value, for then its slope is known far better than the gradient;
+    else in the user's precision. The random state is the same at every evaluation. A problem never changes what the
+    user handed in.
     """
 
     tensors: tuple[Tensor, ...]
@@ -94,6 +101,7 @@ class Problem(Protocol):
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
         """The claimed gradient of ⟨cotangent, F⟩, one per tensor.
 
-        Moved elsewhere it serves to measure the gradient's own rounding; a gradient given as computed values doesn't follow.
+        Moved elsewhere it serves to measure the gradient's own rounding; a gradient given as computed values doesn't
+        follow.
         """
         ...

@@ -69,7 +69,7 @@ def argument_names(
         owner = getattr(function, "__self__", None)
         if inspect.isclass(owner) and hasattr(owner, "forward") and getattr(function, "__name__", "") == "apply":
             parameters = list(inspect.signature(owner.forward).parameters.values())
-            if not hasattr(owner, "setup_context") or parameters[:1] and parameters[0].name == "ctx":
+            if not hasattr(owner, "setup_context") or (parameters[:1] and parameters[0].name == "ctx"):
                 parameters = parameters[1:]  # an autograd.Function's forward takes ctx first
         else:
             parameters = list(inspect.signature(function).parameters.values())

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-#: Upper boundary of each grade, finest first (the course notes behind Stanford's CS231n and DeepLearning.AI teach the same decades).
+#: Upper boundary of each grade, finest first (the course notes behind Stanford's CS231n and DeepLearning.AI teach the
+#: same decades).
 GRADES: tuple[tuple[str, float], ...] = (
     ("exact", 1e-7),
     ("acceptable", 1e-4),

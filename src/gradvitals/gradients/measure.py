@@ -1,8 +1,9 @@
 """Measure whether the claimed gradient of every tensor is right, wrong or not to be resolved.
 
-All tensors are moved at once, each by as much as makes it contribute alike, along a few random directions. Where nothing is missing, all of them are right at once.
-Where something is, the tensors are bisected; tensors too weak to be resolved in company are examined again without the strong ones. A few entries of every tensor are
-measured one by one: they are what a reader compares.
+All tensors are moved at once, each by as much as makes it contribute alike, along a few random directions. Where
+nothing is missing, all of them are right at once. Where something is, the tensors are bisected; tensors too weak to
+be resolved in company are examined again without the strong ones. A few entries of every tensor are measured one by
+one: they are what a reader compares.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from gradvitals.gradients.measure_lines import SUSPECT_AT, Base, Line, confirmed
 from gradvitals.gradients.mistakes import Mistake, recognise
 from gradvitals.vocabulary.errors import InputError
 
-#: Random directions per group of tensors. With normal directions what is missing is N(0, ‖error‖²) whatever the error's pattern, so that the chance of overlooking it
-#: can be computed: see ``detectable``.
+#: Random directions per group of tensors. With normal directions what is missing is N(0, ‖error‖²) whatever the
+#: error's pattern, so that the chance of overlooking it can be computed: see ``detectable``.
 DIRECTIONS = 6
 #: The chance of overlooking an error as large as the stated resolution.
 OVERLOOK = 0.005
@@ -28,6 +29,8 @@ OVERLOOK = 0.005
 _FARTHEST = 4.0
 #: A gradient this many times its own rounding error, or smaller, can't be told from zero.
 _ZERO_WITHIN = 10.0
+#: Neighbours are one unit in the last place away; a rounded result is off by a uniform error of at most half of that.
+_ROUNDING_OF_NEIGHBOURS = 1 / math.sqrt(3)
 #: Relative size of a tensor's steps where the tensor is all zeros.
 _SCALE_OF_ZEROS = 1.0
 
@@ -36,8 +39,9 @@ _SCALE_OF_ZEROS = 1.0
 class Outcome:
     """What was found for one tensor.
 
-    ``status`` is right, wrong or unresolved; ``relative_error`` is over everything measured of this tensor and ``numeric_error`` that number's own error; ``resolution``
-    the relative error (2-norm) that would have been caught with 99.5 % probability, ``entry_resolution`` the same for a single entry relative to the tensor's RMS.
+    ``status`` is right, wrong or unresolved; ``relative_error`` is over everything measured of this tensor and
+    ``numeric_error`` that number's own error; ``resolution`` the relative error (2-norm) that would have been caught
+    with 99.5 % probability, ``entry_resolution`` the same for a single entry relative to the tensor's RMS.
     """
 
     status: str
@@ -55,10 +59,10 @@ class Measurement:
 
     outcomes: tuple[Outcome, ...]
     gradients: tuple[Gradient, ...]
-    spread: float
-    value_finite: bool
     evaluations: int
     backwards: int
+    spread: float = 0.0
+    value_finite: bool = True
 
 
 class _Counted:
@@ -121,16 +125,19 @@ def measure(
     spread = float(np.linalg.norm(again - value)) / size if size and np.isfinite(size) else 0.0
     if not np.isfinite(value).all():
         nothing = Outcome("unresolved", math.nan, math.nan, math.inf, math.inf)
-        return Measurement((nothing,) * len(problem.tensors), gradients, spread, False, counted.evaluations, counted.backwards)
+        outcomes: tuple[Outcome, ...] = (nothing,) * len(problem.tensors)
+        return Measurement(outcomes, gradients, counted.evaluations, counted.backwards, value_finite=False)
     base = _base(counted, value, np.abs(again - value), cotangent, gradients, rng)
     search = _Search(counted, base, sensitivity, rng)
-    judged = [at for at, g in enumerate(gradients) if g.got_shape is None and (g.value is None or np.isfinite(g.value).all())]
+    judged = [
+        at for at, g in enumerate(gradients) if g.got_shape is None and (g.value is None or np.isfinite(g.value).all())
+    ]
     search.examine(judged)
     outcomes = tuple(
         search.outcome(at) if at in judged else Outcome("wrong", math.nan, math.nan, math.nan, math.nan)
         for at in range(len(problem.tensors))
     )
-    return Measurement(outcomes, gradients, spread, True, counted.evaluations, counted.backwards)
+    return Measurement(outcomes, gradients, counted.evaluations, counted.backwards, spread)
 
 
 class _Search:
@@ -205,7 +212,9 @@ class _Search:
         mistake = None
         if status == "wrong":
             own = [line for line in lines if set(line.direction) == {at}]
-            mistake = recognise(tensor, base.gradients[at], [*own, *(e.line for e in entries)], entries, self._problem.sample_sizes, at)
+            mistake = recognise(
+                tensor, base.gradients[at], [*own, *(e.line for e in entries)], entries, self._problem.sample_sizes, at
+            )
         return Outcome(status, relative_error, numeric_error, self._resolution[at], entry_resolution, entries, mistake)
 
     def _ask(self, group: Sequence[int], reach: Mapping[int, float]) -> tuple[list[Line], bool]:
@@ -235,7 +244,8 @@ class _Search:
         strengths = [base.strength(at) for at in group if base.strength(at) > 0]
         usual = float(np.median(strengths)) if strengths else 0.0
         return {
-            at: base.scales[at] * (min(1.0, usual / base.strength(at)) if base.strength(at) > 0 else 1.0) for at in group
+            at: base.scales[at] * (min(1.0, usual / base.strength(at)) if base.strength(at) > 0 else 1.0)
+            for at in group
         }
 
     def _material(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
@@ -244,7 +254,9 @@ class _Search:
         return base.material * math.sqrt(sum(c * c for c in contributions))
 
     def _relative(self, caught: float, contribution: float, at: int) -> float:
-        """An error that is caught, relative to the tensor's gradient, or to the largest one where this gradient is zero."""
+        """An error that is caught, relative to the tensor's gradient, or to the largest one where this gradient is
+        zero.
+        """
         own = self._base.gradients[at]
         rounding = float(np.linalg.norm(self._base.gradient_errors[at]))
         is_zero = float(np.linalg.norm(own)) <= _ZERO_WITHIN * rounding
@@ -258,8 +270,8 @@ class _Search:
 def detectable(bars: Sequence[float]) -> float:
     """The size of an error that at least one of several random lines shows with probability 99.5 %.
 
-    Along a normal direction an error of size ρ is missing as N(0, ρ²), and is overlooked when that stays below the line's bar. Solves Π P(|N(0, ρ²)| < barₖ) = 0.005
-    for ρ.
+    Along a normal direction an error of size ρ is missing as N(0, ρ²), and is overlooked when that stays below the
+    line's bar. Solves Π P(|N(0, ρ²)| < barₖ) = 0.005 for ρ.
 
     Parameters
     ----------
@@ -327,7 +339,7 @@ def _base(
         differences = [n[at].value - flat[at] for n in neighbours if n[at].value is not None]  # type: ignore[operator]
         spread = np.sqrt(np.mean(np.square(differences), axis=0)) if differences else np.zeros(tensor.size)
         spread = np.where(np.isfinite(spread), spread, 0.0)
-        errors.append(np.hypot(spread, 0.6 * tensor.roundoff * np.abs(flat[at])))
+        errors.append(np.hypot(_ROUNDING_OF_NEIGHBOURS * spread, 0.6 * tensor.roundoff * np.abs(flat[at])))
     return Base(
         points=points,
         value=value,

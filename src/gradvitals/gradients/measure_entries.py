@@ -82,9 +82,8 @@ def measure_entries(
         chosen = np.union1d(largest, rng.choice(size, count - count // 2, replace=False))
     entries = [_entry(problem, base, at, int(index), ladder) for index in chosen]
     if wrong and size > whole and not any(entry.wrong for entry in entries):
-        for index in _hunted(problem, base, at, rng):
-            if index not in chosen:
-                entries.append(_entry(problem, base, at, int(index), ladder))
+        hunted = np.setdiff1d(_hunted(problem, base, at, rng), chosen)
+        entries += [_entry(problem, base, at, int(index), ladder) for index in hunted]
     if wrong and len(problem.tensors[at].shape) == 2 and size > whole:
         entries += _mirrored(problem, base, at, ladder, entries)
     return tuple(entries), size <= whole
@@ -97,7 +96,8 @@ def _entry(problem: Problem, base: Base, at: int, index: int, ladder: Ladder) ->
     unit[index] = scale
     line = measure_line(problem, base, {at: unit}, ladder)
     line = line.widened(line.kinks)
-    # An entry that is small beside the tensor's others may be rounding only: compare with what is material for the tensor.
+    # An entry that is small beside the tensor's others may be rounding only: compare with what is material for the
+    # tensor.
     rms = float(np.linalg.norm(base.gradients[at])) / np.sqrt(base.points[at].size)
     material = base.material * scale * max(rms, abs(line.analytic) / scale)
     wrong = bool(line.suspect(material)) and confirmed(problem, base, line, material)

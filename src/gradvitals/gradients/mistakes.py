@@ -1,7 +1,8 @@
-"""What kind of mistake explains a wrong gradient: candidates are tried against everything that was measured of the tensor.
+"""What kind of mistake explains a wrong gradient: candidates are tried against everything that was measured of the
+tensor.
 
-A candidate is a gradient that would be right if the mistake were the only one; it explains the tensor when it leaves nothing missing along any line. No candidate costs
-an evaluation.
+A candidate is a gradient that would be right if the mistake were the only one; it explains the tensor when it leaves
+nothing missing along any line. No candidate costs an evaluation.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _NAMED_WITHIN, _NAMED_CLOSE = 6.0, 2e-4
 class Mistake:
     """The likely mistake.
 
-    ``likely`` is one of sign, factor-missing, factor-extra, zero, transposed, entries, formula; ``factor`` is numeric / analytic where one number explains everything,
-    ``name`` what the missing or extra factor is called.
+    ``likely`` is one of sign, factor-missing, factor-extra, zero, transposed, entries, formula; ``factor`` is numeric
+    / analytic where one number explains everything, ``name`` what the missing or extra factor is called.
     """
 
     likely: str
@@ -78,7 +79,9 @@ def recognise(
 
 def _common_factor(lines: Sequence[Line]) -> Estimate | None:
     """The one number c with numeric = c · analytic along every line, if there is one."""
-    numeric, analytic, error = (np.array([getattr(line, name) for line in lines]) for name in ("numeric", "analytic", "error"))
+    numeric, analytic, error = (
+        np.array([getattr(line, name) for line in lines]) for name in ("numeric", "analytic", "error")
+    )
     slack = np.array([line.slack for line in lines])
     usable = np.isfinite(numeric) & np.isfinite(error)
     if not usable.any() or not analytic[usable].any():
@@ -98,7 +101,8 @@ def _common_factor(lines: Sequence[Line]) -> Estimate | None:
 def _explains(candidate: Array, lines: Sequence[Line], at: int) -> bool:
     largest = max(abs(line.numeric) for line in lines)
     return all(
-        abs(line.numeric - float(candidate @ line.direction[at])) <= SUSPECT_AT * line.error + line.slack + _LEEWAY * largest
+        abs(line.numeric - float(candidate @ line.direction[at]))
+        <= SUSPECT_AT * line.error + line.slack + _LEEWAY * largest
         for line in lines
         if math.isfinite(line.numeric)
     )
@@ -125,5 +129,13 @@ def _named(factor: Estimate, sample_sizes: Sequence[int]) -> Mistake:
     if close(math.copysign(1 / parts, value)):
         return Mistake("factor-extra", 0.9, factor, f"{math.copysign(parts, value):.0f}".replace("-", "−"))
     if abs(value) > 1:
-        return Mistake("factor-missing", 0.8, factor, f"{value:.4g}")
-    return Mistake("factor-extra", 0.8, factor, f"{1 / value:.4g}" if value else "∞")
+        return Mistake("factor-missing", 0.8, factor, _spelt(value))
+    return Mistake("factor-extra", 0.8, factor, _spelt(1 / value) if value else "∞")
+
+
+def _spelt(value: float) -> str:
+    """Four digits, or as many as it takes to differ from 1."""
+    digits = 4
+    while digits < 12 and float(f"{value:.{digits}g}") == 1:
+        digits += 1
+    return f"{value:.{digits}g}"

@@ -83,21 +83,25 @@ def _not_finite(patients: Sequence[_Patient]) -> Iterator[Finding]:
 
 
 def _missing(patients: Sequence[_Patient]) -> Iterator[Finding]:
-    """No gradient came: an error where the function does depend on the tensor, a warning where it doesn't."""
-    for p in patients:
-        if p.came or p.got_shape is not None:
-            continue
-        slopes = {"wrong": "detached", "right": "unused"}
-        likely = slopes.get(p.outcome.status, "unknown")
-        worst = max(p.outcome.entries, key=lambda entry: abs(entry.numeric), default=None)
-        facts: dict[str, Fact] = {"tensors": (p.tensor.path,), "likely": likely}
+    """No gradient came: an error where the function does depend on the tensor, a warning where it doesn't.
+
+    Whatever lies behind one cut has no gradient: that is one finding.
+    """
+    missing = [p for p in patients if not p.came and p.got_shape is None]
+    causes = {"wrong": "detached", "right": "unused"}
+    for status, role in dict.fromkeys((p.outcome.status, p.tensor.role) for p in missing):
+        group = [p for p in missing if (p.outcome.status, p.tensor.role) == (status, role)]
+        likely = causes.get(status, "unknown")
+        entries = [entry for p in group for entry in p.outcome.entries]
+        worst = max(entries, key=lambda entry: abs(entry.numeric), default=None)
+        facts: dict[str, Fact] = {"tensors": tuple(p.tensor.path for p in group), "likely": likely}
         if worst is not None:
             facts["numeric"] = Estimate(worst.numeric, worst.error)
         severity = GRADIENT_MISSING.severity if likely == "detached" else Severity.WARNING
         # An input that the function ignores is the caller's business (a flag, a mask); a parameter should learn.
-        if likely == "unused" and p.tensor.role == "input":
+        if likely == "unused" and role == "input":
             severity = Severity.INFO
-        yield Finding("G102", severity, Site(p.tensor.path), facts)
+        yield Finding("G102", severity, Site(group[0].tensor.path), facts)
 
 
 def _wrong(patients: Sequence[_Patient]) -> Iterator[Finding]:
@@ -144,7 +148,9 @@ def _wrong_finding(group: Sequence[_Patient]) -> Finding:
     if shown in {"exact", "acceptable"}:
         facts["harmless_grade"] = shown
     index = tuple(int(i) for i in np.unravel_index(entry.index, tensor.shape)) if tensor.shape else None
-    return Finding("G101", GRADIENT_WRONG.severity, Site(tensor.path, index), facts, mistake.confidence if mistake else 0.5)
+    return Finding(
+        "G101", GRADIENT_WRONG.severity, Site(tensor.path, index), facts, mistake.confidence if mistake else 0.5
+    )
 
 
 def _telling_entry(entries: Sequence[Entry]) -> Entry:
@@ -154,7 +160,9 @@ def _telling_entry(entries: Sequence[Entry]) -> Entry:
 
 
 def _in_common(paths: Sequence[str]) -> str:
-    """What tensors with one wrong factor have in common: W1 and b1 share dZ1, conv.weight and conv.bias the layer conv."""
+    """What tensors with one wrong factor have in common: W1 and b1 share dZ1, conv.weight and conv.bias the layer
+    conv.
+    """
     owners = {path.rpartition(".")[0] for path in paths}
     if len(owners) == 1 and owners != {""}:
         return owners.pop()

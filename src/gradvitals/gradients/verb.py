@@ -18,7 +18,8 @@ from gradvitals.vocabulary.errors import InputError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Report, Table
 
-#: The relative error that must be resolved, by the unit roundoff of the coarsest dtype: float64, float32, 16-bit formats.
+#: The relative error that must be resolved, by the unit roundoff of the coarsest dtype: float64, float32, 16-bit
+#: formats.
 SENSITIVITY = ((1e-12, 1e-4), (1e-6, 1e-3), (1.0, 1e-1))
 #: Entries shown of each tensor, worst first.
 _SHOWN_ENTRIES = 3
@@ -50,15 +51,18 @@ def check(
     loss : callable, optional
         Torch: maps the output to a scalar. Without it a scalar ``output.loss`` is used, else random cotangents.
     grad : callable, mapping, array or tuple, optional
-        NumPy: the gradient of a scalar function, as a function of the same inputs or as computed values. In a mapping, ``"dW1"`` belongs to ``"W1"``.
+        NumPy: the gradient of a scalar function, as a function of the same inputs or as computed values. In a
+        mapping, ``"dW1"`` belongs to ``"W1"``.
     vjp : callable, optional
-        NumPy: a layer's backward pass, ``backward(dout)`` or ``backward(dout, cache)`` when the forward pass returns ``(out, cache)``.
+        NumPy: a layer's backward pass, ``backward(dout)`` or ``backward(dout, cache)`` when the forward pass returns
+        ``(out, cache)``.
     kwargs : mapping, optional
         Keyword inputs of the model.
     wrt : str or sequence of str, optional
         Torch: names or patterns (``"encoder.*"``) of the tensors to check.
     sensitivity : float, optional
-        The relative error that must be resolved; coarser is *unresolved*, never a pass. 1e-4 in float64, 1e-3 in float32, 1e-1 in 16-bit formats.
+        The relative error that must be resolved; coarser is *unresolved*, never a pass. 1e-4 in float64, 1e-3 in
+        float32, 1e-1 in 16-bit formats.
     seed : int
         Of directions, cotangents and the choice of entries.
     name : str, optional
@@ -82,12 +86,14 @@ def check(
 
     Notes
     -----
-    A gradient check is a development tool: don't call it inside training. The model, its gradients, buffers, modes and the random state are restored afterwards, also after an
-    exception. Dropout may stay on: each evaluation starts from the same random state.
+    A gradient check is a development tool: don't call it inside training. The model, its gradients, buffers, modes
+    and the random state are restored afterwards, also after an exception. Dropout may stay on: each evaluation starts
+    from the same random state.
 
     References
     ----------
-    Ridders (1982); Moré and Wild (2011), Estimating computational noise; the relative error and its grades are those of Stanford's CS231n.
+    Ridders (1982); Moré and Wild (2011), Estimating computational noise; the relative error and its grades are those
+    of Stanford's CS231n.
 
     Examples
     --------
@@ -104,7 +110,9 @@ def check(
         raise unknown_keyword("check", keyword, _KEYWORDS)
     if sensitivity is not None and not 0 < sensitivity < 1:
         raise InputError(
-            "the sensitivity is not a relative error", f"sensitivity={sensitivity}", "give a number between 0 and 1, such as 1e-3"
+            "the sensitivity is not a relative error",
+            f"sensitivity={sensitivity}",
+            "give a number between 0 and 1, such as 1e-3",
         )
     started = time.perf_counter()
     case = as_case("check", model, inputs, loss=loss, grad=grad, vjp=vjp, kwargs=kwargs, name=name)

@@ -1,8 +1,8 @@
 """The derivative of a function along a line, with its error bar.
 
-Central differences at a ladder of steps are extrapolated to step zero (Richardson). Every entry of the extrapolation table has two errors: the truncation
-still in it, seen from how much it moved, and the function's noise divided by the step. The entry with the smallest sum is the answer, so the step is chosen
-by the function itself, never given.
+Central differences at a ladder of steps are extrapolated to step zero (Richardson). Every entry of the extrapolation
+table has two errors: the truncation still in it, seen from how much it moved, and the function's noise divided by the
+step. The entry with the smallest sum is the answer, so the step is chosen by the function itself, never given.
 
 References
 ----------
@@ -25,7 +25,8 @@ Array = NDArray[np.float64]
 _UNIFORM_STD = 1 / math.sqrt(3)
 #: The median of |noise| times this is the standard deviation of a normal distribution.
 _MEDIAN_TO_STD = 1.4826
-#: Column of the extrapolation table past which more smoothness is assumed than real functions have (measured in ``tests/maths``).
+#: Column of the extrapolation table past which more smoothness is assumed than real functions have (measured in
+#: ``tests/maths``).
 _DEEPEST = 4
 #: A plain difference that hardly moved once may move again: its truncation estimate is raised by this.
 _DISTRUST_PLAIN = 1.5
@@ -59,7 +60,9 @@ class Ladder:
 
 
 def ladder_for(unit_roundoff: float) -> Ladder:
-    """The ladder for a precision: long enough to reach from "far" to "only noise" (steps measured on the operations of PyTorch)."""
+    """The ladder for a precision: long enough to reach from "far" to "only noise" (steps measured on the operations
+    of PyTorch).
+    """
     if unit_roundoff < 1e-12:  # float64
         return Ladder(2.0**-3, 4.0, 10)
     if unit_roundoff < 1e-6:  # float32
@@ -119,8 +122,8 @@ def value_noise(quotients: Array, even: Array, steps: Array, floor: Array) -> Ar
         return floor
     finest = max(2, len(steps) // 3)
     r = steps[0] / steps[1]
-    # Combinations in which curvature cancels, so that only noise is left, divided by the standard deviation that they have per unit of noise.
-    # Even part, h² cancelled: Var(f₊ + f₋ − 2f₀) = 6σ².
+    # Combinations in which curvature cancels, so that only noise is left, divided by the standard deviation that they
+    # have per unit of noise. Even part, h² cancelled: Var(f₊ + f₋ − 2f₀) = 6σ².
     bent = np.abs(even[1:] - even[:-1] / r**2)[-finest:] / math.sqrt(6 * (1 + r**-4))
     # Quotients, h² cancelled between neighbours of the once-extrapolated column: Var(quotient) = σ²/2h².
     once = (r**2 * quotients[1:] - quotients[:-1]) / (r**2 - 1)
@@ -133,8 +136,9 @@ def value_noise(quotients: Array, even: Array, steps: Array, floor: Array) -> Ar
 def kink_error(even: Array, steps: Array, noise: Array, rung: NDArray[np.int64]) -> Array:
     """How far kinks nearby put a central difference off, typically.
 
-    A kink at a distance smaller than the step adds as much to ``(f(h) + f(−h) − 2f(0)) / 2h`` as it takes from the central difference's accuracy, up to the
-    sign. Curvature, which is proportional to h there, is taken out with the next coarser step, and so is noise.
+    A kink at a distance smaller than the step adds as much to ``(f(h) + f(−h) − 2f(0)) / 2h`` as it takes from the
+    central difference's accuracy, up to the sign. Curvature, which is proportional to h there, is taken out with the
+    next coarser step, and so is noise.
 
     Parameters
     ----------

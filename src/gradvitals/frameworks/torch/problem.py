@@ -1,4 +1,6 @@
-"""A PyTorch module or callable as a Problem: autograd's gradient is the claim, evaluations without autograd are the truth."""
+"""A PyTorch module or callable as a Problem: autograd's gradient is the claim, evaluations without autograd are the
+truth.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,15 @@ _WIDE_ROUNDOFF = 1e-12
 class TorchProblem:
     """A module or callable with its inputs.
 
-    The module runs by ``torch.func.functional_call`` on copies of its parameters and buffers, so that its own are never written. Modes and contexts (training, autocast)
-    are those at the call.
+    The module runs by ``torch.func.functional_call`` on copies of its parameters and buffers, so that its own are
+    never written. Modes and contexts (training, autocast) are those at the call.
 
     Parameters
     ----------
     case : Case
     wrt : sequence of str, optional
-        Names or patterns (``"encoder.*"``) of the tensors to differentiate; all parameters that require gradients and all floating-point inputs when not given.
+        Names or patterns (``"encoder.*"``) of the tensors to differentiate; all parameters that require gradients and
+        all floating-point inputs when not given.
 
     Raises
     ------
@@ -198,7 +201,9 @@ class TorchProblem:
                 raise
 
     def _misshapen(self, got: tuple[int, ...], expected: tuple[int, ...]) -> tuple[Gradient, ...]:
-        """Autograd names the shapes and not the tensor: it is the one of that shape, or something inside the function."""
+        """Autograd names the shapes and not the tensor: it is the one of that shape, or something inside the
+        function.
+        """
         fits = [tensor.shape == expected for tensor in self.tensors]
         return tuple(Gradient(None, got if fit or not any(fits) else None) for fit in fits)
 
@@ -223,8 +228,8 @@ class TorchProblem:
 
         def leaf(path: str, value: Any) -> Any:
             if path in inputs:
-                # A leaf that requires gradients can't be written in place; a user's input usually is no leaf.
-                return inputs[path].view_as(inputs[path]) if inputs[path].requires_grad else inputs[path]
+                # A leaf that requires gradients can't be written in place, a copy of it can.
+                return inputs[path].clone() if inputs[path].requires_grad else inputs[path]
             return _copied(value, wide=wide) if isinstance(value, torch.Tensor) else value
 
         made = [rebuilt(tree, root, leaf) if _holds_tensor(tree, root) else tree for root, tree in self._roots]
@@ -272,7 +277,9 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _copied(tensor: torch.Tensor, *, wide: bool) -> torch.Tensor:
-    return tensor.detach().to(torch.float64, copy=True) if wide and tensor.is_floating_point() else tensor.detach().clone()
+    return (
+        tensor.detach().to(torch.float64, copy=True) if wide and tensor.is_floating_point() else tensor.detach().clone()
+    )
 
 
 def _holds_tensor(tree: Any, root: str) -> bool:

@@ -1,0 +1,153 @@
+"""What the parameters of a model are and look like: plain data, the same for every framework."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a weight's entries form matrices of (units, inputs).
+
+    Parameters
+    ----------
+    blocks : int
+        Matrices stacked along the first axis: gates, query-key-value, the groups of a convolution.
+    transposed : bool
+        The first axis runs over the inputs and not over the units.
+    overlap : int
+        Matrices are larger than what sums into one output by this factor: the strides of a transposed convolution.
+
+    """
+
+    blocks: int = 1
+    transposed: bool = False
+    overlap: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSummary:
+    """Numbers of one parameter.
+
+    Parameters
+    ----------
+    count, nonfinite : int
+        Entries, and how many of them are NaN or infinite.
+    std, rms : float
+        Standard deviation and root mean square of the finite entries; NaN where there are none.
+    units : int
+        Rows of the matrices.
+    same_units : int
+        Units whose weights equal those of another unit of their block exactly.
+    same_inputs : int
+        Inputs whose weights equal those of another input of their block exactly.
+    inputs : int
+        Columns of the matrices.
+    edge_ratio : float or None
+        Largest singular value relative to that of a random matrix of the same size and RMS, (√units + √inputs)·RMS;
+        None for a matrix too small to tell.
+
+    """
+
+    count: int
+    nonfinite: int
+    std: float
+    rms: float
+    units: int = 0
+    inputs: int = 0
+    same_units: int = 0
+    same_inputs: int = 0
+    edge_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One parameter (or buffer) with its place in the model.
+
+    Parameters
+    ----------
+    path : str
+        Qualified name; of a tied one the first.
+    kind : str
+        Class of the module that owns it.
+    shape : tuple of int
+    role : str
+        ``"mixing"``, ``"attention"``, ``"recurrent-input"``, ``"recurrent-hidden"``, ``"embedding"``,
+        ``"embedding-tied"``, ``"norm"``, or ``"other"``.
+    layout : Layout
+        How its entries form matrices.
+    fan_in, fan_out : int or None
+        Weights that sum into one output, and outputs that one input reaches; None where it doesn't mix.
+    biases : tuple of str
+        Qualified names of the biases that go with it.
+    obstacle : str or None
+        Why it must stay as it is: ``"frozen"``, ``"parametrised"``, ``"buffer"``, ``"unknown"``; None where nothing does.
+    summary : WeightSummary
+
+    """
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    role: str
+    layout: Layout
+    fan_in: int | None
+    fan_out: int | None
+    biases: tuple[str, ...]
+    obstacle: str | None
+    summary: WeightSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """New values for one parameter and its biases.
+
+    Parameters
+    ----------
+    weight : Weight
+    draw : str
+        ``"normal"``, ``"uniform"``, ``"orthogonal"``, ``"ones"``.
+    std : float
+        Standard deviation of the entries; for orthogonal ones their root mean square.
+    centre : float
+        Mean of the inputs that the layer takes away, through its bias or, without one, through its rows.
+
+    """
+
+    weight: Weight
+    draw: str
+    std: float
+    centre: float = 0.0
+
+
+def fans(shape: Sequence[int], layout: Layout) -> tuple[int, int]:
+    """Fan-in and fan-out of a weight.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of two or more dimensions; those behind the first two are a kernel's.
+    layout : Layout
+
+    Returns
+    -------
+    fan_in : int
+        How many weights sum into one output: exact, also for grouped and (strided) transposed convolutions.
+    fan_out : int
+        How many outputs one input reaches; strides aren't counted, as in ``torch.nn.init``.
+
+    Examples
+    --------
+    >>> fans((50, 100), Layout())
+    (100, 50)
+    >>> fans((16, 4, 3, 3), Layout(blocks=2)), fans((8, 16, 4, 4), Layout(transposed=True, overlap=4))
+    ((36, 72), (32, 256))
+
+    """
+    kernel = math.prod(shape[2:])
+    first = shape[0] // layout.blocks
+    if layout.transposed:
+        return max(1, first * kernel // layout.overlap), shape[1] * kernel
+    return shape[1] * kernel, first * kernel
