@@ -95,7 +95,7 @@ def wrong() -> Report:
                 "analytic": -0.37156,
                 "factor": Estimate(2.0, 5e-9),
                 "name": "2",
-                "hint": "",
+                "shared": "dZ1",
                 "relative_error": 0.333,
             },
         ),

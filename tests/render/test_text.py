@@ -101,7 +101,7 @@ def test_before_and_after_stand_side_by_side() -> None:
 
 def test_the_missing_loss_is_said() -> None:
     told = " ".join(text(vanishing()).split())
-    assert "No loss was given: a random gradient of typical size 1 was sent back" in told
+    assert "No loss was given: in its place, random numbers of typical size 1 were sent back" in told
 
 
 def test_a_grade_and_a_status_that_seem_to_differ_are_explained() -> None:

@@ -24,13 +24,20 @@ def test_a_missing_factor_is_told_with_its_numbers_and_place() -> None:
             likely="factor-missing",
             factor=2.0,
             name="2",
-            hint="",
+            shared="dZ1",
         )
     )
     assert "W1, b1" in said.text
-    assert "W1[2, 3]" in said.text
-    assert said.text.endswith("numeric is 2.000 × analytic: a factor 2 is missing.")
+    assert "numeric is 2.000 × analytic: a factor 2 is missing." in said.text
+    assert "At W1[2, 3] the measured slope is 0.8 ± 1e-09, but the backward pass says 0.4000." in said.text
     assert said.remedy.startswith("Multiply by 2")
+    assert "look at dZ1 first" in said.remedy
+
+
+def test_a_sentence_about_a_fact_is_left_out_where_there_is_none() -> None:
+    said = describe(finding("G101", tensors=("w",), likely="shape", got="(3,)", expected="(3, 1)", shared=""))
+    assert said.text == "The gradient of w is wrong. The gradient has shape (3,) where the tensor has shape (3, 1)."
+    assert "same factor" not in said.remedy
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

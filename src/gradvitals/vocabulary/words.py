@@ -52,17 +52,24 @@ def describe(finding: Finding, lang: str = "en") -> Words:
     entry = locale(lang)["findings"][finding.code]
     facts = {**finding.evidence, "path": finding.site.path, "site": _site(finding.site, lang)}
     choice = str(finding.evidence.get(_CHOOSER, ""))
-    detail = entry.get("text_by", {}).get(choice, "")
+    text = [entry["text"], entry.get("text_by", {}).get(choice, ""), *_where_given(entry, "text_with", facts)]
+    remedy = [entry.get("remedy_by", {}).get(choice, entry["remedy"]), *_where_given(entry, "remedy_with", facts)]
     joint = "" if lang.startswith("zh") else " "
-    text = entry["text"] + (joint + detail if detail else "")
     return Words(
         title=entry["title"],
-        text=fill(text, facts, lang),
+        text=fill(joint.join(filter(None, text)), facts, lang),
         why=fill(entry["why"], facts, lang),
-        remedy=fill(entry.get("remedy_by", {}).get(choice, entry["remedy"]), facts, lang),
+        remedy=fill(joint.join(remedy), facts, lang),
         like=entry["like"],
         references=tuple(entry["references"]),
     )
+
+
+def _where_given(entry: Mapping[str, Any], kind: str, facts: Mapping[str, Fact]) -> list[str]:
+    """Sentences that are said only where the fact that they are named after is there."""
+    return [
+        sentence for fact, sentence in entry.get(kind, {}).items() if facts.get(fact) not in (None, "", (), 0, False)
+    ]
 
 
 def _site(site: Site, lang: str) -> str:
