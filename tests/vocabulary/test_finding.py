@@ -32,6 +32,8 @@ def test_a_site_names_the_place(site: Site, said: str) -> None:
         (Estimate(0.9, 0.0), "0.9"),
         (Estimate(1.2e-7, 3e-9), "1.2e-07 ± 3e-09"),
         (Estimate(1.0, 1e-12), "1 ± 1e-12"),
+        (Estimate(-0.7431234567, 2e-14), "-0.74312346 ± 2e-14"),
+        (Estimate(1.2345e7, 1e5), "1.23e+07 ± 1e+05"),
         (Estimate(math.inf, 1.0), "inf"),
         (Estimate(1.0, math.nan), "1"),
         (Estimate(0.5, 0.1, "s"), "0.50 ± 0.10 s"),

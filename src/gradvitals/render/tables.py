@@ -12,6 +12,8 @@ from gradvitals.vocabulary.report import Report, Table
 
 #: Columns whose texts are words of the locale; every other text is a name and stays as it is.
 _WORDS = frozenset({"role", "status", "grade", "likely", "direction", "verdict", "what"})
+#: Columns that are compared with one another digit by digit.
+_COMPARED_BY_EYE = frozenset({"numeric", "analytic"})
 #: The states that a page colours, by the severity they amount to.
 _STATES = {"right": "pass", "wrong": "fail", "unresolved": "inconclusive"}
 #: Columns in which an empty tuple means "nothing was found".
@@ -86,6 +88,8 @@ def cell(value: Fact, column: str = "", unit: str = "", lang: str = "en") -> str
     if isinstance(value, str):
         known = phrases.lookup("value", value, lang) if column in _WORDS else None
         return known or phrases.clean(value) or "–"
+    if isinstance(value, float) and column in _COMPARED_BY_EYE:
+        return words.exact(value)
     if isinstance(value, float) and unit != "%" and column.endswith("share"):
         return words.fill("{share:%}", {"share": value}, lang)
     return phrases.clean(words.say(value, lang))

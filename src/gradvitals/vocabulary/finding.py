@@ -44,6 +44,10 @@ class Site:
         return f"{self.path}{entry}{step}"
 
 
+#: More digits than these nobody compares by eye, however small the error.
+_MOST_DIGITS = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A number that travels with its error (one standard deviation, or the half-width that the context states).
@@ -65,7 +69,8 @@ class Estimate:
         decimals = 1 - math.floor(math.log10(self.error))
         size = max(abs(self.value), self.error)
         if decimals > 8 or size >= 1e6 or size < 1e-3:
-            return f"{self.value:.4g} ± {self.error:.1g}{unit}"
+            digits = min(max(math.floor(math.log10(size / self.error)) + 1, 2), _MOST_DIGITS)
+            return f"{self.value:.{digits}g} ± {self.error:.1g}{unit}"
         return f"{self.value:.{max(decimals, 0)}f} ± {self.error:.{max(decimals, 0)}f}{unit}"
 
 

@@ -1,9 +1,9 @@
 """A finding in plain words, in English, Simplified and Traditional Chinese.
 
 Facts come from the finding, sentences from ``locale/*.toml``: so the languages can't drift from the facts.
-A placeholder may ask for a form: ``{x}`` four digits, ``{x:%}`` a percentage, ``{x:list}`` names joined by commas,
-``{x:word}`` a known value's own word. Only where a sentence asks for it is a text translated: a layer that is called
-"output" keeps its name.
+A placeholder may ask for a form: ``{x}`` four digits, ``{x:exact}`` eight, ``{x:%}`` a percentage, ``{x:list}`` names
+joined by commas, ``{x:word}`` a known value's own word. Only where a sentence asks for it is a text translated: a layer
+that is called "output" keeps its name.
 """
 
 from __future__ import annotations
@@ -151,6 +151,15 @@ def say(value: Fact, lang: str = "en") -> str:
     return str(value)
 
 
+def exact(value: float) -> str:
+    """A number with the eight digits by which two that nearly agree can be told apart.
+
+    >>> exact(0.37156), exact(1 / 3)
+    ('0.37156', '0.33333333')
+    """
+    return f"{value:.8g}"
+
+
 def _number(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
@@ -186,6 +195,8 @@ class _Formatter(string.Formatter):
             return _percent(value)
         if format_spec == "value" and isinstance(value, float):
             return f"{value:#.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+        if format_spec == "exact" and isinstance(value, float):
+            return exact(value)
         if format_spec == "word" and isinstance(value, str):
             return word(f"value.{value}", self._lang)
         if format_spec == "list" and isinstance(value, tuple):
