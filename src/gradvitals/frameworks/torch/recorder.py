@@ -75,6 +75,7 @@ class Recorder:
         self._by_path: dict[str, list[int]] = defaultdict(list)
         self._gradients: dict[int, dict[int, Moments]] = defaultdict(dict)
         self._frames: list[_Frame] = []
+        self._running = model
         self._handles: list[Any] = []
         self._is_forward = False
 
@@ -86,16 +87,16 @@ class Recorder:
 
     @property
     def innermost(self) -> str:
-        """The module that is running, or was when the model raised."""
-        frame = self._frames[-1] if self._frames else None
-        return f"{frame.path} ({layers.kind_of(frame.module)})" if frame and frame.path else "the model itself"
+        """The module that was running when the model raised."""
+        path = self._paths.get(self._running, "")
+        return f"{path} ({layers.kind_of(self._running)})" if path else "the model itself"
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Record the forward pass that runs inside."""
         for module in self._paths:
             self._handles.append(module.register_forward_pre_hook(self._entered, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._left))
+            self._handles.append(module.register_forward_hook(self._left, always_call=True))
         self._is_forward = True
         try:
             with _Functions(self._function):
@@ -118,14 +119,18 @@ class Recorder:
             with _unseen():
                 origin, state = self._dataflow.of((args, kwargs)), health((args, kwargs))
         self._frames.append(_Frame(module, self._paths[module], leaf, origin, state))
+        self._running = module
 
     def _left(self, module: nn.Module, _args: Any, output: Any) -> None:
         if not self._is_forward:
             self._recomputed(module, output)
             return
+        if not self._frames or self._frames[-1].module is not module:
+            return  # a pre-hook of the user's raised before ours was reached
         frame = self._frames.pop()
-        while frame.module is not module:  # one that raised, and the model went on
-            frame = self._frames.pop()
+        if output is None:  # it raised (or returned nothing); the model may catch that and go on
+            return
+        self._running = self._frames[-1].module if self._frames else module
         if not frame.leaf or self._inside_leaf():
             return
         kind = layers.kind_of(module)
