@@ -40,7 +40,7 @@ class WeightSummary:
     units : int
         Rows of the matrices.
     same_units : int
-        Units whose weights equal those of another unit of their block exactly.
+        Units whose weights equal those of another unit of their block exactly; pruned ones (zero) don't count.
     same_inputs : int
         Inputs whose weights equal those of another input of their block exactly.
     inputs : int
@@ -75,7 +75,7 @@ class Weight:
     shape : tuple of int
     role : str
         ``"mixing"``, ``"attention"``, ``"recurrent-input"``, ``"recurrent-hidden"``, ``"embedding"``,
-        ``"embedding-tied"``, ``"norm"``, or ``"other"``.
+        ``"embedding-tied"``, ``"norm"``, ``"bias"`` (of another weight), or ``"other"``.
     layout : Layout
         How its entries form matrices.
     fan_in, fan_out : int or None
@@ -83,7 +83,7 @@ class Weight:
     biases : tuple of str
         Qualified names of the biases that go with it.
     obstacle : str or None
-        Why it must stay as it is: ``"frozen"``, ``"parametrised"``, ``"buffer"``, ``"unknown"``; None where nothing does.
+        Why it must stay as it is: ``"frozen"``, ``"parametrised"``, ``"buffer"``, ``"unknown"``; else None.
     summary : WeightSummary
 
     """

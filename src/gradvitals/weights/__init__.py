@@ -1,1 +1,5 @@
-"""."""
+"""Do the weights start well?"""
+
+from gradvitals.weights.verb import init_, plan_init
+
+__all__ = ["init_", "plan_init"]

@@ -1,0 +1,137 @@
+"""Draw new weights and put them into a model: all of them, or none."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import nn
+
+from gradvitals.frameworks.weights import Fill, Layout
+
+
+@contextlib.contextmanager
+def filled(
+    model: nn.Module, fills: Iterable[Fill], *, seed: int = 0, filled_one: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Give parameters new values in place; they stay when the ``with`` block ends well, and go when it raises.
+
+    Every parameter draws from a generator of its own, seeded by ``seed`` and its path: the order doesn't matter, no two
+    layers get the same numbers, and the global generator isn't touched. Numbers are drawn on the CPU, so that a model
+    starts alike on every device; dtype and device stay.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    fills : iterable of Fill
+    seed : int
+    filled_one : callable, optional
+        Called after each parameter.
+
+    Notes
+    -----
+    When anything raises in the middle or in the block, an interrupt included, the parameters are as they were before.
+
+    """
+    parameters = dict(model.named_parameters())
+    rows = _padding_rows(model)
+    kept: dict[str, torch.Tensor] = {}
+    try:
+        with torch.no_grad():
+            for item in fills:
+                for path in (item.weight.path, *item.weight.biases):
+                    kept.setdefault(path, parameters[path].detach().clone())
+                _fill_one(item, parameters, rows.get(item.weight.path), seed)
+                if filled_one:
+                    filled_one()
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for path, values in kept.items():
+                parameters[path].copy_(values)
+        raise
+
+
+def matrices(values: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """A weight as matrices of shape (blocks, units, inputs)."""
+    if not layout.transposed:
+        return values.reshape(layout.blocks, values.shape[0] // layout.blocks, -1)
+    inputs, units, kernel = values.shape[0] // layout.blocks, values.shape[1], math.prod(values.shape[2:])
+    stacked = values.reshape(layout.blocks, inputs, units, kernel)
+    return stacked.transpose(1, 2).reshape(layout.blocks, units, inputs * kernel)
+
+
+def from_matrices(drawn: torch.Tensor, shape: torch.Size, layout: Layout) -> torch.Tensor:
+    """The inverse of :func:`matrices`."""
+    if not layout.transposed:
+        return drawn.reshape(shape)
+    inputs, units, kernel = shape[0] // layout.blocks, shape[1], math.prod(shape[2:])
+    return drawn.reshape(layout.blocks, units, inputs, kernel).transpose(1, 2).reshape(shape)
+
+
+def generator_for(path: str, seed: int) -> torch.Generator:
+    """A parameter's own random generator."""
+    digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | None, seed: int) -> None:
+    weight = item.weight
+    target = parameters[weight.path]
+    drawn = _draw(item, target, generator_for(weight.path, seed))
+    biases = [parameters[path] for path in weight.biases]
+    shift: torch.Tensor | None = None
+    if item.centre and len(biases) == 1:
+        shift = -item.centre * drawn.sum(dim=2).flatten() / weight.layout.overlap
+    elif item.centre and drawn.shape[2] > 1:
+        # without a bias, rows that sum to zero don't see the mean
+        size = drawn.square().mean().sqrt()
+        drawn = drawn - drawn.mean(dim=2, keepdim=True)
+        drawn *= size / drawn.square().mean().sqrt()
+    if padding is not None:
+        drawn[0, padding] = 0
+    target.copy_(from_matrices(drawn, target.shape, weight.layout))
+    for bias in biases:
+        bias.zero_()
+    if shift is not None:
+        biases[0].copy_(shift.reshape(biases[0].shape))
+
+
+def _draw(item: Fill, target: nn.Parameter, generator: torch.Generator) -> torch.Tensor:
+    """New values as matrices, in float32 or better, on the CPU."""
+    dtype = torch.float64 if target.dtype == torch.float64 else torch.float32
+    shape = matrices(target.new_empty(target.shape, device="meta"), item.weight.layout).shape
+    if item.draw == "ones":
+        return torch.ones(shape, dtype=dtype)
+    if item.draw == "uniform":
+        bound = math.sqrt(3.0) * item.std
+        return (torch.rand(shape, generator=generator, dtype=dtype) * 2 - 1) * bound
+    noise = torch.randn(shape, generator=generator, dtype=dtype)
+    if item.draw == "orthogonal":
+        return torch.stack([_orthogonal(block) for block in noise]) * (item.std * math.sqrt(max(shape[1:])))
+    return noise * item.std
+
+
+def _orthogonal(noise: torch.Tensor) -> torch.Tensor:
+    """An orthogonal matrix from Gaussian noise, uniform over all of them (Mezzadri, 2007, section 5)."""
+    tall = noise if noise.shape[0] >= noise.shape[1] else noise.T
+    q, r = torch.linalg.qr(tall)
+    # without this the signs of QR's diagonal favour some matrices
+    q = q * torch.where(torch.diagonal(r) < 0, -1.0, 1.0)
+    oriented: torch.Tensor = q if noise.shape[0] >= noise.shape[1] else q.T
+    return oriented
+
+
+def _padding_rows(model: nn.Module) -> dict[str, int]:
+    """The rows of embeddings that stand for padding: they stay zero."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(module.weight)]: module.padding_idx
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+        and module.padding_idx is not None
+        and id(module.weight) in names
+    }

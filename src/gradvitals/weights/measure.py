@@ -1,0 +1,101 @@
+"""Survey a model's weights: what each is, what it looks like now, and what stands around it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gradvitals.frameworks.capture import Call, Capture
+from gradvitals.frameworks.case import Case
+from gradvitals.frameworks.weights import Weight
+from gradvitals.vocabulary.errors import InputError
+from gradvitals.weights.neighbours import Neighbours, neighbours
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The weights of a model.
+
+    Parameters
+    ----------
+    weights : tuple of Weight
+    around : mapping of str to Neighbours
+        By the weight's path.
+    calls : tuple of Call
+        What was recorded, or assumed where there was nothing to run.
+    order : str
+        ``"dataflow"`` where the model was run, ``"modules"`` where the order of its modules was assumed.
+
+    """
+
+    weights: tuple[Weight, ...]
+    around: Mapping[str, Neighbours]
+    calls: tuple[Call, ...]
+    order: str
+
+
+def module_of(case: Case) -> nn.Module:
+    """The module of a case, without the wrapper of ``torch.compile``.
+
+    Raises
+    ------
+    InputError
+        When it isn't a torch module, or has no parameters.
+
+    """
+    torch: Any = sys.modules.get("torch")
+    model = getattr(case.model, "_orig_mod", case.model)
+    if torch is None or not isinstance(model, torch.nn.Module):
+        raise InputError(
+            "there are no weights to be seen in this model",
+            f"got {type(case.model).__name__} {case.subject!r}",
+            "pass a torch.nn.Module; for NumPy weights use the variances of gradvitals.maths.schemes",
+        )
+    if next(model.parameters(), None) is None:
+        raise InputError(
+            "the model has no parameters",
+            f"{case.subject} holds {sum(1 for _ in model.modules())} module(s) and no parameter",
+            "check that its layers are attributes of the module, or in a ModuleList (a plain list hides them)",
+        )
+    module: nn.Module = model
+    return module
+
+
+def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
+    """Look at every weight of a case's model, changing nothing.
+
+    Parameters
+    ----------
+    case : Case
+        With inputs, the model is run once to see what follows what; without, the order of its modules is assumed.
+    seed : int
+        Of the random generators for that pass.
+    seen : Capture, optional
+        A pass that was recorded already.
+
+    Raises
+    ------
+    InputError
+        When the model or its inputs can't be worked with.
+    ModelError
+        When the model raises.
+
+    """
+    model = module_of(case)
+    from gradvitals.frameworks.torch.capture import capture
+    from gradvitals.frameworks.torch.inputs import validate
+    from gradvitals.frameworks.torch.order import calls_in_module_order
+    from gradvitals.frameworks.torch.weights import weights_of
+
+    if case.args or case.kwargs:
+        calls, order = (seen or capture(case, seed=seed, backward=False)).calls, "dataflow"
+    else:
+        validate(case)
+        calls, order = calls_in_module_order(model), "modules"
+    functions = {call.path: (call.kind, call.shape[-1]) for call in calls if call.path in call.parameters}
+    return Survey(weights_of(model, functions), neighbours(calls), calls, order)

@@ -1,0 +1,117 @@
+"""What stands before and behind each layer with weights: read off the dataflow of a capture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gradvitals.frameworks.capture import Call
+from gradvitals.maths import activations
+from gradvitals.maths.activations import Activation
+
+#: Activations that start like another one: learned slopes by their present mean, and a bound that is never reached.
+_LIKE = {"prelu": "leaky_relu", "relu6": "relu"}
+#: Calls that choose among their inputs: the mean of what they pass on is another one.
+_CHOOSING = "maxpool"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What the nearest calls around a layer are.
+
+    Parameters
+    ----------
+    before : Activation or None
+        The activation whose output the layer mixes; None where it mixes data, a normalised or a summed signal.
+    after : Activation or None
+        The activation that follows; None where there is none.
+    after_name : str
+        Its name as it was recorded, ``""`` where there is none.
+    normalised : bool
+        Everything that follows is a normalisation.
+    followers : tuple of str
+        Weights of the next layers.
+
+    """
+
+    before: Activation | None = None
+    after: Activation | None = None
+    after_name: str = ""
+    normalised: bool = False
+    followers: tuple[str, ...] = ()
+
+    @property
+    def is_last(self) -> bool:
+        """Neither an activation nor another layer with weights follows."""
+        return self.after is None and not self.followers
+
+
+def neighbours(calls: Sequence[Call]) -> Mapping[str, Neighbours]:
+    """The neighbours of every parameter of a call with weights, by the parameter's path.
+
+    A layer that is called several times has those of its first call.
+    """
+    consumers: dict[int, list[int]] = {index: [] for index in range(len(calls))}
+    for index, call in enumerate(calls):
+        for source in call.sources:
+            consumers[source].append(index)
+    found: dict[str, Neighbours] = {}
+    for index, call in enumerate(calls):
+        if call.has_weights or call.kind.startswith("Embedding"):
+            around = _around(index, calls, consumers)
+            for path in call.parameters:
+                found.setdefault(path, around)
+    return found
+
+
+def is_normalisation(call: Call) -> bool:
+    """Whether a call normalises, by its class's name: LayerNorm, BatchNorm2d, LlamaRMSNorm."""
+    return not call.has_weights and call.activation is None and "norm" in call.kind.lower()
+
+
+def activation_of(call: Call) -> Activation | None:
+    """The activation of a call as a function; None for softmax, GLU and what isn't an activation."""
+    name = _LIKE.get(call.activation or "", call.activation or "")
+    return activations.activation(name, **call.options) if name in activations.NAMES else None
+
+
+def _around(index: int, calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) -> Neighbours:
+    sources = {at: call.sources for at, call in enumerate(calls)}
+    following = [calls[at] for at in _nearest(index, consumers, lambda at: _passes_on(calls[at]))]
+    feeding = [calls[at] for at in _nearest(index, sources, lambda at: _keeps_mean(calls[at]))]
+    layers = _nearest(index, consumers, lambda at: not calls[at].has_weights)
+    acting = next((call for call in following if activation_of(call) is not None), None)
+    names = {(call.activation, tuple(sorted(call.options.items()))) for call in feeding}
+    return Neighbours(
+        before=activation_of(feeding[0]) if len(names) == 1 else None,
+        after=activation_of(acting) if acting else None,
+        after_name=(acting.activation or "") if acting else "",
+        normalised=bool(following) and all(is_normalisation(call) for call in following),
+        followers=tuple(dict.fromkeys(path for at in layers for path in calls[at].parameters)),
+    )
+
+
+def _passes_on(call: Call) -> bool:
+    """Dropout, pooling, reshaping: neither weights nor an activation nor a normalisation of its own."""
+    return not (call.has_weights or call.activation or is_normalisation(call) or call.kind.startswith("Embedding"))
+
+
+def _keeps_mean(call: Call) -> bool:
+    return _passes_on(call) and _CHOOSING not in call.kind.lower()
+
+
+def _nearest(start: int, edges: Mapping[int, Sequence[int]], passes: Callable[[int], bool]) -> list[int]:
+    """The first calls along the edges that don't just pass the signal on."""
+    found: list[int] = []
+    seen: set[int] = set()
+    waiting = list(edges[start])
+    while waiting:
+        at = waiting.pop(0)
+        if at in seen:
+            continue
+        seen.add(at)
+        if passes(at):
+            waiting += edges[at]
+        else:
+            found.append(at)
+    return found

@@ -1,0 +1,296 @@
+"""The verbs ``plan_init`` (looks) and ``init_`` (does): do the weights start well?"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gradvitals.frameworks import as_case
+from gradvitals.frameworks.environment import environment
+from gradvitals.frameworks.weights import Fill
+from gradvitals.signals.measure import gains, layer_table
+from gradvitals.signals.rules import judge as judge_signal
+from gradvitals.vocabulary.errors import UsageError, unknown_keyword
+from gradvitals.vocabulary.finding import Fact, Finding
+from gradvitals.vocabulary.report import Report, Table
+from gradvitals.weights.measure import Survey, module_of, survey
+from gradvitals.weights.recipes import DISTRIBUTIONS, METHODS, Recipe, recipes
+from gradvitals.weights.rules import judge, trained_note
+
+_KEYWORDS = ("method", "seed", "only", "skip", "distribution", "kwargs", "loss", "name", "progress")
+
+
+def plan_init(
+    model: Any,
+    *inputs: Any,
+    method: str = "auto",
+    seed: int = 0,
+    only: str | Sequence[str] = (),
+    skip: str | Sequence[str] = (),
+    distribution: str = "normal",
+    kwargs: Mapping[str, Any] | None = None,
+    loss: Callable[[Any], Any] | None = None,
+    name: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **unknown: Any,
+) -> Report:
+    """Say how the weights should start, and judge how they are now; changes nothing.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or Case
+    *inputs : tensor, or any nesting of them
+        One batch: the model is run on it once to see which activation follows which layer. Without inputs the order of
+        its modules is assumed, and ``settings["order"]`` says so.
+    method : str
+        ``"auto"``, or a scheme for all layers as its paper gives it: ``"lecun"``, ``"xavier"``, ``"he"``,
+        ``"orthogonal"``. See :func:`init_`.
+    seed : int
+        Of the numbers that would be drawn.
+    only, skip : str or sequence of str
+        Patterns (``"encoder.*"``) of the layers or parameters to fill, or to leave out.
+    distribution : str
+        ``"normal"`` or ``"uniform"``, where the scheme leaves it open.
+    kwargs : mapping, optional
+        Keyword inputs of the model.
+    loss : callable, optional
+        Maps the output to a scalar.
+    name : str, optional
+        What the report calls the subject.
+    progress : callable, optional
+        Called with (steps done, steps in all).
+
+    Returns
+    -------
+    Report
+        With the table ``plan``: one row per weight, those that stay as they are last; the standard deviation before and
+        after, what becomes of the bias, and the reason.
+
+    Raises
+    ------
+    InputError
+        When the model isn't a torch.nn.Module or has no parameters, or the inputs can't be worked with.
+    ModelError
+        When the model raises.
+    UsageError
+        On a misspelt keyword, method or distribution.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    >>> report = plan_init(net, torch.randn(8, 64))
+    >>> [(row["path"], row["scheme"], round(row["std_after"], 3)) for row in report.table("plan").records()]
+    [('0.weight', 'he normal', 0.177), ('2.weight', 'lecun normal', 0.177)]
+
+    """
+    for keyword in unknown:
+        raise unknown_keyword("plan_init", keyword, _KEYWORDS)
+    _require_known("plan_init", method, distribution)
+    started = time.perf_counter()
+    case = as_case("plan_init", model, inputs, kwargs=kwargs, loss=loss, name=name)
+    found = survey(case, seed=seed)
+    if progress is not None:
+        progress(1, 1)
+    plan = recipes(
+        found.weights,
+        found.around,
+        method=method,
+        distribution=distribution,
+        only=_patterns(only),
+        skip=_patterns(skip),
+    )
+    return Report(
+        verb="plan_init",
+        subject=case.subject,
+        findings=judge(found),
+        tables=(_plan_table(plan),),
+        settings=_settings(found, method, distribution, seed, only, skip),
+        environment=environment(),
+        cost=_cost(started, forwards=int(found.order == "dataflow")),
+    )
+
+
+def init_(
+    model: Any,
+    *inputs: Any,
+    method: str = "auto",
+    seed: int = 0,
+    only: str | Sequence[str] = (),
+    skip: str | Sequence[str] = (),
+    distribution: str = "normal",
+    kwargs: Mapping[str, Any] | None = None,
+    loss: Callable[[Any], Any] | None = None,
+    name: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **unknown: Any,
+) -> Report:
+    """Give a model's weights a good start, in place, and show the signal before and after.
+
+    Nothing but weights and biases changes: mode, buffers, gradients, hooks and the random state stay. What is frozen,
+    parametrised or of an unknown kind stays as well, and the table ``plan`` says so. When anything raises, the weights
+    are as they were before.
+
+    Parameters
+    ----------
+    model, *inputs, method, seed, only, skip, distribution, kwargs, loss, name, progress
+        As for :func:`plan_init`.
+
+    Returns
+    -------
+    Report
+        With the tables ``plan``, ``before`` and ``after`` (the last two need inputs); findings are on the state after.
+
+    Raises
+    ------
+    InputError, ModelError, UsageError
+        As for :func:`plan_init`.
+
+    Notes
+    -----
+    ``"auto"`` chooses by what stands around a layer. The activation behind it says which variance its outputs should
+    have, the one before it how much arrives:
+
+    - before a ReLU or LeakyReLU: He, normal. Before any other activation: orthogonal weights with that activation's
+      own gain, computed by integration (GELU 1.53, SiLU 1.68); bounded ones work where they are still nearly linear
+      (tanh: gain 1.2).
+    - behind a sigmoid or softplus, whose mean isn't zero: the bias takes the mean away, b = −E[φ]·ΣW, and the gain
+      keeps the variance that is left (sigmoid: 4.8; at 1/φ′(0) = 4 only a very small signal keeps its size). Without a
+      bias, each row of the weights sums to zero.
+    - before a normalisation, or where no activation follows (a head): LeCun.
+    - attention: Xavier, for query, key and value each. Recurrent layers: Xavier for the input weights, orthogonal
+      hidden weights, gate by gate. Embeddings: N(0, 1), or LeCun where the head shares them; the padding row stays
+      zero. Normalisations: weight 1, bias 0. All other biases 0.
+
+    A named method is the paper's scheme for layers and attention, without a gain of its own or centring.
+    A deep network starts well but is still deep: with Adam, learning rates around 1e-3 work for 20 layers, 3e-4 for 50.
+
+    References
+    ----------
+    LeCun et al. (1998), sections 4.4 and 4.6; Glorot and Bengio (2010); Saxe et al. (2014); He et al. (2015);
+    Pennington et al. (2017).
+
+    Examples
+    --------
+    >>> import torch
+    >>> layers = [layer for _ in range(20) for layer in (torch.nn.Linear(64, 64), torch.nn.Sigmoid())]
+    >>> net = torch.nn.Sequential(*layers, torch.nn.Linear(64, 10))
+    >>> report = init_(net, torch.randn(256, 64))
+    >>> first, last = (report.table("after").column("gradient_rms")[at] for at in (0, -3))
+    >>> 0.3 < first / last < 3
+    True
+
+    """
+    for keyword in unknown:
+        raise unknown_keyword("init_", keyword, _KEYWORDS)
+    _require_known("init_", method, distribution)
+    started = time.perf_counter()
+    case = as_case("init_", model, inputs, kwargs=kwargs, loss=loss, name=name)
+    module = module_of(case)
+    from gradvitals.frameworks.torch.capture import capture
+    from gradvitals.frameworks.torch.fill import filled
+
+    runs = bool(case.args or case.kwargs)
+    before = capture(case, seed=seed) if runs else None
+    found = survey(case, seed=seed, seen=before)
+    plan = recipes(
+        found.weights,
+        found.around,
+        method=method,
+        distribution=distribution,
+        only=_patterns(only),
+        skip=_patterns(skip),
+    )
+    fills = [Fill(recipe.weight, recipe.draw, recipe.std or 0.0, recipe.centre) for recipe in plan if recipe.draw]
+    settings = _settings(found, method, distribution, seed, only, skip)
+    tables = [_plan_table(plan)]
+    findings: list[Finding] = [*trained_note(found)]
+    with filled(module, fills, seed=seed, filled_one=_counter(progress, len(fills))):
+        after = capture(case, seed=seed) if runs else None
+        findings += judge(survey(case, seed=seed, seen=after))
+        if before is not None and after is not None:
+            findings += judge_signal(after, gains(after))
+            tables += [layer_table(before, "before"), layer_table(after, "after")]
+            settings |= {"objective": after.objective, "mode": "train" if module.training else "eval"}
+        return Report(
+            verb="init_",
+            subject=case.subject,
+            findings=tuple(sorted(findings, key=lambda finding: -finding.severity)),
+            tables=tuple(tables),
+            settings=settings,
+            environment=environment(),
+            cost=_cost(started, forwards=2 * runs, backwards=2 * runs),
+        )
+
+
+def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None] | None:
+    """Count the parameters for ``progress``."""
+    if progress is None:
+        return None
+    done = 0
+
+    def one_more() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    return one_more
+
+
+def _require_known(verb: str, method: str, distribution: str) -> None:
+    for keyword, value, known in (("method", method, METHODS), ("distribution", distribution, DISTRIBUTIONS)):
+        if value not in known:
+            near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UsageError(
+                f"no {keyword} is called {value!r}",
+                f"{verb}(..., {keyword}={value!r})",
+                f"{hint}Known: {', '.join(known)}",
+            )
+
+
+def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _settings(
+    found: Survey, method: str, distribution: str, seed: int, only: str | Sequence[str], skip: str | Sequence[str]
+) -> dict[str, Fact]:
+    settings: dict[str, Fact] = {"method": method, "distribution": distribution, "seed": seed, "order": found.order}
+    if _patterns(only):
+        settings["only"] = _patterns(only)
+    if _patterns(skip):
+        settings["skip"] = _patterns(skip)
+    return settings
+
+
+def _cost(started: float, *, forwards: int, backwards: int = 0) -> dict[str, Fact]:
+    return {"seconds": round(time.perf_counter() - started, 4), "forwards": forwards, "backwards": backwards}
+
+
+def _plan_table(plan: Sequence[Recipe]) -> Table:
+    columns = (
+        *("path", "kind", "shape", "fan_in", "fan_out", "activation", "scheme", "std_before", "std_after", "bias"),
+        "reason",
+    )
+    return Table("plan", columns, ("",) * len(columns), tuple(_plan_row(recipe) for recipe in plan))
+
+
+def _plan_row(recipe: Recipe) -> tuple[Fact, ...]:
+    weight = recipe.weight
+    open_draw = recipe.scheme in {"lecun", "xavier", "he"}
+    return (
+        weight.path,
+        weight.kind,
+        weight.shape,
+        weight.fan_in,
+        weight.fan_out,
+        recipe.activation,
+        f"{recipe.scheme} {recipe.draw}" if open_draw else recipe.scheme,
+        weight.summary.std,
+        recipe.std,
+        recipe.bias,
+        recipe.reason,
+    )
