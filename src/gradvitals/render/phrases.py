@@ -13,6 +13,8 @@ from gradvitals.vocabulary.report import Report, Table
 #: the marks that turn the reading direction, by which a name can pass for another.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
+#: Settings whose texts are words of the locale.
+_WORDS = frozenset({"mode", "order", "distribution"})
 #: Settings that a renderer shows elsewhere, or that only it reads.
 _TOLD_ELSEWHERE = frozenset({"story", "title"})
 
@@ -115,7 +117,8 @@ def setting_pairs(settings: Mapping[str, Fact], lang: str) -> tuple[list[tuple[s
         if sentence:
             explained.append((name, sentence))
         else:
-            plain.append((name, clean(words.say(value, lang))))
+            known = lookup("value", str(value), lang) if key in _WORDS else None
+            plain.append((name, known or clean(words.say(value, lang))))
     return plain, explained
 
 

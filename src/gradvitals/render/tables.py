@@ -11,7 +11,9 @@ from gradvitals.vocabulary.finding import Estimate, Fact
 from gradvitals.vocabulary.report import Report, Table
 
 #: Columns whose texts are words of the locale; every other text is a name and stays as it is.
-_WORDS = frozenset({"role", "status", "grade", "likely", "direction", "verdict", "what"})
+_WORDS = frozenset(
+    {"role", "status", "grade", "likely", "direction", "what", "scheme", "bias", "reason", "harmless_grade"}
+)
 #: Columns that are compared with one another digit by digit.
 _COMPARED_BY_EYE = frozenset({"numeric", "analytic"})
 #: The states that a page colours, by the severity they amount to.
