@@ -1,0 +1,219 @@
+"""Judgement, rule by rule."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from gradvitals.maths.trend import LogGain
+from gradvitals.signals import probe
+from gradvitals.signals.measure import Gain
+from gradvitals.signals.rules import RULES, judge
+from gradvitals.vocabulary import Severity
+from oracles.networks import he, mlp, scaled, vectors
+
+
+class Chain(nn.Module):
+    """Two layers with a function between them."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.a, self.b, self.between = nn.Linear(4, 4), nn.Linear(4, 4), between
+
+    def forward(self, x):
+        return self.b(self.between(self.a(x)))
+
+
+def only(report):
+    (finding,) = report.findings
+    return finding
+
+
+def judged(direction, gain, *, width=0.01, layers=20):
+    from gradvitals.frameworks.capture import Capture
+
+    fit = LogGain(gain, gain * (1 - width), gain * (1 + width), layers + 1)
+    over = Gain(direction, fit, layers, gain**layers, "first", "last", "middle")
+    return judge(Capture((), (), (), None, "random"), [over])
+
+
+@pytest.mark.parametrize(
+    ("direction", "gain", "code"),
+    [
+        ("forward", 0.6, "S201"),
+        ("forward", 1.3, "S202"),
+        ("backward", 0.6, "S203"),
+        ("backward", 1.3, "S204"),
+        ("forward", 0.75, None),
+        ("backward", 0.75, None),
+        ("forward", 1.2, None),
+        ("backward", 1.2, None),
+    ],
+)
+def test_a_thousandth_or_seventyfold_over_depth_is_an_error(direction, gain, code):
+    assert [finding.code for finding in judged(direction, gain)] == ([code] if code else [])
+
+
+def test_layers_that_disagree_on_the_direction_give_no_finding():
+    assert judged("backward", 0.6, width=0.9) == ()
+
+
+def test_every_threshold_has_a_source():
+    assert all(threshold.source for rule in RULES for threshold in rule.thresholds.values())
+
+
+# --- dead and saturated units ----------------------------------------------------------------------------------------
+
+
+def dying(share, units=64):
+    torch.manual_seed(0)
+    model = mlp(2, nn.ReLU, he, width=units)
+    model[2].bias.data[: int(share * units)] = -100
+    return probe(model, vectors())
+
+
+def test_a_layer_with_most_units_dead_is_a_warning_naming_it_and_their_share():
+    finding = only(dying(0.8))
+    assert (finding.code, finding.severity, finding.site.path) == ("S205", Severity.WARNING, "3")
+    assert finding.evidence["share"] == pytest.approx(0.8, abs=0.02)
+    assert finding.evidence["units"] == 64
+
+
+def test_a_layer_with_all_units_dead_is_an_error():
+    assert only(dying(1.0)).severity == Severity.ERROR
+
+
+def test_half_of_the_units_dead_is_what_chance_gives_one_sample():
+    torch.manual_seed(0)
+    assert probe(mlp(10, nn.ReLU, he), vectors()[:1]).findings == ()
+
+
+def test_several_dead_layers_make_one_finding():
+    torch.manual_seed(0)
+    model = mlp(4, nn.ReLU, he)
+    model[2].bias.data.fill_(-100)
+    finding = only(probe(model, vectors()))
+    assert finding.site.path == "3"
+    assert finding.evidence["paths"] == ("3", "5", "7")
+    assert finding.evidence["affected"] == 3
+
+
+def test_saturated_hidden_units_are_found_and_a_sure_output_is_not():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1), nn.Sigmoid())
+    scaled(30.0)(model[2])
+    assert probe(model, vectors()).findings == ()
+    scaled(30.0)(model[0])
+    finding = only(probe(model, vectors()))
+    assert (finding.code, finding.site.path) == ("S206", "1")
+    assert finding.evidence["share"] > 0.5
+
+
+# --- not finite ------------------------------------------------------------------------------------------------------
+
+
+def test_the_function_that_makes_nan_is_named_and_those_that_pass_it_on_are_counted():
+    torch.manual_seed(0)
+    finding = only(probe(Chain(torch.log), torch.randn(5, 4)))
+    assert (finding.code, finding.severity, finding.site.path) == ("S211", Severity.ERROR, "log()")
+    assert finding.evidence["what"] == "output"
+    assert finding.evidence["passed_on"] == 1
+    assert 0 < finding.evidence["count"] < finding.evidence["total"] == 20
+
+
+def test_a_layer_with_nan_weights_is_named_among_twenty():
+    torch.manual_seed(0)
+    model = mlp(20, nn.ReLU, he)
+    model[8].weight.data[0, 0] = math.nan
+    finding = only(probe(model, vectors()))
+    assert finding.site.path == "8"
+    assert finding.evidence["count"] == 32
+    assert finding.evidence["passed_on"] == 32
+
+
+def test_minus_infinity_of_a_logarithm_is_named_not_the_layer_that_makes_nan_of_it():
+    finding = only(probe(Chain(lambda x: torch.log(torch.relu(x) * 0)), torch.randn(5, 4)))
+    assert finding.site.path == "log()"
+
+
+def test_an_overflow_in_half_precision_is_named():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).half()
+    model[1].weight.data.fill_(6e4)
+    assert only(probe(model, 10 * torch.randn(5, 4).half())).site.path == "1"
+
+
+class Attention(nn.Module):
+    def __init__(self, *, whole_row):
+        super().__init__()
+        self.qkv, self.whole_row = nn.Linear(4, 12), whole_row
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        hidden = torch.ones(5, 5, dtype=torch.bool).triu(0 if self.whole_row else 1)
+        return (q @ k.transpose(-1, -2)).masked_fill(hidden, -math.inf).softmax(-1) @ v
+
+
+def test_masks_of_minus_infinity_are_meant():
+    assert probe(Attention(whole_row=False), torch.randn(2, 5, 4)).findings == ()
+
+
+def test_a_fully_masked_row_is_the_softmaxs_fault():
+    assert only(probe(Attention(whole_row=True), torch.randn(2, 5, 4))).site.path == "softmax()"
+
+
+def test_a_loss_that_is_not_finite_is_named_loss():
+    finding = only(probe(nn.Linear(4, 2), torch.randn(5, 4), loss=lambda y: (y - y).sum() / 0))
+    assert (finding.site.path, finding.severity) == ("loss", Severity.ERROR)
+
+
+def test_an_infinite_loss_of_a_models_minus_infinity_names_the_function():
+    class Confident(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return torch.log(torch.softmax(1e6 * self.linear(x), -1))
+
+    finding = only(probe(Confident(), torch.randn(5, 4), loss=lambda y: F.nll_loss(y, torch.randint(0, 3, (5,)))))
+    assert finding.site.path == "log()"
+
+
+def test_a_gradient_that_is_not_finite_is_told_with_its_neighbours():
+    finding = only(probe(Chain(lambda x: torch.sqrt((x - x).square())), torch.randn(5, 4)))
+    assert (finding.site.path, finding.evidence["what"]) == ("a", "gradient")
+    assert finding.evidence["behind"] == ("b",)
+    assert finding.severity == Severity.ERROR
+
+
+def test_a_gradient_that_the_loss_spoils_names_the_loss():
+    finding = only(probe(nn.Linear(4, 2), torch.randn(5, 4), loss=lambda y: (y * 0).norm(dim=1).pow(0.5).sum()))
+    assert (finding.site.path, finding.evidence["what"]) == ("loss", "gradient")
+
+
+def test_a_nan_that_stops_on_the_way_is_a_warning():
+    class Safe(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            h = self.a(x)
+            with torch.no_grad():
+                _unused = torch.log(-h.abs())
+            return self.b(h)
+
+    finding = only(probe(Safe(), torch.randn(5, 4)))
+    assert (finding.severity, finding.evidence["likely"]) == (Severity.WARNING, "stopped")
+
+
+def test_behind_a_nan_nothing_is_said_of_sizes():
+    torch.manual_seed(0)
+    model = mlp(20, nn.ReLU, scaled(3.0))
+    model[38].weight.data[0, 0] = math.inf
+    assert [finding.code for finding in probe(model, vectors()).findings] == ["S211"]
