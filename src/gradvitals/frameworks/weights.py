@@ -83,7 +83,7 @@ class Weight:
     biases : tuple of str
         Qualified names of the biases that go with it.
     obstacle : str or None
-        Why it must stay as it is: ``"frozen"``, ``"parametrised"``, ``"buffer"``, ``"unknown"``; else None.
+        Why it must stay as it is: ``"frozen"``, ``"parametrised"``, ``"buffer"``, ``"kind-unknown"``; else None.
     summary : WeightSummary
 
     """

@@ -116,7 +116,7 @@ def _recipe(
     if obstacle is not None:
         return Recipe(weight, near.after_name, "untouched", "", None, None, obstacle)
     if weight.role in {"other", "bias"}:
-        return Recipe(weight, near.after_name, "untouched", "", None, None, "unknown")
+        return Recipe(weight, near.after_name, "untouched", "", None, None, "kind-unknown")
     if weight.role == "norm":
         return Recipe(weight, "", "ones", "ones", 0.0, _zero(weight), "norm")
     if weight.role == "embedding":

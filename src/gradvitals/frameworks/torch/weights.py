@@ -154,9 +154,9 @@ def _obstacle(path: str, parameter: nn.Parameter, place: _Place | None, model: n
     if place is None and nn.utils.parametrize.is_parametrized(owner):
         return "parametrised"
     if not parameter.is_floating_point() or parameter.layout != torch.strided:
-        return "unknown"
+        return "kind-unknown"
     is_bias = place is None and path.rpartition(".")[2].startswith(("bias", "in_proj_bias"))
-    return "unknown" if place is None and not is_bias else None
+    return "kind-unknown" if place is None and not is_bias else None
 
 
 def _weight(path: str, values: torch.Tensor, kind: str, place: _Place, obstacles: Mapping[str, str | None]) -> Weight:
