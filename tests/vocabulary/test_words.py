@@ -115,6 +115,10 @@ def test_names_are_joined_as_the_language_does() -> None:
     assert fill("{x:list}", {"x": ("a", "b")}, "zh-Hant") == "a、b"
 
 
+def test_no_findings_are_said_as_such() -> None:
+    assert fill("{x:findings} {y:findings}", {"x": (), "y": ("a", "b")}) == "no finding a, b"
+
+
 def test_a_fact_that_is_missing_shows_as_a_dash() -> None:
     assert fill("{x} {y:%} {z:list}", {}) == "– – –"
 

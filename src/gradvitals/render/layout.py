@@ -18,6 +18,8 @@ Line: TypeAlias = tuple[Span, ...]
 _GUTTER = 2
 #: A cell may take so much; where not all columns fit then, so little.
 _WIDE_CELL, _NARROW_CELL = 40, 28
+#: Where there are only so many rows, each may take several lines.
+_FEW_ROWS = 6
 #: Chinese may break between any two characters, except before a closing mark and after an opening one.
 _PIECES = re.compile(
     r"\s+|[（「『《“【]*[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef][、。，：；？！）」』》”】…]*|[^\s\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]+|."
@@ -121,33 +123,44 @@ def _bar(value: float | None, top: float, span: float, cells: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A sheet cut to fit: its columns, their widths, and the header as a line."""
+    """A sheet cut to fit: its columns and their widths. ``tall`` rows may take several lines for their sentences."""
 
     columns: tuple[Column, ...]
     widths: tuple[int, ...]
+    tall: bool
 
     @property
     def header(self) -> str:
         """The headings, aligned as the cells below them."""
-        return self._join([column.heading for column in self.columns])
+        return self._join([shorten(column.heading, size) for column, size in self._sized()])
 
-    def row(self, at: int) -> str:
-        """One row's cells."""
-        return self._join([column.cells[at] for column in self.columns])
+    def row(self, at: int) -> list[str]:
+        """The lines of one row."""
+        cells = [
+            wrap(column.cells[at], size) if self.tall and _is_sentence(column) else [shorten(column.cells[at], size)]
+            for column, size in self._sized()
+        ]
+        return [
+            self._join([lines[line] if line < len(lines) else "" for lines in cells])
+            for line in range(max(map(len, cells), default=0))
+        ]
+
+    def _sized(self) -> zip[tuple[Column, int]]:
+        return zip(self.columns, self.widths, strict=True)
 
     def _join(self, cells: list[str]) -> str:
         parts = [
-            pad(shorten(text, size), size, right=column.numeric)
-            for text, column, size in zip(cells, self.columns, self.widths, strict=True)
+            pad(text, size, right=column.numeric) for text, (column, size) in zip(cells, self._sized(), strict=True)
         ]
         return (" " * _GUTTER).join(parts).rstrip()
 
 
 def fit(columns: Sequence[Column], rows: Sequence[int], limit: int, important: Sequence[str]) -> Grid:
     """Choose the columns that fit into ``limit``: the important ones first, then in order; one stays in any case."""
-    size = {column.key: _size(column, rows, _WIDE_CELL) for column in columns}
+    tall = len(rows) <= _FEW_ROWS
+    size = {column.key: _size(column, rows, _WIDE_CELL, tall=False) for column in columns}
     if sum(size.values()) + _GUTTER * (len(columns) - 1) > limit:
-        size = {column.key: _size(column, rows, _NARROW_CELL) for column in columns}
+        size = {column.key: _size(column, rows, _NARROW_CELL, tall=tall) for column in columns}
     rank = {key: at for at, key in enumerate(important)}
     kept: set[str] = set()
     taken = -_GUTTER
@@ -157,9 +170,15 @@ def fit(columns: Sequence[Column], rows: Sequence[int], limit: int, important: S
         taken += _GUTTER + size[column.key]
         kept.add(column.key)
     chosen = tuple(column for column in columns if column.key in kept)
-    return Grid(chosen, tuple(min(size[column.key], limit) for column in chosen))
+    return Grid(chosen, tuple(min(size[column.key], limit) for column in chosen), tall)
 
 
-def _size(column: Column, rows: Sequence[int], most: int) -> int:
-    widest = max((width(column.cells[row]) for row in rows), default=0)
-    return max(width(column.heading), min(widest, most))
+def _size(column: Column, rows: Sequence[int], most: int, *, tall: bool) -> int:
+    cells = [column.cells[row] for row in rows]
+    lines = [line for cell in cells for line in (wrap(cell, most) if tall and _is_sentence(column) else [cell])]
+    return max(width(column.heading), min(max(map(width, lines), default=0), most))
+
+
+def _is_sentence(column: Column) -> bool:
+    """Whether a column's cells may be broken between words: sentences and lists, not numbers with their units."""
+    return not column.numeric

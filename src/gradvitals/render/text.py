@@ -41,7 +41,7 @@ _IMPORTANT = {
         "kind",
     ),
     "gains": ("direction", "gain", "low", "high", "left", "layers", "first", "last"),
-    "patients": ("patient", "found", "found_after", "accuracy_before", "accuracy_after", "expected"),
+    "patients": ("patient", "expected", "found", "accuracy_before", "accuracy_after", "found_after"),
     "plan": ("path", "activation", "scheme", "std_before", "std_after", "reason"),
 }
 #: Columns of a layers table that say nothing where they are all alike.
@@ -196,7 +196,7 @@ def _table(table: Table, report: Report, how: _Manner) -> Iterator[Line]:
     last = -1
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         if row is not None:
-            yield ((f"  {grid.row(row)}", ""),)
+            yield from (((f"  {line}", ""),) for line in grid.row(row))
             last = row
             continue
         until = sheet.rows if following is None else following
@@ -204,14 +204,19 @@ def _table(table: Table, report: Report, how: _Manner) -> Iterator[Line]:
 
 
 def _speaking(table: Table) -> Table:
-    """Leave out the columns of a layers table that hold the same nothing in every row."""
-    if not tables.is_layers(table):
+    """Leave out the columns that say nothing new: alike in every layer, or expected where that was found."""
+    silent: set[str] = set()
+    if tables.is_layers(table):
+        silent = {
+            key
+            for key in _SILENT_ALIKE & set(table.columns)
+            if len({repr(value) for value in table.column(key) if value is not None}) <= 1
+        }
+    elif table.name == "patients" and all(row.get("expected") == row.get("found") for row in table.records()):
+        silent = {"expected"}
+    if not silent:
         return table
-    kept = [
-        at
-        for at, key in enumerate(table.columns)
-        if key not in _SILENT_ALIKE or len({repr(value) for value in table.column(key) if value is not None}) > 1
-    ]
+    kept = [at for at, key in enumerate(table.columns) if key not in silent]
     return Table(
         table.name,
         tuple(table.columns[at] for at in kept),

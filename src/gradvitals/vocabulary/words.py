@@ -2,8 +2,8 @@
 
 Facts come from the finding, sentences from ``locale/*.toml``: so the languages can't drift from the facts.
 A placeholder may ask for a form: ``{x}`` four digits, ``{x:exact}`` eight, ``{x:%}`` a percentage, ``{x:list}`` names
-joined by commas, ``{x:word}`` a known value's own word. Only where a sentence asks for it is a text translated: a layer
-that is called "output" keeps its name.
+joined by commas, ``{x:findings}`` the same of findings, of which there may be none, ``{x:word}`` a known value's own
+word. Only where a sentence asks for it is a text translated: a layer that is called "output" keeps its name.
 """
 
 from __future__ import annotations
@@ -199,6 +199,8 @@ class _Formatter(string.Formatter):
             return exact(value)
         if format_spec == "word" and isinstance(value, str):
             return word(f"value.{value}", self._lang)
-        if format_spec == "list" and isinstance(value, tuple):
+        if format_spec == "findings" and value == ():
+            return word("value.none", self._lang)
+        if format_spec in {"list", "findings"} and isinstance(value, tuple):
             return ("、" if self._lang.startswith("zh") else ", ").join(say(item, self._lang) for item in value)
         return say(value, self._lang)
