@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from gradvitals.frameworks.torch.layers import FLAT
 from gradvitals.maths.trend import LogGain
 from gradvitals.signals import probe
 from gradvitals.signals.measure import Gain
-from gradvitals.signals.rules import RULES, judge
+from gradvitals.signals.rules import RULES, UNITS_SATURATED, judge
 from gradvitals.vocabulary import Severity
 from oracles.networks import he, mlp, scaled, vectors
 
@@ -64,6 +65,10 @@ def test_layers_that_disagree_on_the_direction_give_no_finding():
 
 def test_every_threshold_has_a_source():
     assert all(threshold.source for rule in RULES for threshold in rule.thresholds.values())
+
+
+def test_the_measurement_and_the_rule_mean_the_same_by_flat():
+    assert UNITS_SATURATED["slope"] == FLAT
 
 
 # --- dead and saturated units ----------------------------------------------------------------------------------------
