@@ -17,10 +17,10 @@ from gradvitals._checkup import checkup
 from gradvitals.faces.demo import Examination, Progress
 from gradvitals.frameworks import Case
 from gradvitals.gradients import check
-from gradvitals.signals import probe
+from gradvitals.signals.verb import probe
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Table
-from gradvitals.weights import init_
+from gradvitals.weights.verb import init_
 
 DEPTH, WIDTH, CLASSES = 20, 64, 10
 #: The same for every network, before and after treatment: Adam with this learning rate, batch and number of steps.

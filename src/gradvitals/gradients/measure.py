@@ -18,6 +18,7 @@ from gradvitals.frameworks.problem import Array, Gradient, Problem
 from gradvitals.gradients.measure_entries import Entry, measure_entries
 from gradvitals.gradients.measure_lines import SUSPECT_AT, Base, Line, confirmed, measure_line
 from gradvitals.gradients.mistakes import Mistake, recognise
+from gradvitals.maths.differences import MEDIAN_TO_STD
 from gradvitals.vocabulary.errors import InputError
 
 #: Random directions per group of tensors. With normal directions what is missing is N(0, ‖error‖²) whatever the
@@ -29,8 +30,14 @@ OVERLOOK = 0.005
 _FARTHEST = 4.0
 #: A gradient this many times its own rounding error, or smaller, can't be told from zero.
 _ZERO_WITHIN = 10.0
+#: Points beside the base at which the backward pass is repeated to see its rounding.
+_NEIGHBOURS = 3
+#: Of a gradient that is nothing but rounding, a few neighbours tell the size only roughly.
+_DISTRUST_ZERO = 3.0
 #: Neighbours are one unit in the last place away; a rounded result is off by a uniform error of at most half of that.
 _ROUNDING_OF_NEIGHBOURS = 1 / math.sqrt(3)
+#: Relative to the widest of several bars, smaller errors aren't looked for.
+_LEAST_DETECTABLE = 1e-15
 #: Relative size of a tensor's steps where the tensor is all zeros.
 _SCALE_OF_ZEROS = 1.0
 
@@ -169,7 +176,6 @@ class _Search:
             return
         material = self._material(group, reach)
         caught = detectable([max(line.bar, material) for line in lines])
-        noise_only = detectable([SUSPECT_AT * line.noise for line in lines])
         weak = []
         for at in group:
             contribution = reach[at] * self._base.strength(at) / self._base.scales[at]
@@ -181,8 +187,7 @@ class _Search:
                 self._status[at] = "right"
             else:
                 self._status[at] = "unresolved"
-                alone = max(self._relative(noise_only, self._base.strength(at), at), 2 * self._base.material)
-                if alone <= self._sensitivity:  # without the others it might be resolved
+                if self._resolvable_alone(at, lines):
                     weak.append(at)
         if len(weak) == len(group) > 1:
             half = len(weak) // 2
@@ -225,7 +230,7 @@ class _Search:
         ]
         measured = [measure_line(self._problem, self._base, direction) for direction in directions]
         # Kinks nearby bend one line more and another less: their typical size is what any of the lines may be off by.
-        kinks = math.sqrt(sum(line.kinks**2 for line in measured) / DIRECTIONS)
+        kinks = MEDIAN_TO_STD * float(np.median([line.kinks for line in measured]))
         lines: list[Line] = []
         wrong = False
         for line in (line.widened(kinks) for line in measured):
@@ -252,6 +257,13 @@ class _Search:
         base = self._base
         contributions = [reach[at] * float(np.linalg.norm(base.gradients[at])) for at in group]
         return base.material * math.sqrt(sum(c * c for c in contributions))
+
+    def _resolvable_alone(self, at: int, lines: Sequence[Line]) -> bool:
+        """Whether, without the others, the function's noise and the gradient's own rounding leave enough to be seen."""
+        own = self._base.scales[at] * float(np.linalg.norm(self._base.gradient_errors[at]))
+        bars = [SUSPECT_AT * math.hypot(line.noise, own) for line in lines]
+        resolution = max(self._relative(detectable(bars), self._base.strength(at), at), 2 * self._base.material)
+        return resolution <= self._sensitivity
 
     def _relative(self, caught: float, contribution: float, at: int) -> float:
         """An error that is caught, relative to the tensor's gradient, or to the largest one where this gradient is
@@ -287,14 +299,16 @@ def detectable(bars: Sequence[float]) -> float:
     finite = [bar for bar in bars if math.isfinite(bar)]
     if not finite:
         return math.inf
-    if min(finite) == 0:
+    unit = max(finite)
+    if unit == 0:
         return 0.0
-    low, high = min(finite) * 1e-3, max(finite) * 1e6
+    relative = [bar / unit for bar in finite]
+    low, high = _LEAST_DETECTABLE, 1e6
     for _ in range(80):
         middle = math.sqrt(low * high)
-        overlooked = math.prod(math.erf(bar / (middle * math.sqrt(2))) for bar in finite)
+        overlooked = math.prod(math.erf(bar / (middle * math.sqrt(2))) for bar in relative)
         low, high = (middle, high) if overlooked > OVERLOOK else (low, middle)
-    return high
+    return high * unit
 
 
 def _relative_error(lines: Sequence[Line]) -> tuple[float, float]:
@@ -326,31 +340,45 @@ def _base(
         np.zeros(t.size) if g.value is None else np.where(np.isfinite(g.value), g.value, 0.0)
         for t, g in zip(problem.tensors, gradients, strict=True)
     )
-    # The backward pass rounds as well: moving the point by one rounding error shows by how much.
-    neighbours = []
-    for _ in range(2):
-        moved = {
-            at: problem.rounded(at, x * (1 + tensor.roundoff * 2 * rng.choice((-1.0, 1.0), x.size)))
-            for at, (x, tensor) in enumerate(zip(points, problem.tensors, strict=True))
-        }
-        neighbours.append(problem.gradient(cotangent, moved))
-    errors = []
-    for at, tensor in enumerate(problem.tensors):
-        differences = [n[at].value - flat[at] for n in neighbours if n[at].value is not None]  # type: ignore[operator]
-        spread = np.sqrt(np.mean(np.square(differences), axis=0)) if differences else np.zeros(tensor.size)
-        spread = np.where(np.isfinite(spread), spread, 0.0)
-        errors.append(np.hypot(_ROUNDING_OF_NEIGHBOURS * spread, 0.6 * tensor.roundoff * np.abs(flat[at])))
+    points_near = [_beside(problem, points, rng) for _ in range(_NEIGHBOURS)]
+    neighbours = [problem.gradient(cotangent, moved) for moved in points_near]
+    errors = tuple(
+        _rounding_of(flat[at], [n[at].value for n in neighbours], tensor.roundoff)
+        for at, tensor in enumerate(problem.tensors)
+    )
     return Base(
         points=points,
         value=value,
         repeat_noise=repeat_noise,
         cotangent=cotangent,
         gradients=flat,
-        gradient_errors=tuple(errors),
+        gradient_errors=errors,
         scales=tuple(_scale(x) for x in points),
         roundoff=problem.roundoff,
         gradient_roundoff=max(tensor.roundoff for tensor in problem.tensors),
     )
+
+
+def _beside(problem: Problem, points: tuple[Array, ...], rng: np.random.Generator) -> dict[int, Array]:
+    """A point one unit in the last place away in every entry."""
+    return {
+        at: x * (1 + 2 * tensor.roundoff * rng.choice((-1.0, 1.0), x.size))
+        for at, (x, tensor) in enumerate(zip(points, problem.tensors, strict=True))
+    }
+
+
+def _rounding_of(gradient: Array, neighbours: Sequence[Array | None], roundoff: float) -> Array:
+    """The backward pass's own rounding, seen from how much it differs one unit in the last place away.
+
+    A few neighbours tell little of one entry, so that an entry's error is never taken for smaller than the tensor's
+    typical one.
+    """
+    differences = [np.nan_to_num(near - gradient, posinf=0.0, neginf=0.0) for near in neighbours if near is not None]
+    spread = np.sqrt(np.mean(np.square(differences), axis=0)) if differences else np.zeros(gradient.size)
+    typical = float(np.sqrt(np.mean(spread**2))) if spread.size else 0.0
+    errors = np.hypot(_ROUNDING_OF_NEIGHBOURS * np.hypot(spread, typical), 0.6 * roundoff * np.abs(gradient))
+    is_rounding = float(np.linalg.norm(gradient)) <= _ZERO_WITHIN * float(np.linalg.norm(errors))
+    return _DISTRUST_ZERO * errors if is_rounding else errors
 
 
 def _scale(x: Array) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Problem
-from gradvitals.maths.differences import Ladder, extrapolate, kink_error, ladder_for, rounding, value_noise
+from gradvitals.maths.differences import Ladder, extrapolate, kink_errors, ladder_for, rounding, value_noise
 
 #: A line is suspect when what is missing exceeds this many standard deviations of its error bar. Together with the
 #: confirmation on two other ladders it keeps the false alarms of ``benchmarks/gradients_layers.py`` at zero.
@@ -70,9 +70,9 @@ class Line:
     error : float
         Its standard deviation.
     noise : float
-        The part of ``error`` that no other step can remove.
+        The part of ``error`` that is the function's own noise: no other direction or step can remove it.
     kinks : float
-        How far kinks nearby put ``missing`` off, typically.
+        The part of ``error`` that is due to kinks nearby.
     slack : float
         How much a kink exactly at the point can explain: there any sub-gradient is right.
     rung : int
@@ -141,7 +141,7 @@ def measure_line(problem: Problem, base: Base, direction: Mapping[int, Array], l
         quotients = ((plus - minus) / (2 * steps) - predicted)[:, None]
     floor = np.array([np.linalg.norm(base.cotangent * noise)])
     found_noise = value_noise(quotients, even[:, None], steps, floor)
-    slope = extrapolate(quotients, steps, found_noise)
+    slope = extrapolate(quotients, steps, found_noise, kink_errors(even[:, None], steps, found_noise))
     own = math.sqrt(sum(float(np.sum((base.gradient_errors[at] * u) ** 2)) for at, u in direction.items()))
     finite = gap[np.isfinite(gap)]
     return Line(
@@ -149,8 +149,8 @@ def measure_line(problem: Problem, base: Base, direction: Mapping[int, Array], l
         analytic=sum(float(base.gradients[at] @ u) for at, u in direction.items()),
         missing=float(slope.value[0]),
         error=math.hypot(float(slope.error[0]), own),
-        noise=math.hypot(float(slope.noise[0]), own),
-        kinks=float(kink_error(even[:, None], steps, found_noise, slope.rung)[0]),
+        noise=float(slope.noise[0]),
+        kinks=float(slope.kinks[0]),
         slack=float(finite.min()) if finite.size else math.inf,
         rung=int(slope.rung[0]),
     )
@@ -161,7 +161,6 @@ def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool
     ladder = ladder_for(base.roundoff)
     for factor in CONFIRM_AT:
         again = measure_line(problem, base, line.direction, ladder.scaled(factor))
-        again = again.widened(again.kinks)
         agree = abs(again.missing - line.missing) <= 0.5 * abs(line.missing) + SUSPECT_AT * (line.error + again.error)
         if not (again.suspect(material) and agree):
             return False

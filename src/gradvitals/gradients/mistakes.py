@@ -113,7 +113,7 @@ def _named(factor: Estimate, sample_sizes: Sequence[int]) -> Mistake:
     value = factor.value
 
     def close(target: float) -> bool:
-        return abs(value / target - 1) <= max(_NAMED_WITHIN * factor.error / abs(value), _NAMED_CLOSE)
+        return value != 0 and abs(value / target - 1) <= max(_NAMED_WITHIN * factor.error / abs(value), _NAMED_CLOSE)
 
     if close(-1.0):
         return Mistake("sign", 0.98, factor)

@@ -138,9 +138,8 @@ def check(
 
 
 def _tensor_table(tensors: Sequence[Tensor], measured: Measurement) -> Table:
-    columns = (
-        "path", "role", "shape", "dtype", "status", "relative_error", "resolution", "entry_resolution", "grade", "likely",
-    )  # fmt: skip
+    identity = ("path", "role", "shape", "dtype")
+    columns = (*identity, "status", "relative_error", "resolution", "entry_resolution", "grade", "likely")
     rows = tuple(_tensor_row(tensor, outcome) for tensor, outcome in zip(tensors, measured.outcomes, strict=True))
     return Table("tensors", columns, ("",) * len(columns), rows)
 

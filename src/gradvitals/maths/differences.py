@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 #: A rounded result is off by a uniform error of half a unit in the last place: its standard deviation is that over √3.
 _UNIFORM_STD = 1 / math.sqrt(3)
 #: The median of |noise| times this is the standard deviation of a normal distribution.
-_MEDIAN_TO_STD = 1.4826
+MEDIAN_TO_STD = 1.4826
 #: Column of the extrapolation table past which more smoothness is assumed than real functions have (measured in
 #: ``tests/maths``).
 _DEEPEST = 4
@@ -80,9 +80,11 @@ class Slope:
     ----------
     value : array of shape (L,)
     error : array of shape (L,)
-        One standard deviation: truncation and noise together.
+        One standard deviation: truncation, noise and kinks together.
     noise : array of shape (L,)
         The part of the error that is the function's noise.
+    kinks : array of shape (L,)
+        The part that is due to kinks.
     rung : array of shape (L,)
         The rung whose step was the finest one used.
 
@@ -91,6 +93,7 @@ class Slope:
     value: Array
     error: Array
     noise: Array
+    kinks: Array
     rung: NDArray[np.int64]
 
 
@@ -129,16 +132,16 @@ def value_noise(quotients: Array, even: Array, steps: Array, floor: Array) -> Ar
     once = (r**2 * quotients[1:] - quotients[:-1]) / (r**2 - 1)
     variance = (r / steps[2:]) ** 2 * r**2 + ((1 + r**2) / steps[1:-1]) ** 2 + 1 / steps[:-2] ** 2
     scatter = np.abs(np.diff(once, axis=0)) * (r**2 - 1) / np.sqrt(variance / 2)[:, None]
-    found = _MEDIAN_TO_STD * np.fmax(_median(bent), _median(scatter[-finest:]))
+    found = MEDIAN_TO_STD * np.fmax(_median(bent), _median(scatter[-finest:]))
     return np.fmax(found, floor)
 
 
-def kink_error(even: Array, steps: Array, noise: Array, rung: NDArray[np.int64]) -> Array:
-    """How far kinks nearby put a central difference off, typically.
+def kink_errors(even: Array, steps: Array, noise: Array) -> Array:
+    """How far kinks nearby put the central difference at each step off, typically.
 
     A kink at a distance smaller than the step adds as much to ``(f(h) + f(−h) − 2f(0)) / 2h`` as it takes from the
-    central difference's accuracy, up to the sign. Curvature, which is proportional to h there, is taken out with the
-    next coarser step, and so is noise.
+    central difference's accuracy, up to the sign. What a smooth function has there, powers h and h³, is taken out with
+    the next coarser steps, and so is noise.
 
     Parameters
     ----------
@@ -147,25 +150,27 @@ def kink_error(even: Array, steps: Array, noise: Array, rung: NDArray[np.int64])
     steps : array of shape (K,)
     noise : array of shape (L,)
         Standard deviation of one function value.
-    rung : array of shape (L,)
-        The finest step that the derivative used.
 
     Returns
     -------
-    array of shape (L,)
+    array of shape (K, L)
         Zero within noise for a smooth function.
 
     """
     r = steps[0] / steps[1]
-    at = np.clip(rung, 1, len(steps) - 1)
-    lines = np.arange(even.shape[1])
     bend = even / (2 * steps[:, None])
-    kink = (r * bend[at, lines] - bend[at - 1, lines]) / (r - 1)
-    deviation = noise * math.sqrt(6) / (2 * steps[at]) * math.sqrt(r**2 + r**-2) / (r - 1)
-    return np.sqrt(np.fmax(kink**2 - _NOISE_CUT * deviation**2, 0.0))
+    straight = (r * bend[1:] - bend[:-1]) / (r - 1)
+    curved = (r**3 * straight[1:] - straight[:-1]) / (r**3 - 1)
+    kinks = np.vstack([np.abs(bend[:1]), np.abs(straight)])
+    kinks[2:] = np.fmin(kinks[2:], np.abs(curved))
+    deviation = noise * (math.sqrt(6) / 2 * (r + 1) / (r - 1)) / steps[:, None]
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.sqrt(np.fmax(kinks**2 - _NOISE_CUT * deviation**2, 0.0))
 
 
-def extrapolate(quotients: Array, steps: Array, noise: Array, *, deepest: int = _DEEPEST) -> Slope:
+def extrapolate(
+    quotients: Array, steps: Array, noise: Array, kinks: Array | None = None, *, deepest: int = _DEEPEST
+) -> Slope:
     """Richardson-extrapolate central differences to step zero and keep the entry with the least error.
 
     Parameters
@@ -175,6 +180,8 @@ def extrapolate(quotients: Array, steps: Array, noise: Array, *, deepest: int = 
     steps : array of shape (K,)
     noise : array of shape (L,)
         Standard deviation of one function value.
+    kinks : array of shape (K, L), optional
+        Errors of each central difference from kinks, see :func:`kink_errors`.
     deepest : int
         How many powers h², h⁴, … of the truncation error are removed at most.
 
@@ -190,35 +197,42 @@ def extrapolate(quotients: Array, steps: Array, noise: Array, *, deepest: int = 
     """
     rungs, lines = quotients.shape
     ratio = steps[0] / steps[1]
-    best = np.full(lines, np.nan)
-    error = np.full(lines, np.inf)
-    least_noise = np.full(lines, np.inf)
-    rung = np.zeros(lines, dtype=np.int64)
+    best = Slope(
+        *(np.full(lines, value) for value in (np.nan, np.inf, np.inf, np.inf)), np.zeros(lines, dtype=np.int64)
+    )
     table = quotients
     sigma = noise / (math.sqrt(2) * steps[:, None])
+    bent = np.zeros_like(quotients) if kinks is None else kinks
     for depth in range(min(deepest, rungs - 1) + 1):
         # How far an entry still moved: against its coarser neighbour, and against the entry that it was made from.
         if depth == 0:
             moved = np.abs(table[1:] - table[:-1]) / (ratio**2 - 1) * _DISTRUST_PLAIN
-            entries, sigmas, first = table[1:], sigma[1:], 1
+            best = _better(best, table[1:], moved, sigma[1:], bent[1:], first=1)
         else:
             power = ratio ** (2 * depth)
             made = (power * table[1:] - table[:-1]) / (power - 1)
-            sigma = np.hypot(power * sigma[1:], sigma[:-1]) / (power - 1)
+            sigma, bent = (np.hypot(power * e[1:], e[:-1]) / (power - 1) for e in (sigma, bent))
             from_parent = np.abs(made - table[1:])
             from_neighbour = np.vstack([_DISTRUST_FIRST * from_parent[:1], np.abs(np.diff(made, axis=0))])
-            moved = np.fmax(from_parent, from_neighbour) / ratio
-            entries, sigmas, first, table = made, sigma, depth, made
-        total = np.hypot(moved, sigmas)
-        total = np.where(np.isfinite(total) & np.isfinite(entries), total, np.inf)
-        at = np.argmin(total, axis=0)
-        pick = (at, np.arange(lines))
-        better = total[pick] < error
-        best = np.where(better, entries[pick], best)
-        error = np.where(better, total[pick], error)
-        least_noise = np.where(better, sigmas[pick], least_noise)
-        rung = np.where(better, at + first, rung)
-    return Slope(best, error, least_noise, rung)
+            best = _better(best, made, np.fmax(from_parent, from_neighbour) / ratio, sigma, bent, first=depth)
+            table = made
+    return best
+
+
+def _better(best: Slope, entries: Array, moved: Array, sigma: Array, bent: Array, *, first: int) -> Slope:
+    """The best slope so far, or an entry of this column with a smaller error."""
+    total = np.sqrt(moved**2 + sigma**2 + bent**2)
+    total = np.where(np.isfinite(total) & np.isfinite(entries), total, np.inf)
+    at = np.argmin(total, axis=0)
+    pick = (at, np.arange(entries.shape[1]))
+    better = total[pick] < best.error
+    return Slope(
+        np.where(better, entries[pick], best.value),
+        np.where(better, total[pick], best.error),
+        np.where(better, sigma[pick], best.noise),
+        np.where(better, bent[pick], best.kinks),
+        np.where(better, at + first, best.rung),
+    )
 
 
 def derivative(function: Callable[[float], float], at: float, *, scale: float | None = None) -> Slope:
