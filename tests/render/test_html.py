@@ -97,7 +97,7 @@ def test_every_drawing_has_a_name_a_caption_and_its_table_behind_it() -> None:
     for section in re.findall(r'<section class="gv-table">.*?</section>', text, re.DOTALL):
         if "<figure>" in section:
             assert "<details>" in section
-            assert "<table>" in section
+            assert "<table" in section
 
 
 def test_tables_have_captions_and_scoped_headers(report: Report) -> None:
@@ -107,9 +107,9 @@ def test_tables_have_captions_and_scoped_headers(report: Report) -> None:
 
 
 def test_a_short_table_is_open_and_a_long_one_is_folded() -> None:
-    short = html(wrong()).split("Tensor by tensor")[1].split("<table>")[0]
+    short = html(wrong()).split("Tensor by tensor")[1].split("<table")[0]
     assert "<details>" not in short
-    long = html(vanishing()).split("<h2>Parameter by parameter")[1].split("<table>")[0]
+    long = html(vanishing()).split("<h2>Parameter by parameter")[1].split("<table")[0]
     assert "<details>" in long
 
 

@@ -118,6 +118,25 @@ def test_cost_and_environment_are_in_the_small_print() -> None:
     assert "torch 2.13.0+cpu" in end[1]
 
 
+def test_known_settings_are_said_in_the_language() -> None:
+    report = Report("plan_init", "net", settings={"mode": "train", "order": "modules", "brand_new": "train"})
+    assert text(report, lang="zh-Hans").splitlines()[-1] == "设置  模式：训练 · 层的顺序：按模块排列 · brand_new：train"
+
+
+def test_lists_take_several_lines_where_there_are_few_rows() -> None:
+    found = ("signal-exploding", "gradient-exploding")
+    row = ("a network with quite a long name", found, ("gradient-wrong",), (), 42.3, 93.7)
+    columns = ("patient", "expected", "found", "found_after", "accuracy_before", "accuracy_after")
+    told = text(Report("demo", "d", (), (Table("patients", columns, ("",) * 4 + ("%", "%"), (row,)),)))
+    assert "…" not in told
+    assert re.search("signal-exploding, +gradient-wrong .*42.3 +93.7\n.* gradient-exploding\n", told + "\n")
+
+
+def test_what_was_expected_is_not_repeated_where_it_was_found() -> None:
+    table = Table("patients", ("patient", "expected", "found"), ("",) * 3, (("a", ("x",), ("x",)), ("b", (), ())))
+    assert "  patient  found" in text(Report("demo", "d", (), (table,)))
+
+
 def test_a_demo_tells_every_part_with_its_story() -> None:
     told = text(demo())
     for at, part in enumerate(demo().parts, start=1):

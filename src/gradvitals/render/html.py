@@ -103,7 +103,7 @@ def _body(report: Report, lang: str, level: int) -> str:
     parts = "".join(_part(part, at, lang, level) for at, part in enumerate(report.parts, start=1))
     examinations = f"<h{level}>{phrases.phrase('examinations', lang)}</h{level}>\n{parts}" if parts else ""
     shown = "".join(_table(table, report, lang, level) for table in tables.shown_tables(report))
-    return f"{_findings(report, lang, level)}{shown}{examinations}{_small_print(report, lang)}"
+    return f"{_findings(report, lang, level)}{shown}{examinations}{_small_print(report, lang, is_part=level > 2)}"
 
 
 def _part(part: Report, number: int, lang: str, level: int) -> str:
@@ -162,8 +162,9 @@ def _table(table: Table, report: Report, lang: str, level: int) -> str:
     sheet = tables.sheet(table, lang)
     drawn = charts(table, lang)
     about = "".join(f'<p class="gv-about">{escape(line)}</p>\n' for line in (sheet.about, *sheet.remarks) if line)
-    grid = _grid(sheet, tables.flagged_rows(table, report), lang)
-    if drawn or sheet.rows > _OPEN_ROWS:
+    few = sheet.rows <= _OPEN_ROWS
+    grid = _grid(sheet, tables.flagged_rows(table, report), lang, few=few)
+    if drawn or not few:
         grid = _folded(phrases.phrase("show_rows", lang, count=sheet.rows), grid)
     figures = f'<div class="gv-figures">\n{"".join(map(_figure, drawn))}</div>\n' if drawn else ""
     heading = f"<h{level}>{escape(sheet.title)}</h{level}>\n"
@@ -175,13 +176,14 @@ def _figure(chart: Chart) -> str:
     return f"<figure>\n<figcaption>{escape(chart.title)}</figcaption>\n{chart.drawing}\n{note}</figure>\n"
 
 
-def _grid(sheet: tables.Sheet, flagged: list[int], lang: str) -> str:
+def _grid(sheet: tables.Sheet, flagged: list[int], lang: str, *, few: bool) -> str:
     """The table itself; its frame scrolls sideways on a narrow screen and can be reached by the keyboard."""
     heads = "".join(f'<th scope="col"{_align(column)}>{escape(column.heading)}</th>' for column in sheet.columns)
     rows = "".join(_rows(sheet, flagged, lang))
     name = escape(sheet.title)
     return (
-        f'<div class="gv-scroll" tabindex="0" role="region" aria-label="{name}">\n<table>\n'
+        f'<div class="gv-scroll" tabindex="0" role="region" aria-label="{name}">\n'
+        f'<table class="{"gv-few" if few else "gv-many"}">\n'
         f'<caption class="gv-hidden">{name}</caption>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>\n'
         "</table>\n</div>\n"
     )
@@ -215,13 +217,13 @@ def _align(column: tables.Column) -> str:
     return ' class="gv-number"' if column.numeric else ""
 
 
-def _small_print(report: Report, lang: str) -> str:
+def _small_print(report: Report, lang: str, *, is_part: bool) -> str:
     settings, explained = phrases.setting_pairs(report.settings, lang)
     lines = [*explained, *settings]
     cost = phrases.cost_line(report.cost, lang)
     if cost:
         lines.append((phrases.phrase("cost", lang), cost))
-    if report.environment:
+    if report.environment and not is_part:
         lines.append((phrases.phrase("environment", lang), phrases.environment_line(report.environment, lang)))
     return f'<section class="gv-small">\n{_pairs(lines)}</section>\n' if lines else ""
 
