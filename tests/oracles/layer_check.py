@@ -7,8 +7,20 @@ import functools
 import gradvitals as gv
 from oracles import torch_layers
 
-#: What a constant factor should be called: numeric is 0.5 × analytic where the gradient was doubled.
-FACTORS = {"double": "factor-extra", "missing-1/N": "factor-missing"}
+#: What the likely mistake should be called; numeric is 0.5 × analytic where the gradient was doubled.
+_CAUSES = {
+    "sign": "sign",
+    "double": "factor-extra",
+    "transposed": "transposed",
+    "missing-1/N": "factor-missing",
+    "zero-largest": "entries",
+    "zero-median": "entries",
+}
+
+
+def cause_of(kind):
+    """The likely mistake that a report should name for a kind of mutation; None where any will do."""
+    return _CAUSES.get(kind)
 
 
 def check(layer, framework, dtype, tensor=None, mutation=None, *, seed=0):

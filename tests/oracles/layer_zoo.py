@@ -66,17 +66,17 @@ def _normal(rng, *shape):
 
 
 def _linear(rng, medium):
-    n, d = (40, 40) if medium else (5, 5)
+    n, d = (40, 40) if medium else (4, 4)
     return {"x": _normal(rng, n, d), "w": _normal(rng, d, d) / d**0.5, "b": _normal(rng, d)}
 
 
 def _bias(rng, medium):
-    n, d = (60, 50) if medium else (5, 5)
+    n, d = (60, 50) if medium else (4, 4)
     return {"x": _normal(rng, n, d), "b": _normal(rng, d)}
 
 
 def _square(rng, medium):
-    return {"x": _normal(rng, *((50, 50) if medium else (6, 6)))}
+    return {"x": _normal(rng, *((50, 50) if medium else (5, 5)))}
 
 
 def _away_from_zero(rng, medium):
@@ -85,7 +85,7 @@ def _away_from_zero(rng, medium):
 
 
 def _batch_norm(rng, medium):
-    n, d = (50, 50) if medium else (6, 6)
+    n, d = (50, 50) if medium else (5, 5)
     return {
         "x": _normal(rng, n, d) * np.exp(_normal(rng, d) / 2) + _normal(rng, d),
         "gamma": 1 + _normal(rng, d) / 4,
@@ -94,14 +94,14 @@ def _batch_norm(rng, medium):
 
 
 def _conv2d(rng, medium):
-    n, c, size = (3, 8, 12) if medium else (2, 2, 4)
+    n, c, size = (3, 8, 12) if medium else (1, 2, 3)
     w = _normal(rng, c, c, 3, 3) / (9 * c) ** 0.5
     return {"x": _normal(rng, n, c, size, size), "w": w, "b": _normal(rng, c)}
 
 
 def _max_pool(rng, medium):
     """No ties: the four entries of a window differ by at least 0.3."""
-    n, c, size = (4, 8, 10) if medium else (2, 2, 4)
+    n, c, size = (4, 8, 10) if medium else (1, 2, 4)
     windows = n * c * (size // 2) ** 2
     ranks = rng.permuted(np.tile(0.5 * np.arange(4.0), (windows, 1)), axis=1)
     blocks = ranks + rng.uniform(0, 0.2, ranks.shape) + _normal(rng, windows, 1)
@@ -110,17 +110,17 @@ def _max_pool(rng, medium):
 
 
 def _attention(rng, medium):
-    size = 32 if medium else 5
+    size = 32 if medium else 4
     return {name: _normal(rng, size, size) for name in ("q", "k", "v")}
 
 
 def _embedding(rng, medium):
-    v, d = (60, 40) if medium else (6, 6)
+    v, d = (60, 40) if medium else (5, 5)
     return {"table": _normal(rng, v, d)}
 
 
 def _lstm_cell(rng, medium):
-    n, d, h = (20, 16, 16) if medium else (3, 3, 3)
+    n, d, h = (20, 16, 16) if medium else (2, 2, 2)
     return {
         "x": _normal(rng, n, d),
         "h": _normal(rng, n, h) / 2,
@@ -132,11 +132,11 @@ def _lstm_cell(rng, medium):
 
 
 def _cross_entropy(rng, medium):
-    return {"logits": _normal(rng, *((60, 40) if medium else (6, 6)))}
+    return {"logits": _normal(rng, *((60, 40) if medium else (5, 5)))}
 
 
 def _softmax_regression(rng, medium):
-    n, d, k = (40, 30, 30) if medium else (6, 4, 4)
+    n, d, k = (40, 30, 30) if medium else (5, 4, 4)
     return {"x": _normal(rng, n, d), "w": _normal(rng, d, k) / d**0.5, "b": _normal(rng, k) / 2}
 
 

@@ -145,7 +145,7 @@ def embedding(indices):
     return forward, backward
 
 
-def lstm_cell(x, h, c, W, U, b):  # noqa: PLR0917 - the cell's own arguments
+def lstm_cell(x, h, c, W, U, b):
     """Gates in the order input, forget, cell, output; returns the new h and c side by side, (N, 2H)."""
     i, f, g, o = np.split(x @ W + h @ U + b, 4, axis=1)
     i, f, o, g = sigmoid(i)[0], sigmoid(f)[0], sigmoid(o)[0], np.tanh(g)

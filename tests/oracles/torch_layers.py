@@ -64,7 +64,7 @@ def embedding(indices):
     return forward
 
 
-def lstm_cell(x, h, c, W, U, b):  # noqa: PLR0917 - the cell's own arguments
+def lstm_cell(x, h, c, W, U, b):
     i, f, g, o = (x @ W + h @ U + b).chunk(4, dim=1)
     new_c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(new_c), new_c
