@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
 from gradvitals.gradients.measure_entries import Entry, measure_entries
-from gradvitals.gradients.measure_lines import SUSPECT_AT, Base, Line, confirmed, measure_line
+from gradvitals.gradients.measure_lines import SUSPECT_AT, Base, Line, confirmed, measure_line, noise_along
 from gradvitals.gradients.mistakes import Mistake, recognise
 from gradvitals.maths.differences import MEDIAN_TO_STD
 from gradvitals.vocabulary.errors import InputError
@@ -346,10 +346,11 @@ def _base(
         _rounding_of(flat[at], [n[at].value for n in neighbours], tensor.roundoff)
         for at, tensor in enumerate(problem.tensors)
     )
-    return Base(
+    base = Base(
         points=points,
         value=value,
         repeat_noise=repeat_noise,
+        noise=0.0,
         cotangent=cotangent,
         gradients=flat,
         gradient_errors=errors,
@@ -357,6 +358,13 @@ def _base(
         roundoff=problem.roundoff,
         gradient_roundoff=max(tensor.roundoff for tensor in problem.tensors),
     )
+    # A kink may lie among the few points of one direction, hardly among those of two out of three.
+    directions = [
+        {at: scale * rng.standard_normal(base.points[at].size) for at, scale in enumerate(base.scales)}
+        for _ in range(3)
+    ]
+    noise = float(np.median([noise_along(problem, base, direction) for direction in directions]))
+    return replace(base, noise=noise if math.isfinite(noise) else 0.0)
 
 
 def _beside(problem: Problem, points: tuple[Array, ...], rng: np.random.Generator) -> dict[int, Array]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Problem
-from gradvitals.maths.differences import Ladder, extrapolate, kink_errors, ladder_for, rounding, value_noise
+from gradvitals.maths.differences import NEARBY, Ladder, extrapolate, kink_errors, ladder_for, noise_from, rounding
 
 #: A line is suspect when what is missing exceeds this many standard deviations of its error bar. Together with the
 #: confirmation on two other ladders it keeps the false alarms of ``benchmarks/gradients_layers.py`` at zero.
@@ -31,7 +31,8 @@ _KINK_NOISE = 4.0
 class Base:
     """What all lines share: the point, the function's value there, and the gradient to be judged.
 
-    ``roundoff`` is the evaluations' unit roundoff, ``gradient_roundoff`` the backward pass's. ``points`` and
+    ``roundoff`` is the evaluations' unit roundoff, ``gradient_roundoff`` the backward pass's; ``noise``
+    is that of ⟨cotangent, F⟩ nearby, ``repeat_noise`` each output's difference when asked again. ``points`` and
     ``gradients`` hold a flat array per tensor (zeros where there is no gradient), ``gradient_errors`` the gradient's
     own rounding.
     """
@@ -39,6 +40,7 @@ class Base:
     points: tuple[Array, ...]
     value: Array
     repeat_noise: Array
+    noise: float
     cotangent: Array
     gradients: tuple[Array, ...]
     gradient_errors: tuple[Array, ...]
@@ -139,9 +141,8 @@ def measure_line(problem: Problem, base: Base, direction: Mapping[int, Array], l
             even[rung] = plus[rung] + minus[rung] - 2 * centre
     with np.errstate(invalid="ignore"):
         quotients = ((plus - minus) / (2 * steps) - predicted)[:, None]
-    floor = np.array([np.linalg.norm(base.cotangent * noise)])
-    found_noise = value_noise(quotients, even[:, None], steps, floor)
-    slope = extrapolate(quotients, steps, found_noise, kink_errors(even[:, None], steps, found_noise))
+    total_noise = np.array([max(float(np.linalg.norm(base.cotangent * noise)), base.noise)])
+    slope = extrapolate(quotients, steps, total_noise, kink_errors(even[:, None], steps, total_noise))
     own = math.sqrt(sum(float(np.sum((base.gradient_errors[at] * u) ** 2)) for at, u in direction.items()))
     finite = gap[np.isfinite(gap)]
     return Line(
@@ -154,6 +155,16 @@ def measure_line(problem: Problem, base: Base, direction: Mapping[int, Array], l
         slack=float(finite.min()) if finite.size else math.inf,
         rung=int(slope.rung[0]),
     )
+
+
+def noise_along(problem: Problem, base: Base, direction: Mapping[int, Array]) -> float:
+    """Noise of ⟨cotangent, F⟩, from values so close to one another along a direction that nothing else is left."""
+    spacing = ladder_for(base.roundoff).spacing
+    values = []
+    for step in NEARBY:
+        value, gone = _moved_value(problem, base, direction, step * spacing)
+        values.append(float(base.cotangent @ value) - gone)
+    return noise_from(np.array(values))
 
 
 def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool:

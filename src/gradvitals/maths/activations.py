@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Activation:
     kinks: tuple[float, ...] = ()
 
 
+@functools.lru_cache(maxsize=128)
 def activation(name: str, **parameters: float) -> Activation:
     """An activation by name: one of :data:`NAMES`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -52,6 +53,7 @@ class Balance:
         return math.sqrt(self.q / self.power)
 
 
+@functools.lru_cache(maxsize=128)
 def balance(phi: Activation) -> Balance:
     r"""Find the working point of an activation.
 

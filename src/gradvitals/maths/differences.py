@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 
 #: A rounded result is off by a uniform error of half a unit in the last place: its standard deviation is that over √3.
 _UNIFORM_STD = 1 / math.sqrt(3)
+#: Where noise is looked at, in units of the spacing.
+NEARBY = (-3, -2, -1, 0, 1, 2, 3)
 #: The median of |noise| times this is the standard deviation of a normal distribution.
 MEDIAN_TO_STD = 1.4826
 #: Column of the extrapolation table past which more smoothness is assumed than real functions have (measured in
@@ -48,6 +50,11 @@ class Ladder:
     def steps(self) -> Array:
         """The steps, largest first."""
         return self.first * self.ratio ** -np.arange(self.rungs, dtype=np.float64)
+
+    @property
+    def spacing(self) -> float:
+        """The distance of points at which only noise is left: half the finest step."""
+        return float(self.steps[-1]) / 2
 
     def scaled(self, factor: float) -> Ladder:
         """The same ladder with every step multiplied."""
@@ -102,38 +109,32 @@ def rounding(values: Array, unit_roundoff: float) -> Array:
     return np.abs(values) * (unit_roundoff * _UNIFORM_STD)
 
 
-def value_noise(quotients: Array, even: Array, steps: Array, floor: Array) -> Array:
-    """Noise of the function's values along L lines, from what is left of them at the finest steps.
+def noise_from(values: Array) -> float:
+    """Noise of a function, from its values at equally spaced points so close that nothing but noise is left.
+
+    Third differences: what is smooth falls with the third power of the spacing, and Var(Δ³) = 20σ².
 
     Parameters
     ----------
-    quotients : array of shape (K, L)
-        Central differences ``(f(h) − f(−h)) / 2h`` (less any constant) at the K steps.
-    even : array of shape (K, L)
-        ``f(h) + f(−h) − 2 f(0)`` at the same steps.
-    steps : array of shape (K,)
-    floor : array of shape (L,)
-        Known rounding error (standard deviation): the answer is never smaller.
+    values : array of shape (M,)
+        At least four, better seven.
 
     Returns
     -------
-    array of shape (L,)
+    float
         Standard deviation of one value.
 
+    References
+    ----------
+    Moré and Wild (2011), eq. 3.1 with k = 3.
+
+    Examples
+    --------
+    >>> noise_from(np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+    0.0
+
     """
-    if len(steps) < 3:
-        return floor
-    finest = max(2, len(steps) // 3)
-    r = steps[0] / steps[1]
-    # Combinations in which curvature cancels, so that only noise is left, divided by the standard deviation that they
-    # have per unit of noise. Even part, h² cancelled: Var(f₊ + f₋ − 2f₀) = 6σ².
-    bent = np.abs(even[1:] - even[:-1] / r**2)[-finest:] / math.sqrt(6 * (1 + r**-4))
-    # Quotients, h² cancelled between neighbours of the once-extrapolated column: Var(quotient) = σ²/2h².
-    once = (r**2 * quotients[1:] - quotients[:-1]) / (r**2 - 1)
-    variance = (r / steps[2:]) ** 2 * r**2 + ((1 + r**2) / steps[1:-1]) ** 2 + 1 / steps[:-2] ** 2
-    scatter = np.abs(np.diff(once, axis=0)) * (r**2 - 1) / np.sqrt(variance / 2)[:, None]
-    found = MEDIAN_TO_STD * np.fmax(_median(bent), _median(scatter[-finest:]))
-    return np.fmax(found, floor)
+    return float(np.sqrt(np.mean(np.square(np.diff(values, n=3))) / 20))
 
 
 def kink_errors(even: Array, steps: Array, noise: Array) -> Array:
@@ -261,19 +262,12 @@ def derivative(function: Callable[[float], float], at: float, *, scale: float | 
     """
     unit = 2.0**-53
     size = scale or abs(at) or 1.0
-    steps = ladder_for(unit).steps * 2.0 ** round(math.log2(size))
+    ladder = ladder_for(unit)
+    unit_step = 2.0 ** round(math.log2(size))
+    steps = ladder.steps * unit_step
     centre = function(at)
     plus, minus = (np.array([[function(at + sign * h)] for h in steps]) for sign in (1, -1))
+    nearby = np.array([function(at + k * ladder.spacing * unit_step) for k in NEARBY])
+    noise = np.fmax(rounding(np.array([centre]), unit), noise_from(nearby))
     quotients = (plus - minus) / (2 * steps[:, None])
-    floor = rounding(np.array([centre]), unit)
-    return extrapolate(quotients, steps, value_noise(quotients, plus + minus - 2 * centre, steps, floor))
-
-
-def _median(values: Array) -> Array:
-    """Column medians over the finite entries; zero where there are none."""
-    out = np.zeros(values.shape[1])
-    for column, entries in enumerate(values.T):
-        finite = entries[np.isfinite(entries)]
-        if finite.size:
-            out[column] = np.median(finite)
-    return out
+    return extrapolate(quotients, steps, noise, kink_errors(plus + minus - 2 * centre, steps, noise))
