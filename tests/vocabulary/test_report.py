@@ -56,9 +56,7 @@ findings = st.builds(
 @st.composite
 def tables(draw: st.DrawFn) -> Table:
     width = draw(st.integers(0, 3))
-    columns = draw(
-        st.lists(st.sampled_from(["path", "status", "value", "index"]) | texts, min_size=width, max_size=width)
-    )
+    columns = draw(st.lists(keys, min_size=width, max_size=width))
     row = st.tuples(*[facts] * width)
     return Table(
         draw(texts), tuple(columns), tuple(draw(texts) for _ in columns), tuple(draw(st.lists(row, max_size=3)))
