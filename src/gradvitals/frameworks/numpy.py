@@ -159,7 +159,8 @@ class NumpyProblem:
         """Outputs as arrays, and the cache (None where there is none)."""
         args, keywords = self._arguments(moved, wide=wide)
         self._random.restore()
-        with user_code(f"{self._case.subject}()"):
+        # A step may leave the function's domain: the NaN that it gives there says so, a warning would only puzzle.
+        with user_code(f"{self._case.subject}()"), np.errstate(all="ignore"):
             result = self._function(*args, **keywords)
         cache = None
         if isinstance(result, tuple) and (self._takes_cache or self._case.grad is not None):
@@ -184,7 +185,7 @@ class NumpyProblem:
         dout: Any = parts[0] if len(parts) == 1 else tuple(parts)
         if isinstance(dout, np.ndarray) and dout.ndim == 0:
             dout = dout[()]
-        with user_code(f"the backward pass of {self._case.subject}"):
+        with user_code(f"the backward pass of {self._case.subject}"), np.errstate(all="ignore"):
             result = backward(dout, cache) if self._takes_cache else backward(dout)
         return dict(self._match(result))
 
@@ -193,7 +194,7 @@ class NumpyProblem:
         if callable(grad):
             args, keywords = self._arguments(moved)
             self._random.restore()
-            with user_code(f"the gradient of {self._case.subject}"):
+            with user_code(f"the gradient of {self._case.subject}"), np.errstate(all="ignore"):
                 grad = grad(*args, **keywords)
         return dict(self._match(grad))
 
@@ -219,9 +220,8 @@ class NumpyProblem:
         for root, gradient in zip(candidates, given, strict=True):
             if isinstance(gradient, Mapping) and isinstance(trees[root], Mapping):
                 yield from self._match_by_name(gradient)
-            elif gradient is not None or root in floating:
-                if _is_number(trees[root]):
-                    yield root, gradient
+            elif _is_number(trees[root]) and (gradient is not None or root in floating):
+                yield root, gradient
 
     def _match_by_name(self, result: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
         paths = [path for root, tree in self._roots for path, value in leaves(tree, root) if _is_number(value)]

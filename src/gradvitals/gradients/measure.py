@@ -359,11 +359,11 @@ def _base(
         gradient_roundoff=max(tensor.roundoff for tensor in problem.tensors),
     )
     # A kink may lie among the few points of one direction, hardly among those of two out of three.
-    directions = [
-        {at: scale * rng.standard_normal(base.points[at].size) for at, scale in enumerate(base.scales)}
-        for _ in range(3)
-    ]
-    noise = float(np.median([noise_along(problem, base, direction) for direction in directions]))
+    noises = []
+    for _ in range(3):
+        direction = {at: scale * rng.standard_normal(points[at].size) for at, scale in enumerate(base.scales)}
+        noises.append(noise_along(problem, base, direction))
+    noise = float(np.median(noises))
     return replace(base, noise=noise if math.isfinite(noise) else 0.0)
 
 
