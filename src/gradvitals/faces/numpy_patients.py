@@ -25,10 +25,10 @@ class SquaredReLU:
     def __init__(self, *, factor: float) -> None:
         self._factor = factor
 
-    def forward(self, x: Array, w: Array, b: Array) -> Array:
+    def forward(self, x: Array, w: Array, b: Array) -> Any:
         self._x, self._w = x, w
-        self._active: Array = np.maximum(x @ w + b, 0)
-        return self._active**2
+        self._active = np.maximum(x @ w + b, 0)
+        return np.square(self._active)
 
     def backward(self, dout: Array) -> tuple[Array, Array, Array]:
         dz = dout * self._factor * self._active

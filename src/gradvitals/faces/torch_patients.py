@@ -4,9 +4,10 @@ and a sound network.
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,22 +61,22 @@ class Digits:
         )
 
 
-def network(
-    activation: Callable[[], nn.Module], seed: int, *, depth: int = DEPTH, gain: float | None = None
-) -> nn.Module:
+def network(activation: type[nn.Module], seed: int, *, depth: int = DEPTH, gain: float | None = None) -> nn.Module:
     """A plain network with PyTorch's own weights, or normal ones of He's standard deviation times ``gain``."""
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
-    widths = [WIDTH] * depth + [CLASSES]
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(widths):
+    widths = [WIDTH] * depth + [CLASSES]  # of the inputs and of each layer: `depth` layers in all
+    layers: dict[str, nn.Module] = {}
+    for number, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
         linear = nn.Linear(fan_in, fan_out)
         if gain is not None:
             nn.init.normal_(linear.weight, std=gain * math.sqrt(2 / fan_in))
             nn.init.zeros_(linear.bias)
-        layers += [linear, activation()]
+        layers[f"layer{number}"] = linear
+        if number < depth:
+            layers[f"{activation.__name__.lower()}{number}"] = activation()
     torch.set_rng_state(generator_state)
-    return nn.Sequential(*layers[:-1])
+    return nn.Sequential(collections.OrderedDict(layers))
 
 
 class ForgetfulSquare(torch.autograd.Function):

@@ -198,9 +198,8 @@ def extrapolate(
     """
     rungs, lines = quotients.shape
     ratio = steps[0] / steps[1]
-    best = Slope(
-        *(np.full(lines, value) for value in (np.nan, np.inf, np.inf, np.inf)), np.zeros(lines, dtype=np.int64)
-    )
+    unknown = np.full(lines, np.inf)
+    best = Slope(np.full(lines, np.nan), unknown, unknown, unknown, np.zeros(lines, dtype=np.int64))
     table = quotients
     sigma = noise / (math.sqrt(2) * steps[:, None])
     bent = np.zeros_like(quotients) if kinks is None else kinks
