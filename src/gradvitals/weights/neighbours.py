@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradvitals.frameworks.capture import Call
 from gradvitals.maths import activations
@@ -31,6 +32,8 @@ class Neighbours:
         Everything that follows is a normalisation.
     followers : tuple of str
         Weights of the next layers.
+    branches : int
+        Where the layer ends a residual branch: how many branches of the model end like this. Else 1.
 
     """
 
@@ -39,6 +42,7 @@ class Neighbours:
     after_name: str = ""
     normalised: bool = False
     followers: tuple[str, ...] = ()
+    branches: int = 1
 
     @property
     def is_last(self) -> bool:
@@ -55,10 +59,11 @@ def neighbours(calls: Sequence[Call]) -> Mapping[str, Neighbours]:
     for index, call in enumerate(calls):
         for source in call.sources:
             consumers[source].append(index)
+    ends = _branch_ends(calls, consumers)
     found: dict[str, Neighbours] = {}
     for index, call in enumerate(calls):
         if call.has_weights or call.kind.startswith("Embedding"):
-            around = _around(index, calls, consumers)
+            around = replace(_around(index, calls, consumers), branches=len(ends) if index in ends else 1)
             for path in call.parameters:
                 found.setdefault(path, around)
     return found
@@ -89,6 +94,28 @@ def _around(index: int, calls: Sequence[Call], consumers: Mapping[int, Sequence[
         normalised=bool(following) and all(is_normalisation(call) for call in following),
         followers=tuple(dict.fromkeys(path for at in layers for path in calls[at].parameters)),
     )
+
+
+def _branch_ends(calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) -> frozenset[int]:
+    """Layers whose output, activated or not, is joined only with signals that it was itself computed from.
+
+    Concatenations look the same in the dataflow, and elementwise products: they too carry the input past the layer.
+    """
+    upstream: list[int] = []  # as bits: sets of thousands of calls would grow large
+    for call in calls:
+        upstream.append(functools.reduce(lambda bits, source: bits | 1 << source | upstream[source], call.sources, 0))
+    ends = []
+    for index, call in enumerate(calls):
+        at = index
+        while len(consumers[at]) == 1 and calls[consumers[at][0]].sources == (at,):
+            following = calls[consumers[at][0]]
+            if following.has_weights or is_normalisation(following):
+                break
+            at = consumers[at][0]
+        joined = [set(calls[user].sources) - {at} for user in consumers[at]]
+        if call.has_weights and joined and all(any(upstream[index] >> s & 1 for s in others) for others in joined):
+            ends.append(index)
+    return frozenset(ends)
 
 
 def _passes_on(call: Call) -> bool:

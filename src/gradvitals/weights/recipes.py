@@ -144,11 +144,10 @@ def _auto(weight: Weight, near: Neighbours, distribution: str) -> Recipe:
     Var(W) = q/(power · fan_in). Between two ReLUs that is He's 2/fan_in.
     """
     before = balance(near.before) if near.before else _PLAIN
-    centre = before.centre
     if near.after is None:
         reason = "normalised" if near.normalised else "head" if near.is_last else "linear"
         recipe = _plain(weight, near, "lecun", distribution, reason)
-        return _centred(recipe, centre)
+        return _finished(recipe, near, before.centre)
     target = balance(near.after)
     std = math.sqrt(target.q / before.power / _fan_in(weight))
     low, high = (gain / target.gain for gain in target.gains)
@@ -158,7 +157,7 @@ def _auto(weight: Weight, near: Neighbours, distribution: str) -> Recipe:
     else:
         # Measured (digits, 20 and 50 layers, Adam): orthogonal weights reach 0 to 20 points more than normal ones.
         recipe = Recipe(weight, near.after_name, "orthogonal", "orthogonal", std, _zero(weight), "gain", 0.0, tolerated)
-    return _centred(recipe, centre)
+    return _finished(recipe, near, before.centre)
 
 
 def _plain(weight: Weight, near: Neighbours, scheme: str, distribution: str, reason: str, gain: float = 1.0) -> Recipe:
@@ -168,8 +167,16 @@ def _plain(weight: Weight, near: Neighbours, scheme: str, distribution: str, rea
     return Recipe(weight, near.after_name, scheme, draw, std, _zero(weight), reason)
 
 
-def _centred(recipe: Recipe, centre: float) -> Recipe:
-    """The same recipe with the mean of its input taken away."""
+def _finished(recipe: Recipe, near: Neighbours, centre: float) -> Recipe:
+    """The same recipe with residual branches scaled down, and the mean of its input taken away.
+
+    What R branches of variance 1/R add to a stream multiplies its variance by e at most, not by 2 at every one; any
+    branch that is smaller, down to zero, is sound as well.
+    """
+    if near.branches > 1 and not near.normalised and recipe.std is not None:
+        shrunk = math.sqrt(near.branches)
+        tolerated = (0.0, recipe.tolerated[1] * shrunk)
+        recipe = replace(recipe, std=recipe.std / shrunk, reason="residual", tolerated=tolerated)
     if not centre:
         return recipe
     bias = "centred" if len(recipe.weight.biases) == 1 else "rows"

@@ -159,7 +159,8 @@ def init_(
     - behind a sigmoid or softplus, whose mean isn't zero: the bias takes the mean away, b = −E[φ]·ΣW, and the gain
       keeps the variance that is left (sigmoid: 4.8; at 1/φ′(0) = 4 only a very small signal keeps its size). Without a
       bias, each row of the weights sums to zero.
-    - before a normalisation, or where no activation follows (a head): LeCun.
+    - before a normalisation, or where no activation follows (a head): LeCun. At the end of a residual branch that no
+      normalisation follows: divided by √(number of branches).
     - attention: Xavier, for query, key and value each. Recurrent layers: Xavier for the input weights, orthogonal
       hidden weights, gate by gate. Embeddings: N(0, 1), or LeCun where the head shares them; the padding row stays
       zero. Normalisations: weight 1, bias 0. All other biases 0.

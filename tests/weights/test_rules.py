@@ -1,0 +1,242 @@
+"""What the rules find in weights, and that they are silent where all is well."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from gradvitals.vocabulary import Severity, words
+from gradvitals.weights import init_, plan_init
+from gradvitals.weights.rules import RULES
+from oracles import networks
+
+
+def mlp(activation, depth=4, width=32):
+    layers = [layer for _ in range(depth - 1) for layer in (nn.Linear(width, width), activation())]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
+
+
+X = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def findings(model, *inputs):
+    return {finding.code: finding for finding in plan_init(model, *inputs).findings}
+
+
+def scaled(model, factor):
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0, factor * (2 / layer.in_features) ** 0.5)
+            nn.init.zeros_(layer.bias)
+    return model
+
+
+def test_weights_far_too_large_are_one_finding_that_lists_the_layers():
+    torch.manual_seed(0)
+    found = findings(scaled(mlp(nn.ReLU, depth=20), 5), X)
+    assert set(found) == {"W301"}
+    evidence = found["W301"].evidence
+    assert found["W301"].severity is Severity.WARNING
+    assert len(evidence["paths"]) == 19
+    assert evidence["ratio"] == pytest.approx(5, rel=0.1)
+    assert (evidence["scheme"], evidence["activation"]) == ("He", "relu")
+    assert evidence["total"] == pytest.approx(5.0**19, rel=0.9)
+
+
+def test_torchs_default_in_a_deep_sigmoid_network_is_off():
+    torch.manual_seed(0)
+    found = findings(mlp(nn.Sigmoid, depth=20), X)
+    assert found["W301"].evidence["total"] < 1e-12
+    assert found["W301"].evidence["scheme"] == "orthogonal × 4.8"
+
+
+def test_before_normalisations_the_scale_is_free():
+    layers = [layer for _ in range(10) for layer in (nn.Linear(32, 32), nn.LayerNorm(32), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(32, 10))
+    with torch.no_grad():
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                layer.weight *= 8
+    assert findings(model, X) == {}
+
+
+def test_a_small_head_is_nobodys_fault():
+    model = mlp(nn.ReLU, depth=4)
+    with torch.no_grad():
+        model[-1].weight *= 1e-5
+    assert findings(model, X) == {}
+
+
+def test_a_skip_connection_carries_the_signal_past_small_weights():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = nn.Linear(32, 32), nn.Linear(32, 2)
+            self.blocks = nn.ModuleList(nn.Linear(32, 32) for _ in range(20))
+            for block in self.blocks:
+                nn.init.normal_(block.weight, 0, 1e-4)
+
+        def forward(self, x):
+            x = self.stem(x)
+            for block in self.blocks:
+                x = x + F.relu(block(x))
+            return self.head(x)
+
+    assert findings(Net(), X) == {}
+
+
+@pytest.mark.parametrize(
+    ("activation", "initialise"),
+    [
+        (nn.Tanh, lambda weight: nn.init.xavier_normal_(weight, gain=5 / 3)),
+        (nn.Tanh, nn.init.xavier_uniform_),
+        (nn.GELU, nn.init.kaiming_normal_),
+        (nn.SELU, lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="linear")),
+    ],
+    ids=["tanh 5/3", "tanh Xavier", "GELU He", "SELU LeCun"],
+)
+def test_recommended_gains_of_other_tools_are_sound_over_twenty_layers(activation, initialise):
+    torch.manual_seed(0)
+    model = mlp(activation, depth=20)
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            initialise(layer.weight)
+    assert findings(model, X) == {}
+
+
+def test_constant_weights_are_an_error_where_no_layer_can_tell_the_units_apart():
+    model = mlp(nn.Tanh)
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.constant_(layer.weight, 0.1)
+            nn.init.zeros_(layer.bias)
+    found = findings(model, X)["W302"]
+    assert found.severity is Severity.ERROR
+    assert found.evidence["same"] == found.evidence["units"]
+    assert found.evidence["affected"] == 4
+
+
+def test_zero_weights_everywhere_are_symmetric():
+    model = mlp(nn.Tanh)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    assert findings(model, X)["W302"].severity is Severity.ERROR
+
+
+def test_some_units_alike_are_a_warning():
+    model = mlp(nn.ReLU)
+    with torch.no_grad():
+        model[2].weight[5:9] = model[2].weight[4]
+    found = findings(model, X)["W302"]
+    assert (found.severity, found.site.path) == (Severity.WARNING, "2.weight")
+    assert (found.evidence["same"], found.evidence["units"]) == (5, 32)
+
+
+def test_a_zero_head_a_zero_branch_and_pruned_units_start_like_this_on_purpose():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.inner, self.end = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+            self.head = nn.Linear(32, 4)
+            nn.init.zeros_(self.end.weight)
+            nn.init.zeros_(self.head.weight)
+            with torch.no_grad():
+                self.inner.weight[3:9] = 0
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.head(x + self.end(F.relu(self.inner(x))))
+
+    assert findings(Net(), X) == {}
+
+
+def test_norms_embeddings_and_biases_may_be_constant():
+    model = nn.Sequential(nn.Embedding(6, 8), nn.LayerNorm(8), nn.Linear(8, 4))
+    nn.init.ones_(model[0].weight)
+    nn.init.ones_(model[2].bias)
+    assert findings(model, torch.arange(6).reshape(2, 3)) == {}
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("path", ["0.weight", "2.bias"])
+def test_weights_that_are_not_finite_are_an_error(value, path):
+    model = mlp(nn.ReLU)
+    with torch.no_grad():
+        model.get_parameter(path).view(-1)[3] = value
+    found = findings(model, X)
+    assert set(found) == {"W304"}
+    assert (found["W304"].severity, found["W304"].site.path) == (Severity.ERROR, path)
+    assert found["W304"].evidence["count"] == 1
+
+
+def test_a_running_statistic_that_is_not_finite_is_found():
+    model = nn.Sequential(nn.Linear(32, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    model[1].running_var[0] = torch.nan
+    assert findings(model, X)["W304"].site.path == "1.running_var"
+
+
+@pytest.fixture(scope="module")
+def trained():
+    torch.manual_seed(0)
+    model = mlp(nn.ReLU)
+    target = (X @ torch.randn(32, 10)).argmax(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        F.cross_entropy(model(X), target).backward()
+        optimizer.step()
+    return model
+
+
+def test_weights_that_look_trained_are_a_remark_before_they_are_lost(trained):
+    found = findings(trained, X)["W301"]
+    assert (found.severity, found.evidence["likely"]) == (Severity.INFO, "trained")
+    report = init_(trained, X)
+    assert report.verdict.value == "pass"
+    assert [finding.evidence.get("likely") for finding in report.findings] == ["trained"]
+    assert findings(trained, X) == {}
+
+
+@pytest.mark.parametrize("name", networks.SOUND)
+def test_sound_networks_get_no_finding_before_or_after(name):
+    make, batch = networks.SOUND[name]
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model, x = make(), batch()
+        assert plan_init(model, x).findings == ()
+        assert init_(model, x, seed=seed).findings == ()
+
+
+@pytest.mark.parametrize("name", networks.ILL)
+def test_ill_networks_are_recognised_by_their_weights_and_cured(name):
+    make, batch, _ = networks.ILL[name]
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model, x = make(), batch()
+        assert [finding.code for finding in plan_init(model, x).findings] == ["W301"]
+        assert init_(model, x, seed=seed).findings == ()
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.Softplus])
+def test_torchs_default_is_sound_in_shallow_networks(activation):
+    for seed in range(10):
+        torch.manual_seed(seed)
+        assert findings(mlp(activation, depth=4), X) == {}
+
+
+def test_every_finding_fills_its_sentences():
+    torch.manual_seed(0)
+    broken = mlp(nn.ReLU)
+    with torch.no_grad():
+        broken[0].weight[0, 0] = torch.nan
+        broken[2].weight[:] = 0.1
+        broken[4].weight[:] = 0.1
+    reports = [plan_init(broken, X), plan_init(scaled(mlp(nn.ReLU, 20), 5), X)]
+    found = [finding for report in reports for finding in report.findings]
+    assert {finding.code for finding in found} == {rule.code for rule in RULES}
+    for lang in words.LANGUAGES:
+        for finding in found:
+            said = words.describe(finding, lang)
+            assert "–" not in said.text + said.why + said.remedy
