@@ -49,7 +49,7 @@ def test_torchs_default_in_a_deep_sigmoid_network_is_off():
     torch.manual_seed(0)
     found = findings(mlp(nn.Sigmoid, depth=20), X)
     assert found["W301"].evidence["total"] < 1e-12
-    assert found["W301"].evidence["scheme"] == "orthogonal × 4.8"
+    assert found["W301"].evidence["scheme"] == "orthogonal (gain 4.8)"
 
 
 def test_before_normalisations_the_scale_is_free():

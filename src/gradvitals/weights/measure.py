@@ -5,17 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradvitals.frameworks.capture import Call, Capture
 from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.weights import Weight
 from gradvitals.vocabulary.errors import InputError
 from gradvitals.weights.neighbours import Neighbours, neighbours
-
-if TYPE_CHECKING:
-    from torch import nn
-
 
 @dataclass(frozen=True, slots=True)
 class Survey:
@@ -39,8 +35,8 @@ class Survey:
     order: str
 
 
-def module_of(case: Case) -> nn.Module:
-    """The module of a case, without the wrapper of ``torch.compile``.
+def module_of(case: Case) -> Any:
+    """The torch module of a case, without the wrapper of ``torch.compile``.
 
     Raises
     ------
@@ -62,8 +58,7 @@ def module_of(case: Case) -> nn.Module:
             f"{case.subject} holds {sum(1 for _ in model.modules())} module(s) and no parameter",
             "check that its layers are attributes of the module, or in a ModuleList (a plain list hides them)",
         )
-    module: nn.Module = model
-    return module
+    return model
 
 
 def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:

@@ -205,4 +205,4 @@ def _scheme_name(recipe: Recipe) -> str:
     names = {"lecun": "LeCun", "xavier": "Xavier", "he": "He", "orthogonal": "orthogonal"}
     name = names.get(recipe.scheme, recipe.scheme)
     gain = (recipe.std or 0.0) * math.sqrt(recipe.weight.fan_in or 1)
-    return f"{name} × {gain:.3g}" if recipe.scheme == "orthogonal" else name
+    return f"{name} (gain {gain:.3g})" if recipe.scheme == "orthogonal" else name
