@@ -166,7 +166,8 @@ def kink_errors(even: Array, steps: Array, noise: Array) -> Array:
     kinks[2:] = np.fmin(kinks[2:], np.abs(curved))
     deviation = noise * (math.sqrt(6) / 2 * (r + 1) / (r - 1)) / steps[:, None]
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.sqrt(np.fmax(kinks**2 - _NOISE_CUT * deviation**2, 0.0))
+        left: Array = np.sqrt(np.fmax(kinks**2 - _NOISE_CUT * deviation**2, 0.0))
+    return left
 
 
 def extrapolate(
