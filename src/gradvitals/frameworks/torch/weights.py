@@ -181,7 +181,7 @@ def _summary(values: torch.Tensor, place: _Place | None) -> WeightSummary:
     if found is None:
         return WeightSummary(values.numel(), 0, math.nan, math.nan)
     plain = WeightSummary(found.count, found.nonfinite, found.std, found.rms)
-    if place is None or values.layout != torch.strided:
+    if place is None or values.layout != torch.strided or values.numel() == 0:
         return plain
     with torch.no_grad():
         stacked = matrices(values.float() if values.dtype != torch.float64 else values, place.layout)
