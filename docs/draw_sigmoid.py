@@ -11,6 +11,10 @@ from gradvitals.maths.activations import activation
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 20, 48
 REACH = 8.0
+ABOUT = (
+    "The sigmoid rises from 0 to 1 and is 0.5 at x = 0. Its slope is a hill of height 0.25 at x = 0 that falls to almost "
+    "nothing beyond plus and minus 5."
+)
 STYLE = """
   text { font: 14px system-ui, sans-serif; fill: #333 }
   .axis { stroke: #666; stroke-width: 1; fill: none }
@@ -44,17 +48,19 @@ def draw() -> str:
     sigmoid = activation("sigmoid")
     x = np.linspace(-REACH, REACH, 161)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        'aria-labelledby="title description">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="title about">',
         '<title id="title">The sigmoid and its slope</title>',
-        '<desc id="description">The sigmoid rises from 0 to 1 and is 0.5 at x = 0. Its slope is a hill of height 0.25 '
-        "at x = 0 that falls to almost nothing beyond plus and minus 5.</desc>",
+        f'<desc id="about">{ABOUT}</desc>',
         f"<style>{STYLE}</style>",
     ]
-    for y in (0.25, 0.5, 0.75, 1.0):
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(y):.1f}" y2="{down(y):.1f}"/>')
-    for y in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(f'<text x="{LEFT - 8}" y="{down(y) + 5:.1f}" text-anchor="end">{y:g}</text>')
+    parts += [
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(y):.1f}" y2="{down(y):.1f}"/>'
+        for y in (0.25, 0.5, 0.75, 1.0)
+    ]
+    parts += [
+        f'<text x="{LEFT - 8}" y="{down(y) + 5:.1f}" text-anchor="end">{y:g}</text>'
+        for y in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
     for tick in range(-8, 9, 2):
         label = f"−{-tick}" if tick < 0 else str(tick)
         parts.append(f'<text x="{across(tick):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{label}</text>')
