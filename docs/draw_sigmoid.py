@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 20, 48
 REACH = 8.0
 ABOUT = (
-    "The sigmoid rises from 0 to 1 and is 0.5 at x = 0. Its slope is a hill of height 0.25 at x = 0 that falls to almost "
+    "The sigmoid rises from 0 to 1 and is 0.5 at 0. Its slope is a hill of height 0.25 at x = 0 that falls to almost "
     "nothing beyond plus and minus 5."
 )
 STYLE = """
@@ -48,7 +48,7 @@ def draw() -> str:
     sigmoid = activation("sigmoid")
     x = np.linspace(-REACH, REACH, 161)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="title about">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="title">',
         '<title id="title">The sigmoid and its slope</title>',
         f'<desc id="about">{ABOUT}</desc>',
         f"<style>{STYLE}</style>",

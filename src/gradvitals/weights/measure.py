@@ -13,6 +13,7 @@ from gradvitals.frameworks.weights import Weight
 from gradvitals.vocabulary.errors import InputError
 from gradvitals.weights.neighbours import Neighbours, neighbours
 
+
 @dataclass(frozen=True, slots=True)
 class Survey:
     """The weights of a model.
