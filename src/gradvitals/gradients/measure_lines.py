@@ -14,6 +14,7 @@ import numpy as np
 
 from gradvitals.frameworks.problem import Array, Problem
 from gradvitals.maths.differences import NEARBY, Ladder, extrapolate, kink_errors, ladder_for, noise_from, rounding
+from gradvitals.vocabulary.errors import ModelError
 
 #: A line is suspect when what is missing exceeds this many standard deviations of its error bar. Together with the
 #: confirmation on two other ladders it keeps the false alarms of ``benchmarks/gradients_layers.py`` at zero.
@@ -186,4 +187,12 @@ def _moved_value(problem: Problem, base: Base, direction: Mapping[int, Array], s
     """
     moved = {at: problem.rounded(at, base.points[at] + step * u) for at, u in direction.items()}
     gone = sum(float(base.gradients[at] @ (there - base.points[at])) for at, there in moved.items())
-    return problem.value(moved), gone
+    try:
+        value = problem.value(moved)
+    except (
+        ModelError
+    ):  # the step left the function's domain (a matrix is no longer positive definite): a shorter one may not
+        value = np.full_like(base.value, np.nan)
+    if value.shape != base.value.shape:  # the number of outputs depends on the values: nothing to compare
+        value = np.full_like(base.value, np.nan)
+    return value, gone

@@ -67,16 +67,18 @@ class Ladder:
 
 
 def ladder_for(unit_roundoff: float) -> Ladder:
-    """The ladder for a precision: long enough to reach from "far" to "only noise" (steps measured on the operations
-    of PyTorch).
+    """The ladder for a precision: long enough to reach from "far" to "only noise".
+
+    Ratios and rungs were measured on the operations of PyTorch. The first steps are no round numbers, so that they don't
+    fall in step with what a function rounds to.
     """
     if unit_roundoff < 1e-12:  # float64
-        return Ladder(2.0**-3, 4.0, 10)
+        return Ladder(0.117, 4.0, 10)
     if unit_roundoff < 1e-6:  # float32
-        return Ladder(2.0**-2, 2.0, 13)
+        return Ladder(0.234, 2.0, 13)
     if unit_roundoff < 1e-3:  # float16
-        return Ladder(2.0**-1, 2.0, 9)
-    return Ladder(1.0, 2.0, 7)  # bfloat16
+        return Ladder(0.468, 2.0, 9)
+    return Ladder(0.936, 2.0, 7)  # bfloat16
 
 
 @dataclass(frozen=True, slots=True)
