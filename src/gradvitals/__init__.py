@@ -1,13 +1,14 @@
 """The vital signs of gradients.
 
 Is the backward pass right? Does the signal survive the depth? Do the weights start well?
+
+The vocabulary is imported at once; a verb, and NumPy with it, when it is first asked for.
 """
 
-from gradvitals._checkup import checkup
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from gradvitals._version import __version__
-from gradvitals.frameworks.case import Case
-from gradvitals.gradients.verb import check
-from gradvitals.signals.verb import probe
 from gradvitals.vocabulary import (
     Estimate,
     Finding,
@@ -25,7 +26,13 @@ from gradvitals.vocabulary import (
     Verdict,
     VerdictError,
 )
-from gradvitals.weights.verb import init_, plan_init
+
+if TYPE_CHECKING:
+    from gradvitals._checkup import checkup
+    from gradvitals.frameworks.case import Case
+    from gradvitals.gradients.verb import check
+    from gradvitals.signals.verb import probe
+    from gradvitals.weights.verb import init_, plan_init
 
 __all__ = [
     "Case",
@@ -51,3 +58,24 @@ __all__ = [
     "plan_init",
     "probe",
 ]
+
+_HOME = {
+    "Case": "gradvitals.frameworks.case",
+    "check": "gradvitals.gradients.verb",
+    "checkup": "gradvitals._checkup",
+    "init_": "gradvitals.weights.verb",
+    "plan_init": "gradvitals.weights.verb",
+    "probe": "gradvitals.signals.verb",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'gradvitals' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value  # the next access finds it at once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

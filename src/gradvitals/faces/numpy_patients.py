@@ -5,16 +5,18 @@ put right.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradvitals.faces.demo import Examination
 from gradvitals.frameworks import Case
 from gradvitals.gradients import check
 
-Array = NDArray[Any]
+if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
+    from numpy.typing import NDArray
+
+Array: TypeAlias = "NDArray[Any]"
 
 
 class SquaredReLU:

@@ -204,7 +204,7 @@ def _refuse_training_at_import(tree: ast.Module, path: Path) -> None:
                 raise LoadError(
                     "this script would train while it is imported: it has no main guard",
                     f"{path}:{node.lineno}: {ast.unparse(node)[:80]}",
-                    "put what trains under if __name__ == '__main__': and give a factory returning (model, inputs, loss)",
+                    "put what trains under if __name__ == '__main__': and give a factory of (model, inputs, loss)",
                 )
 
 

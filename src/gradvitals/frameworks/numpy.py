@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree
 from gradvitals.frameworks.tree import leaves, rebuilt, short_names
 from gradvitals.frameworks.user_code import HostRandomState, argument_names, required_positionals, user_code
 from gradvitals.vocabulary.errors import InputError, ModelError, UsageError
+
+if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
+    from numpy.typing import NDArray
 
 _ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "longdouble": 2.0**-53}
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradvitals.frameworks.problem import Array, Problem
 from gradvitals.gradients.measure_lines import Base, Line, confirmed, measure_line
 from gradvitals.maths.differences import Ladder, ladder_for
+
+if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
+    from numpy.typing import NDArray
 
 #: A tensor of at most this many entries is looked at whole.
 WHOLE = 64

@@ -15,11 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
+    from numpy.typing import NDArray
+
+Array: TypeAlias = "NDArray[np.float64]"
 
 #: A rounded result is off by a uniform error of half a unit in the last place: its standard deviation is that over √3.
 _UNIFORM_STD = 1 / math.sqrt(3)
@@ -69,8 +72,8 @@ class Ladder:
 def ladder_for(unit_roundoff: float) -> Ladder:
     """The ladder for a precision: long enough to reach from "far" to "only noise".
 
-    Ratios and rungs were measured on the operations of PyTorch. The first steps are no round numbers, so that they don't
-    fall in step with what a function rounds to.
+    Ratios and rungs were measured on the operations of PyTorch. The first steps are no round numbers, so that they
+    don't fall in step with what a function rounds to.
     """
     if unit_roundoff < 1e-12:  # float64
         return Ladder(0.117, 4.0, 10)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradvitals.vocabulary.finding import Estimate
+
+if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
+    from numpy.typing import NDArray
 
 #: Fewer points than this have no trend that an interval could be put on.
 MINIMUM = 4

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -80,6 +79,8 @@ def unknown_keyword(verb: str, keyword: str, known: Iterable[str]) -> UsageError
       where: check(..., los=...)
       do:    did you mean 'loss'? Known: grad, loss, vjp. The model's own keywords go in kwargs={...}
     """
+    import difflib
+
     names = sorted(known)
     near = difflib.get_close_matches(keyword, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -7,7 +7,6 @@ import importlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,13 +159,30 @@ class Report:
         renderer = importlib.import_module(f"gradvitals.render.{module}")
         return str(getattr(renderer, form)(self, lang=lang))
 
-    def save(self, path: str | os.PathLike[str], *, lang: str = "en") -> Path:
+    def save(self, path: str | os.PathLike[str], *, form: str | None = None, lang: str = "en") -> Path:
         """Write the report; the ending chooses the form: ``.html``, ``.json`` or ``.txt``.
 
-        The file appears whole or not at all. Raises InputError on another ending or a folder that isn't there.
+        The file appears whole or not at all.
+
+        Parameters
+        ----------
+        path : str or path
+        form : str, optional
+            ``"html"``, ``"json"`` or ``"text"``, whatever the ending.
+        lang : str
+
+        Returns
+        -------
+        pathlib.Path
+
+        Raises
+        ------
+        InputError
+            On another ending without a form, a folder that isn't there, or a place that can't be written to.
+
         """
         target = Path(path)
-        form = {".html": "html", ".htm": "html", ".json": "json", ".txt": "text"}.get(target.suffix.lower())
+        form = form or {".html": "html", ".htm": "html", ".json": "json", ".txt": "text"}.get(target.suffix.lower())
         if form is None:
             raise InputError(
                 "can't tell the format from the file's name",
@@ -176,18 +192,12 @@ class Report:
         if not target.parent.is_dir():
             raise InputError("the folder isn't there", f"save({str(path)!r})", f"make the folder {target.parent} first")
         content = self.render(form, lang=lang)
-        scratch: Path | None = None
         try:
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", errors="replace", dir=target.parent, prefix=f".{target.name}.", delete=False
-            ) as file:
-                scratch = Path(file.name)
-                file.write(content)
-            scratch.chmod(0o644)
-            scratch.replace(target)
-        finally:
-            if scratch is not None:
-                scratch.unlink(missing_ok=True)
+            _write_whole(target.resolve(), content)
+        except OSError as error:
+            raise InputError(
+                "the file can't be written", f"save({str(path)!r}): {error.strerror}", "choose another place for it"
+            ) from error
         return target
 
     def to_json(self, *, lang: str = "en", indent: int | None = 2) -> str:
@@ -215,6 +225,27 @@ class Report:
                 f"{type(error).__name__}: {error}",
                 "pass the text that Report.to_json() or --json wrote",
             ) from error
+
+
+def _write_whole(target: Path, content: str) -> None:
+    """Write beside the target, then put it in its place at once; a device or a pipe can only be written to."""
+    import tempfile
+
+    if target.exists() and not target.is_file() and not target.is_dir():
+        target.write_text(content, encoding="utf-8", errors="replace")
+        return
+    scratch: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="replace", dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as file:
+            scratch = Path(file.name)
+            file.write(content)
+        scratch.chmod(0o644)
+        scratch.replace(target)
+    finally:
+        if scratch is not None:
+            scratch.unlink(missing_ok=True)
 
 
 def _plain(value: Fact) -> Any:

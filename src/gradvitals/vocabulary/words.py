@@ -9,10 +9,8 @@ word. Only where a sentence asks for it is a text translated: a layer that is ca
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import math
 import string
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -123,6 +121,12 @@ def locale(lang: str) -> Mapping[str, Any]:
     """All words of a language. Raises UsageError on a language that there isn't."""
     if lang not in LANGUAGES:
         raise UsageError("no such language", f"lang={lang!r}", f"use one of {', '.join(LANGUAGES)}")
+    import importlib.resources  # these two are as slow to import as the rest of the vocabulary together
+    import tomllib
+
+    import importlib.resources
+    import tomllib
+
     file = importlib.resources.files("gradvitals.vocabulary") / "locale" / f"{lang.replace('-', '_')}.toml"
     return tomllib.loads(file.read_text(encoding="utf-8"))
 

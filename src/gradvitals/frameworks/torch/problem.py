@@ -58,7 +58,7 @@ class TorchProblem:
             raise UsageError(
                 "grad= and vjp= are for NumPy functions",
                 f"check({case.subject}, ...) with torch tensors",
-                "leave them out: autograd's gradient is checked; wrap a hand-written backward in a torch.autograd.Function",
+                "leave them out: autograd's gradient is checked; put a hand-written one in a torch.autograd.Function",
             )
         validate(case)
         self._case = case
