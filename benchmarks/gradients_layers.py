@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402 - the oracles of the tests must be importable first
 
 import gradvitals as gv  # noqa: E402
@@ -114,21 +115,26 @@ def row(name, framework, dtype, size, seeds):
 
 
 def resolution_row(name, framework, dtype, size, seeds):
-    """Errors that are a multiple of the resolution that a pass states, of two shapes: are they caught?"""
+    """Errors that are a multiple of the resolution that a pass states, of three shapes: are they caught?"""
     records = []
     for seed in range(seeds):
         layer = layer_zoo.draw(name, seed, size)
         table = layer_check.check(layer, framework, dtype, seed=seed).table("tensors")
-        for entry, multiple in itertools.product(table.records(), MULTIPLES):
-            tensor, share = entry["path"], multiple * entry["resolution"]
+        for stated, multiple in itertools.product(table.records(), MULTIPLES):
+            tensor, shape = stated["path"], layer.inputs[stated["path"]].shape
+            whole, single = multiple * stated["resolution"], multiple * stated["entry_resolution"]
             case = {"layer": name, "framework": framework, "dtype": dtype, "size": size, "seed": seed}
-            case |= {"tensor": tensor, "multiple": multiple, "resolution": entry["resolution"]}
+            case |= {"tensor": tensor, "multiple": multiple}
+            index = np.unravel_index((7 * seed + 3) % layer.inputs[tensor].size, shape)
             for mutation in (
-                mutations.scaled("scaled", 1 + share),
-                mutations.shuffled("shuffled", share, layer.inputs[tensor].shape, seed),
+                mutations.scaled("scaled", 1 + whole),
+                mutations.shuffled("shuffled", whole, shape, seed),
+                mutations.entry_added("entry", index, single),
             ):
                 report = layer_check.check(layer, framework, dtype, tensor, mutation, seed=seed)
-                records.append(case | {"kind": mutation.kind, "verdict": report.verdict.value})
+                told = single if mutation.kind == "entry" else whole
+                case |= {"resolution": told / multiple, "kind": mutation.kind, "verdict": report.verdict.value}
+                records.append(dict(case))
     return records
 
 

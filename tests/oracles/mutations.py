@@ -57,6 +57,20 @@ def entry_scaled(kind, index, factor, nominal):
     return Mutation(kind, spoil, nominal)
 
 
+def entry_added(kind, index, share):
+    """An error in one entry, of a given size relative to the RMS of all."""
+
+    def spoil(g):
+        size = 1
+        for axis in g.shape:
+            size *= axis
+        spoilt = g + 0
+        spoilt[index] = spoilt[index] + share * ((g * g).sum() / size) ** 0.5
+        return spoilt
+
+    return Mutation(kind, spoil, share)
+
+
 def shuffled(kind, share, shape, seed=0):
     """An error of the given relative size and no structure: the gradient's entries, rearranged, with random signs."""
     rng = np.random.default_rng(seed)

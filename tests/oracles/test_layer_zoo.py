@@ -97,3 +97,10 @@ def test_a_shuffled_error_has_the_stated_size_in_both_frameworks():
     mutation = mutations.shuffled("random", 0.1, g.shape)
     assert np.linalg.norm(mutation.spoil(g) - g) == pytest.approx(0.1 * np.linalg.norm(g))
     np.testing.assert_array_equal(mutation.spoil(torch.tensor(g)).numpy(), mutation.spoil(g))
+
+
+def test_an_error_added_to_one_entry_is_relative_to_the_rms_in_both_frameworks():
+    g = np.array([[3.0, 4.0], [0.0, 0.0]])
+    mutation = mutations.entry_added("entry", (1, 0), 0.1)
+    np.testing.assert_allclose(mutation.spoil(g), [[3.0, 4.0], [0.25, 0.0]])
+    np.testing.assert_array_equal(mutation.spoil(torch.tensor(g)).numpy(), mutation.spoil(g))
