@@ -279,10 +279,34 @@ def test_a_failure_while_writing_keeps_the_old_file(tmp_path: Path, monkeypatch:
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="disk full"):
         Report("check", "new").save(path)
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_form_that_is_asked_for_overrides_the_ending(tmp_path: Path) -> None:
+    path = Report("check", "f").save(tmp_path / "report.data", form="json")
+    assert Report.from_json(path.read_text(encoding="utf-8")).subject == "f"
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "linked.txt").write_text("old", encoding="utf-8")
+    (tmp_path / "report.txt").symlink_to(tmp_path / "linked.txt")
+    Report("check", "new").save(tmp_path / "report.txt")
+    assert (tmp_path / "report.txt").is_symlink()
+    assert "new" in (tmp_path / "linked.txt").read_text(encoding="utf-8")
+
+
+def test_a_folder_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "report.txt").mkdir()
+    with pytest.raises(InputError, match="can't be written"):
+        Report("check", "new").save(tmp_path / "report.txt")
+
+
+def test_a_device_is_written_to_and_not_replaced() -> None:
+    Report("check", "new").save("/dev/null", form="json")
+    assert Path("/dev/null").is_char_device()
 
 
 def test_a_name_that_is_no_unicode_can_be_saved(tmp_path: Path) -> None:

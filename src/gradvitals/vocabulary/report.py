@@ -196,7 +196,9 @@ class Report:
             _write_whole(target.resolve(), content)
         except OSError as error:
             raise InputError(
-                "the file can't be written", f"save({str(path)!r}): {error.strerror}", "choose another place for it"
+                "the file can't be written",
+                f"save({str(path)!r}): {error.strerror or error}",
+                "choose another place for it",
             ) from error
         return target
 

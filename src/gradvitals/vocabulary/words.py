@@ -124,9 +124,6 @@ def locale(lang: str) -> Mapping[str, Any]:
     import importlib.resources  # these two are as slow to import as the rest of the vocabulary together
     import tomllib
 
-    import importlib.resources
-    import tomllib
-
     file = importlib.resources.files("gradvitals.vocabulary") / "locale" / f"{lang.replace('-', '_')}.toml"
     return tomllib.loads(file.read_text(encoding="utf-8"))
 
