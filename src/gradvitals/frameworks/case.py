@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+import tokenize
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradvitals.vocabulary.errors import LoadError, UsageError
+from gradvitals.vocabulary.errors import GradvitalsError, LoadError, UsageError
 
 #: Calls at the top level of a file by which a script that trains at import is recognised.
 _TRAINING_CALLS = frozenset({"backward", "step", "fit", "train_on_batch", "minimize"})
@@ -126,57 +127,85 @@ def load_case(target: str) -> Case:
 
 
 def _import(path: Path) -> Any:
-    """Run the file as a module of its own, with its folder importable as it would be for a script."""
-    source = path.read_text(encoding="utf-8")
-    try:
-        tree = ast.parse(source, filename=str(path))
-    except SyntaxError as error:
-        raise LoadError(
-            "the file is not valid Python", f"{path}:{error.lineno}: {error.msg}", "correct the syntax"
-        ) from error
+    """Run the file as a module of its own, or of the package that its folder is, so that its imports work."""
+    tree = _parsed(path)
     _refuse_training_at_import(tree, path)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name, folder = _module_name(path)
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LoadError("the file can't be imported", str(path), "check that it is a Python file")
     module = importlib.util.module_from_spec(spec)
-    folder = str(path.resolve().parent)
-    known = sys.modules.get(path.stem)
-    sys.path.insert(0, folder)
-    sys.modules[path.stem] = module  # dataclasses and pickling look their module up by name
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))  # and it stays, as for a script: the factory may import a neighbour
     try:
+        package = name.rpartition(".")[0]
+        if package:
+            importlib.import_module(package)
+        sys.modules[name] = module  # dataclasses and pickling look their module up by name
         spec.loader.exec_module(module)
-    except Exception as error:
-        if known is None:
-            sys.modules.pop(path.stem, None)
-        else:
-            sys.modules[path.stem] = known
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name, None)
+        remedy = "make the file importable; what should only run as a script goes under if __name__ == '__main__':"
+        if "relative import" in str(error):
+            remedy = (
+                f"leave out the dot of the import, or make a package of the folder: touch {path.parent}/__init__.py"
+            )
         raise LoadError(
-            "the file raised while it was imported",
-            f"{_place(error, path)}: {type(error).__name__}: {error}",
-            "make the file importable; what should only run as a script goes under if __name__ == '__main__':",
+            "the file raised while it was imported", f"{_place(error, path)}: {_told(error)}", remedy
         ) from error
-    finally:
-        sys.path.remove(folder)
     return module
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        with tokenize.open(path) as file:  # honours a coding line and a byte order mark, as Python does
+            return ast.parse(file.read(), filename=str(path))
+    except SyntaxError as error:
+        line = f":{error.lineno}" if error.lineno else ""
+        raise LoadError("the file is not valid Python", f"{path}{line}: {error.msg}", "correct the syntax") from error
+    except ValueError as error:  # an undecodable byte, a null byte
+        raise LoadError("the file is not readable as Python", f"{path}: {error}", "save it as UTF-8 text") from error
+    except OSError as error:
+        raise LoadError("the file can't be read", f"{path}: {error.strerror}", "check its permissions") from error
+
+
+def _module_name(path: Path) -> tuple[str, Path]:
+    """The name to import a file under, and the folder that its absolute imports start from."""
+    folder = path.resolve().parent
+    parts = [path.stem]
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    name = ".".join(parts)
+    return (f"{name}_case" if name in sys.modules else name), folder  # a file called random.py hides no other module
 
 
 def _call(module: Any, path: Path, name: str) -> Any:
     factory = getattr(module, name, None)
     if not callable(factory):
-        functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        functions = [
+            key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__
+        ]
         raise LoadError(
             f"{path.name} has no function {name!r}",
             f"{path}:{name}",
-            f"its callables are: {', '.join(functions) or 'none'}",
+            f"its functions and classes are: {', '.join(functions) or 'none'}",
         )
     try:
         return factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        remedy = "call it by hand to see it fail; it takes no arguments and returns (model, inputs, loss) or a Case"
         raise LoadError(
             f"the factory {name}() raised",
-            f"{_place(error, path)}: {type(error).__name__}: {error}",
-            "call it by hand to see it fail; it takes no arguments and returns (model, inputs, loss) or a Case",
+            f"{_place(error, path)}: {_told(error)}",
+            error.remedy if isinstance(error, GradvitalsError) else remedy,
         ) from error
+
+
+def _told(error: BaseException) -> str:
+    """An exception in one line."""
+    said = f"{error.what}, {error.where}" if isinstance(error, GradvitalsError) else " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _case_from(made: Any, target: str) -> Case:
@@ -195,17 +224,32 @@ def _case_from(made: Any, target: str) -> Case:
 
 
 def _refuse_training_at_import(tree: ast.Module, path: Path) -> None:
-    """A loop at the top level that calls backward(), step() or fit() would train while we import: say so instead."""
-    for statement in tree.body:
-        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If)):
-            continue  # an `if` at the top is a main guard or a version switch; its author chose a condition
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", None) in _TRAINING_CALLS:
-                raise LoadError(
-                    "this script would train while it is imported: it has no main guard",
-                    f"{path}:{node.lineno}: {ast.unparse(node)[:80]}",
-                    "put what trains under if __name__ == '__main__': and give a factory of (model, inputs, loss)",
-                )
+    """What calls backward(), step() or fit() at the top level would train while we import: say so instead."""
+    functions = {node.name: list(_calls(node.body)) for node in tree.body if isinstance(node, ast.FunctionDef)}
+    training: set[str] = set()  # those of them that train, or call one that does
+    while more := {name for name, calls in functions.items() if any(_trains(c, training) for c in calls)} - training:
+        training |= more
+    # An `if` at the top is a main guard or a version switch: its author chose a condition.
+    for call in _calls(statement for statement in tree.body if not isinstance(statement, ast.If)):
+        if _trains(call, training):
+            raise LoadError(
+                "this script would train while it is imported: it has no main guard",
+                f"{path}:{call.lineno}: {ast.unparse(call)[:80]}",
+                "put what trains under if __name__ == '__main__': and give a factory of (model, inputs, loss)",
+            )
+
+
+def _calls(statements: Iterable[ast.AST]) -> Iterator[ast.Call]:
+    """All calls that running the statements makes; what only defines a function makes none."""
+    for node in statements:
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)):
+            if isinstance(node, ast.Call):
+                yield node
+            yield from _calls(ast.iter_child_nodes(node))
+
+
+def _trains(call: ast.Call, functions: Container[str]) -> bool:
+    return getattr(call.func, "attr", "") in _TRAINING_CALLS or getattr(call.func, "id", "") in functions
 
 
 def _place(error: BaseException, path: Path) -> str:
