@@ -118,6 +118,7 @@ class TorchProblem:
                     f"{path} is {tensor.dtype}",
                     "pass its real view: torch.view_as_real",
                 )
+        self._parameters = {key: tensor for key, tensor in found.items() if key[0] == "parameter"}
         base = {key: tensor.detach().clone() for key, tensor in found.items()}
         described = tuple(
             Tensor(path, role, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), _roundoff(tensor.dtype))
@@ -163,14 +164,14 @@ class TorchProblem:
         return np.concatenate([np.full(output.numel(), _roundoff(output.dtype)) for output in self._outputs])
 
     def representable(self, cotangent: Array) -> Array:
-        point = {key: tensor.detach().requires_grad_() for key, tensor in self._at({}, every=True).items()}
         with torch.no_grad():
-            outputs = self._run(point)  # in the user's precision, in which the cotangent arrives
+            outputs = self._run(self._at({}))  # in the user's precision, in which the cotangent arrives
         return np.concatenate([_flat(part) for part in self._split(cotangent, outputs)])
 
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
-        with torch.enable_grad():
-            point = {key: tensor.detach().requires_grad_() for key, tensor in self._at(moved or {}, every=True).items()}
+        with torch.enable_grad(), self._parameters_at(moved or {}) as parameters:
+            inputs = {key: tensor.detach().requires_grad_() for key, tensor in self._at(moved or {}).items()}
+            point = inputs | parameters
             outputs = self._run(point)
             parts = self._split(cotangent, outputs)
             live = [(out, part) for out, part in zip(outputs, parts, strict=True) if out.requires_grad]
@@ -186,6 +187,21 @@ class TorchProblem:
                     *(tuple(int(n) for n in sizes.split(",") if n.strip()) for sizes in fault.groups())
                 )
         return tuple(Gradient(None if g is None else _flat(g)) for g in found)
+
+    @contextlib.contextmanager
+    def _parameters_at(self, moved: Mapping[int, Array]) -> Iterator[dict[tuple[str, str], torch.Tensor]]:
+        """The module's own parameters, for hooks on them are part of its backward pass; moved for a while."""
+        elsewhere = {self._keys[at]: values for at, values in moved.items()}
+        try:
+            for key, parameter in self._parameters.items():
+                if key in elsewhere:
+                    values = torch.from_numpy(elsewhere[key]).reshape(parameter.shape)
+                    parameter.data.copy_(values)
+            yield dict(self._parameters)
+        finally:
+            for key, parameter in self._parameters.items():
+                if key in elsewhere:
+                    parameter.data.copy_(self._base[key])
 
     def _pulled_back(self, live: list[tuple[torch.Tensor, torch.Tensor]], point: list[torch.Tensor]) -> tuple[Any, ...]:
         outputs, cotangents = zip(*live, strict=True)
@@ -207,16 +223,14 @@ class TorchProblem:
         fits = [tensor.shape == expected for tensor in self.tensors]
         return tuple(Gradient(None, got if fit or not any(fits) else None) for fit in fits)
 
-    def _at(
-        self, moved: Mapping[int, Array], *, every: bool = False, wide: bool = False
-    ) -> dict[tuple[str, str], torch.Tensor]:
+    def _at(self, moved: Mapping[int, Array], *, wide: bool = False) -> dict[tuple[str, str], torch.Tensor]:
         """Copies of the tensors, some of them moved; a function that works in place writes into the copies."""
         point = {}
         for at, (key, base) in enumerate(self._base.items()):
             dtype = torch.float64 if wide else base.dtype
             if at in moved:
                 point[key] = torch.from_numpy(moved[at]).to(base.device, dtype, copy=True).reshape(base.shape)
-            elif every or wide or key[0] == "input":
+            elif wide or key[0] == "input":
                 point[key] = base.to(dtype, copy=True)
             else:
                 point[key] = base
