@@ -233,6 +233,11 @@ def test_a_relative_import_without_a_package_says_what_to_do(write: Write) -> No
     assert "leave out the dot" in error.remedy
 
 
+def test_a_package_that_is_not_installed_is_named(write: Write) -> None:
+    error = refusal(f"{write('import a_package_that_nobody_has')}:make")
+    assert error.remedy == "install the package that holds a_package_that_nobody_has, or correct the import"
+
+
 def test_a_file_called_like_a_known_module_hides_nothing(write: Write) -> None:
     import random
 

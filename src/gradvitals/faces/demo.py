@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -80,7 +80,8 @@ def run_demo(*, seed: int = 0, lang: str = "en", progress: Progress | None = Non
     )
     settings: dict[str, Fact] = {"seed": seed}
     if skipped:
-        settings |= {"skipped": tuple(words.word(f"demo.title-{key}", lang) for key in skipped), "reason": "no-torch"}
+        left_out = "; ".join(words.word(f"demo.title-{key}", lang) for key in skipped)  # the titles hold commas
+        settings |= {"skipped": left_out, "reason": "no-torch"}
     return Report(
         verb="demo",
         subject="gradvitals",
@@ -101,20 +102,30 @@ def _patients(seed: int, progress: Progress | None) -> tuple[list[Examination], 
     """All patients that can be examined here, and the keys of those that can't."""
     from gradvitals.faces import numpy_patients
 
-    torch_keys = ("vanishing", "exploding", "wrong-function", "sound")
-    if importlib.util.find_spec("torch") is None:
-        return list(numpy_patients.examinations(seed)), torch_keys
-    if importlib.util.find_spec("sklearn") is None:
+    wrong_layer, sound_layer = numpy_patients.examinations(seed)
+    if not _installed("torch"):
+        return [wrong_layer, sound_layer], ("vanishing", "exploding", "wrong-function", "sound")
+    if not _installed("sklearn"):
         raise MissingDependencyError(
             "the demo's data are not installed",
             "scikit-learn, which holds the handwritten digits, can't be imported",
-            'pip install "gradvitals[demo]"',
+            'pip install "gradvitals[demo]", or in a clone: pip install ".[demo]"',
         )
     from gradvitals.faces import torch_patients
 
-    wrong_layer, *_ = numpy_patients.examinations(seed)
     vanishing, exploding, wrong_function, sound = torch_patients.examinations(seed, progress)
     return [vanishing, exploding, wrong_layer, wrong_function, sound], ()
+
+
+def _installed(package: str) -> bool:
+    """Whether a package is there; one that is there but broken says so itself."""
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        return False
+    return True
 
 
 def _diagnosis(report: Report) -> tuple[str, ...]:

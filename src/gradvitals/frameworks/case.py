@@ -150,6 +150,8 @@ def _import(path: Path) -> Any:
             remedy = (
                 f"leave out the dot of the import, or make a package of the folder: touch {path.parent}/__init__.py"
             )
+        elif isinstance(error, ModuleNotFoundError):
+            remedy = f"install the package that holds {error.name}, or correct the import"
         raise LoadError(
             "the file raised while it was imported", f"{_place(error, path)}: {_told(error)}", remedy
         ) from error
