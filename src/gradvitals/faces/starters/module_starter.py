@@ -1,7 +1,10 @@
-"""Examine a PyTorch module: its backward pass, its signal over the depth, its weights.
+"""A PyTorch network, and its check-up: the backward pass, the signal over the depth, the weights.
 
-python STARTER                      prints the report
-gradvitals checkup STARTER:make     the same, with --html FILE for a page
+1. python STARTER: the report says that all is well.
+2. Write torch.sigmoid for torch.relu, and run it again: the gradient vanishes.
+3. Put your own network in its place, and a batch that it takes into make(); real data say more than random numbers.
+
+A page of it:  gradvitals checkup STARTER:make --html report.html
 """
 
 import torch
@@ -9,39 +12,30 @@ from torch import nn
 
 import gradvitals as gv
 
-# ---- your code goes here: a module and a batch that it takes -------------------------------------------------------
+# ---- your code: a network --------------------------------------------------------------------------------------------
 
 
 class Network(nn.Module):
-    def __init__(self, depth=12, width=32):
+    def __init__(self, depth=12, width=32, classes=10):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.head = nn.Linear(width, 10)
+        self.head = nn.Linear(width, classes)
         for layer in self.layers:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 
     def forward(self, x):
         for layer in self.layers:
-            x = torch.relu(layer(x))  # try it: write torch.sigmoid and run this file again
+            x = torch.relu(layer(x))
         return self.head(x)
 
 
-def batch():
-    """Some inputs and their targets; real data say more than random ones."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(64, 32, generator=generator)
-    target = torch.randint(0, 10, (64,), generator=generator)
-    return x, target
-
-
-# --------------------------------------------------------------------------------------------------------------------
+# ---- the case: what is examined, with a batch of inputs and the loss as a function of the network's output -----------
 
 
 def make():
-    """The case: the model, its inputs, and the loss as a function of its output."""
     torch.manual_seed(0)
-    x, target = batch()
+    x, target = torch.randn(64, 32), torch.randint(0, 10, (64,))
     return gv.Case(Network(), (x,), loss=lambda output: nn.functional.cross_entropy(output, target), name="my network")
 
 
