@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
+from gradvitals.gradients.measure_base import ZERO_WITHIN, Base, cotangent_of, measure_base
 from gradvitals.gradients.measure_entries import Entry, measure_entries
-from gradvitals.gradients.measure_lines import SUSPECT_AT, Base, Line, confirmed, measure_line, noise_along
+from gradvitals.gradients.measure_lines import SUSPECT_AT, Line, confirmed, measure_line
 from gradvitals.gradients.mistakes import Mistake, recognise
 from gradvitals.maths.differences import MEDIAN_TO_STD
 from gradvitals.vocabulary.errors import InputError
@@ -28,18 +29,8 @@ DIRECTIONS = 6
 OVERLOOK = 0.005
 #: Normal directions are cut here, so that no entry is moved absurdly far.
 _FARTHEST = 4.0
-#: A gradient this many times its own rounding error, or smaller, can't be told from zero.
-_ZERO_WITHIN = 10.0
-#: Points beside the base at which the backward pass is repeated to see its rounding.
-_NEIGHBOURS = 3
-#: Of a gradient that is nothing but rounding, a few neighbours tell the size only roughly.
-_DISTRUST_ZERO = 3.0
-#: Neighbours are one unit in the last place away; a rounded result is off by a uniform error of at most half of that.
-_ROUNDING_OF_NEIGHBOURS = 1 / math.sqrt(3)
 #: Relative to the widest of several bars, smaller errors aren't looked for.
 _LEAST_DETECTABLE = 1e-15
-#: Relative size of a tensor's steps where the tensor is all zeros.
-_SCALE_OF_ZEROS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +117,7 @@ def measure(
     value, again = counted.value({}), counted.value({})
     if value.size == 0:
         raise InputError("the function's value is empty", "it has no entries", "pass at least one sample")
-    cotangent = _cotangent(counted, value.size, rng)
+    cotangent = cotangent_of(counted, value.size, rng)
     gradients = counted.gradient(cotangent)
     size = float(np.linalg.norm(value))
     spread = float(np.linalg.norm(again - value)) / size if size and np.isfinite(size) else 0.0
@@ -134,7 +125,7 @@ def measure(
         nothing = Outcome("unresolved", math.nan, math.nan, math.inf, math.inf)
         outcomes: tuple[Outcome, ...] = (nothing,) * len(problem.tensors)
         return Measurement(outcomes, gradients, counted.evaluations, counted.backwards, value_finite=False)
-    base = _base(counted, value, np.abs(again - value), cotangent, gradients, rng)
+    base = measure_base(counted, value, np.abs(again - value), cotangent, gradients, rng)
     search = _Search(counted, base, sensitivity, rng)
     judged = [
         at for at, g in enumerate(gradients) if g.got_shape is None and (g.value is None or np.isfinite(g.value).all())
@@ -271,7 +262,7 @@ class _Search:
         """
         own = self._base.gradients[at]
         rounding = float(np.linalg.norm(self._base.gradient_errors[at]))
-        is_zero = float(np.linalg.norm(own)) <= _ZERO_WITHIN * rounding
+        is_zero = float(np.linalg.norm(own)) <= ZERO_WITHIN * rounding
         size = self._reference if is_zero else contribution
         return caught / size if size else (0.0 if caught == 0 else math.inf)
 
@@ -317,82 +308,6 @@ def _relative_error(lines: Sequence[Line]) -> tuple[float, float]:
     size = math.sqrt(sum(line.numeric**2 for line in lines)) + math.sqrt(sum(line.analytic**2 for line in lines))
     error = math.sqrt(sum(line.error**2 for line in lines))
     return (missing / size, error / size) if size else (0.0, 0.0)
-
-
-def _cotangent(problem: Problem, size: int, rng: np.random.Generator) -> Array:
-    """1 for a scalar objective, else random signs of random size, which no mistake cancels by accident."""
-    if problem.objective != "random":
-        return np.ones(size)
-    drawn = rng.choice((-1.0, 1.0), size) * rng.uniform(0.5, 1.0, size)
-    return problem.representable(drawn)
-
-
-def _base(
-    problem: Problem,
-    value: Array,
-    repeat_noise: Array,
-    cotangent: Array,
-    gradients: tuple[Gradient, ...],
-    rng: np.random.Generator,
-) -> Base:
-    points = tuple(problem.point(at) for at in range(len(problem.tensors)))
-    flat = tuple(
-        np.zeros(t.size) if g.value is None else np.where(np.isfinite(g.value), g.value, 0.0)
-        for t, g in zip(problem.tensors, gradients, strict=True)
-    )
-    points_near = [_beside(problem, points, rng) for _ in range(_NEIGHBOURS)]
-    neighbours = [problem.gradient(cotangent, moved) for moved in points_near]
-    errors = tuple(
-        _rounding_of(flat[at], [n[at].value for n in neighbours], tensor.roundoff)
-        for at, tensor in enumerate(problem.tensors)
-    )
-    base = Base(
-        points=points,
-        value=value,
-        repeat_noise=repeat_noise,
-        noise=0.0,
-        cotangent=cotangent,
-        gradients=flat,
-        gradient_errors=errors,
-        scales=tuple(_scale(x) for x in points),
-        roundoff=problem.roundoff,
-        gradient_roundoff=max(tensor.roundoff for tensor in problem.tensors),
-    )
-    # A kink may lie among the few points of one direction, hardly among those of two out of three.
-    noises = []
-    for _ in range(3):
-        direction = {at: scale * rng.standard_normal(points[at].size) for at, scale in enumerate(base.scales)}
-        noises.append(noise_along(problem, base, direction))
-    noise = float(np.median(noises))
-    return replace(base, noise=noise if math.isfinite(noise) else 0.0)
-
-
-def _beside(problem: Problem, points: tuple[Array, ...], rng: np.random.Generator) -> dict[int, Array]:
-    """A point one unit in the last place away in every entry."""
-    return {
-        at: x * (1 + 2 * tensor.roundoff * rng.choice((-1.0, 1.0), x.size))
-        for at, (x, tensor) in enumerate(zip(points, problem.tensors, strict=True))
-    }
-
-
-def _rounding_of(gradient: Array, neighbours: Sequence[Array | None], roundoff: float) -> Array:
-    """The backward pass's own rounding, seen from how much it differs one unit in the last place away.
-
-    A few neighbours tell little of one entry, so that an entry's error is never taken for smaller than the tensor's
-    typical one.
-    """
-    differences = [np.nan_to_num(near - gradient, posinf=0.0, neginf=0.0) for near in neighbours if near is not None]
-    spread = np.sqrt(np.mean(np.square(differences), axis=0)) if differences else np.zeros(gradient.size)
-    typical = float(np.sqrt(np.mean(spread**2))) if spread.size else 0.0
-    errors = np.hypot(_ROUNDING_OF_NEIGHBOURS * np.hypot(spread, typical), 0.6 * roundoff * np.abs(gradient))
-    is_rounding = float(np.linalg.norm(gradient)) <= _ZERO_WITHIN * float(np.linalg.norm(errors))
-    return _DISTRUST_ZERO * errors if is_rounding else errors
-
-
-def _scale(x: Array) -> float:
-    """The power of two nearest to the RMS: steps by powers of two are exact."""
-    rms = float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0
-    return 2.0 ** round(math.log2(rms)) if rms > 0 and math.isfinite(rms) else _SCALE_OF_ZEROS
 
 
 def _expected_evaluations(problem: Problem) -> int:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Problem
-from gradvitals.gradients.measure_lines import Base, Line, confirmed, measure_line
+from gradvitals.gradients.measure_base import Base
+from gradvitals.gradients.measure_lines import Line, confirmed, measure_line
 from gradvitals.maths.differences import Ladder, ladder_for
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals

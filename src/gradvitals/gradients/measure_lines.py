@@ -13,50 +13,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Problem
-from gradvitals.maths.differences import NEARBY, Ladder, extrapolate, kink_errors, ladder_for, noise_from, rounding
-from gradvitals.vocabulary.errors import ModelError
+from gradvitals.gradients.measure_base import Base, moved_value
+from gradvitals.maths.differences import Ladder, extrapolate, kink_errors, ladder_for, rounding
 
 #: A line is suspect when what is missing exceeds this many standard deviations of its error bar. Together with the
 #: confirmation on two other ladders it keeps the false alarms of ``benchmarks/gradients_layers.py`` at zero.
 SUSPECT_AT = 5.0
-#: Backward passes are computed, not exact: what is missing must exceed this share of the gradient, by unit roundoff
-#: of the coarsest dtype.
-MATERIAL = ((1e-12, 1e-7), (1e-6, 1e-4), (1e-3, 2e-3), (1.0, 1.6e-2))
 #: The ladders on which a suspicion must repeat itself: other steps meet other rounding errors.
 CONFIRM_AT = (0.75, 0.59)
 #: Kinks are looked for above this many standard deviations of an output's rounding.
 _KINK_NOISE = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """What all lines share: the point, the function's value there, and the gradient to be judged.
-
-    ``roundoff`` is the evaluations' unit roundoff, ``gradient_roundoff`` the backward pass's; ``noise``
-    is that of ⟨cotangent, F⟩ nearby, ``repeat_noise`` each output's difference when asked again. ``points`` and
-    ``gradients`` hold a flat array per tensor (zeros where there is no gradient), ``gradient_errors`` the gradient's
-    own rounding.
-    """
-
-    points: tuple[Array, ...]
-    value: Array
-    repeat_noise: Array
-    noise: float
-    cotangent: Array
-    gradients: tuple[Array, ...]
-    gradient_errors: tuple[Array, ...]
-    scales: tuple[float, ...]
-    roundoff: float
-    gradient_roundoff: float
-
-    @property
-    def material(self) -> float:
-        """The share of the gradient below which a difference is the backward pass's own rounding."""
-        return next(share for bound, share in MATERIAL if self.gradient_roundoff < bound)
-
-    def strength(self, tensor: int) -> float:
-        """Standard deviation of the claimed slope along a random direction of the tensor's own scale."""
-        return self.scales[tensor] * float(np.linalg.norm(self.gradients[tensor]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +98,7 @@ def measure_line(problem: Problem, base: Base, direction: Mapping[int, Array], l
     noise = np.hypot(rounding(base.value, 1.0) * problem.output_roundoff, base.repeat_noise)
     for rung, step in enumerate(steps):
         (ahead, gone), (behind, come) = (
-            _moved_value(problem, base, direction, sign * float(step)) for sign in (1.0, -1.0)
+            moved_value(problem, base, direction, sign * float(step)) for sign in (1.0, -1.0)
         )
         with np.errstate(invalid="ignore", over="ignore"):
             plus[rung], minus[rung] = base.cotangent @ ahead, base.cotangent @ behind
@@ -158,16 +124,6 @@ def measure_line(problem: Problem, base: Base, direction: Mapping[int, Array], l
     )
 
 
-def noise_along(problem: Problem, base: Base, direction: Mapping[int, Array]) -> float:
-    """Noise of ⟨cotangent, F⟩, from values so close to one another along a direction that nothing else is left."""
-    spacing = ladder_for(base.roundoff).spacing
-    values = []
-    for step in NEARBY:
-        value, gone = _moved_value(problem, base, direction, step * spacing)
-        values.append(float(base.cotangent @ value) - gone)
-    return noise_from(np.array(values))
-
-
 def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool:
     """Whether a suspicion repeats itself, by about the same amount, on two other ladders."""
     ladder = ladder_for(base.roundoff)
@@ -177,22 +133,3 @@ def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool
         if not (again.suspect(material) and agree):
             return False
     return True
-
-
-def _moved_value(problem: Problem, base: Base, direction: Mapping[int, Array], step: float) -> tuple[Array, float]:
-    """F at a step along the direction, and how far the claimed gradient says that ⟨cotangent, F⟩ has gone.
-
-    The displacement is the one that the tensor's dtype really made, so that rounding the point is no error of the
-    slope.
-    """
-    moved = {at: problem.rounded(at, base.points[at] + step * u) for at, u in direction.items()}
-    gone = sum(float(base.gradients[at] @ (there - base.points[at])) for at, there in moved.items())
-    try:
-        value = problem.value(moved)
-    except (
-        ModelError
-    ):  # the step left the function's domain (a matrix is no longer positive definite): a shorter one may not
-        value = np.full_like(base.value, np.nan)
-    if value.shape != base.value.shape:  # the number of outputs depends on the values: nothing to compare
-        value = np.full_like(base.value, np.nan)
-    return value, gone

@@ -33,6 +33,10 @@ MEDIAN_TO_STD = 1.4826
 #: Column of the extrapolation table past which more smoothness is assumed than real functions have (measured in
 #: ``tests/maths``).
 _DEEPEST = 4
+#: Points this far apart (relative) differ even when they are rounded to bfloat16.
+_FARTHEST_STAIR = 4e-3
+#: Rounding to bfloat16, the coarsest format, makes steps of at most 2⁻⁷ of the value.
+_HIGHEST_STAIR = 0.02
 #: A plain difference that hardly moved once may move again: its truncation estimate is raised by this.
 _DISTRUST_PLAIN = 1.5
 #: What looks like a kink and is smaller than this variance ratio is noise (3 standard deviations).
@@ -55,9 +59,13 @@ class Ladder:
         return self.first * self.ratio ** -np.arange(self.rungs, dtype=np.float64)
 
     @property
-    def spacing(self) -> float:
-        """The distance of points at which only noise is left: half the finest step."""
-        return float(self.steps[-1]) / 2
+    def spacings(self) -> tuple[float, ...]:
+        """Distances of points at which noise is looked for: half the finest step, where nothing but noise is left, and
+        four times farther each, as far as a result rounded to bfloat16 stays the same.
+        """
+        finest = float(self.steps[-1]) / 2
+        count = max(1, math.ceil(math.log(_FARTHEST_STAIR / finest, 4)) + 1)
+        return tuple(finest * 4.0**k for k in range(count))
 
     def scaled(self, factor: float) -> Ladder:
         """The same ladder with every step multiplied."""
@@ -140,6 +148,36 @@ def noise_from(values: Array) -> float:
 
     """
     return float(np.sqrt(np.mean(np.square(np.diff(values, n=3))) / 20))
+
+
+def stair_height(values: Array) -> Array:
+    """Height of the steps of functions that go up in stairs, as a result rounded to fewer digits does.
+
+    Where neighbours are equal, then differ, then are equal again, a function has stairs; the smallest difference is one
+    step. A kink or a single dead zone changes once only, and a smooth function never.
+
+    Parameters
+    ----------
+    values : array of shape (M, L)
+        Values of L functions at M equally spaced points.
+
+    Returns
+    -------
+    array of shape (L,)
+        Zero for a function without stairs, and for one whose steps are no rounding: higher than 2 % of its value.
+
+    References
+    ----------
+    Moré and Wild (2011), section 6: where values near one another are equal, noise must be looked for farther away.
+
+    """
+    steps = np.abs(np.diff(values, axis=0))
+    flat = steps == 0
+    changes = np.sum(flat[1:] != flat[:-1], axis=0)
+    height = np.min(np.where(flat, np.inf, steps), axis=0, initial=np.inf)
+    size = np.max(np.abs(values), axis=0)
+    with np.errstate(invalid="ignore"):
+        return np.where((changes >= 2) & (height <= _HIGHEST_STAIR * size), height, 0.0)
 
 
 def kink_errors(even: Array, steps: Array, noise: Array) -> Array:
@@ -272,7 +310,8 @@ def derivative(function: Callable[[float], float], at: float, *, scale: float | 
     steps = ladder.steps * unit_step
     centre = function(at)
     plus, minus = (np.array([[function(at + sign * h)] for h in steps]) for sign in (1, -1))
-    nearby = np.array([function(at + k * ladder.spacing * unit_step) for k in NEARBY])
-    noise = np.fmax(rounding(np.array([centre]), unit), noise_from(nearby))
+    nearby = [np.array([function(at + k * s * unit_step) for k in NEARBY]) for s in ladder.spacings]
+    stairs = max(float(stair_height(values[:, None])[0]) for values in nearby)
+    noise = np.fmax(rounding(np.array([centre]), unit), max(noise_from(nearby[0]), stairs / math.sqrt(12)))
     quotients = (plus - minus) / (2 * steps[:, None])
     return extrapolate(quotients, steps, noise, kink_errors(plus + minus - 2 * centre, steps, noise))

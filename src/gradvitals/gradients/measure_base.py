@@ -1,0 +1,202 @@
+"""What all lines share: the point, the value and the gradient there, and how noisy either is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gradvitals.frameworks.problem import Array, Gradient, Problem
+from gradvitals.maths.differences import NEARBY, ladder_for, noise_from, stair_height
+from gradvitals.vocabulary.errors import ModelError
+
+#: Backward passes are computed, not exact: what is missing must exceed this share of the gradient, by unit roundoff
+#: of the coarsest dtype.
+MATERIAL = ((1e-12, 1e-7), (1e-6, 1e-4), (1e-3, 2e-3), (1.0, 1.6e-2))
+#: A gradient this many times its own rounding error, or smaller, can't be told from zero.
+ZERO_WITHIN = 10.0
+#: Relative size of a tensor's steps where the tensor is all zeros.
+_SCALE_OF_ZEROS = 1.0
+#: Directions along which the function's noise is measured; the median counts.
+_NOISE_DIRECTIONS = 3
+#: Points beside the base at which the backward pass is repeated to see its rounding.
+_NEIGHBOURS = 3
+#: Of a gradient that is nothing but rounding, a few neighbours tell the size only roughly.
+_DISTRUST_ZERO = 3.0
+#: Neighbours are one unit in the last place away; a rounded result is off by a uniform error of at most half of that.
+_ROUNDING_OF_NEIGHBOURS = 1 / math.sqrt(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What all lines share: the point, the function's value there, and the gradient to be judged.
+
+    ``roundoff`` is the evaluations' unit roundoff, ``gradient_roundoff`` the backward pass's; ``noise``
+    is that of ⟨cotangent, F⟩ nearby, ``repeat_noise`` each output's difference when asked again. ``points`` and
+    ``gradients`` hold a flat array per tensor (zeros where there is no gradient), ``gradient_errors`` the gradient's
+    own rounding.
+    """
+
+    points: tuple[Array, ...]
+    value: Array
+    repeat_noise: Array
+    noise: float
+    cotangent: Array
+    gradients: tuple[Array, ...]
+    gradient_errors: tuple[Array, ...]
+    scales: tuple[float, ...]
+    roundoff: float
+    gradient_roundoff: float
+
+    @property
+    def material(self) -> float:
+        """The share of the gradient below which a difference is the backward pass's own rounding."""
+        return next(share for bound, share in MATERIAL if self.gradient_roundoff < bound)
+
+    def strength(self, tensor: int) -> float:
+        """Standard deviation of the claimed slope along a random direction of the tensor's own scale."""
+        return self.scales[tensor] * float(np.linalg.norm(self.gradients[tensor]))
+
+
+def measure_base(
+    problem: Problem,
+    value: Array,
+    repeat_noise: Array,
+    cotangent: Array,
+    gradients: tuple[Gradient, ...],
+    rng: np.random.Generator,
+) -> Base:
+    """Look around the point: how noisy are the function and its gradient there?
+
+    Parameters
+    ----------
+    problem : Problem
+    value, repeat_noise : array of shape (M,)
+        The function's value, and by how much it differed when asked again.
+    cotangent : array of shape (M,)
+    gradients : tuple of Gradient
+        As the backward pass gave them at the point.
+    rng : numpy.random.Generator
+
+    """
+    points = tuple(problem.point(at) for at in range(len(problem.tensors)))
+    flat = tuple(
+        np.zeros(t.size) if g.value is None else np.where(np.isfinite(g.value), g.value, 0.0)
+        for t, g in zip(problem.tensors, gradients, strict=True)
+    )
+    base = Base(
+        points=points,
+        value=value,
+        repeat_noise=repeat_noise,
+        noise=0.0,
+        cotangent=cotangent,
+        gradients=flat,
+        gradient_errors=tuple(np.zeros_like(g) for g in flat),
+        scales=tuple(_scale(x) for x in points),
+        roundoff=problem.roundoff,
+        gradient_roundoff=max(tensor.roundoff for tensor in problem.tensors),
+    )
+    noise, roundoff = _noise_nearby(problem, base, rng)
+    base = replace(base, noise=noise, gradient_roundoff=max(base.gradient_roundoff, roundoff))
+    around = [_beside(problem, base, rng) for _ in range(_NEIGHBOURS)]
+    neighbours = [problem.gradient(cotangent, moved) for moved in around]
+    errors = tuple(
+        _rounding_of(flat[at], [near[at].value for near in neighbours], max(roundoff, tensor.roundoff))
+        for at, tensor in enumerate(problem.tensors)
+    )
+    return replace(base, gradient_errors=errors)
+
+
+def cotangent_of(problem: Problem, size: int, rng: np.random.Generator) -> Array:
+    """1 for a scalar objective, else random signs of random size, which no mistake cancels by accident."""
+    if problem.objective != "random":
+        return np.ones(size)
+    drawn = rng.choice((-1.0, 1.0), size) * rng.uniform(0.5, 1.0, size)
+    return problem.representable(drawn)
+
+
+def _noise_nearby(problem: Problem, base: Base, rng: np.random.Generator) -> tuple[float, float]:
+    """The noise of ⟨cotangent, F⟩, and the unit roundoff that F seems to be computed with inside (zero: no coarser
+    one).
+
+    A kink may lie among the few points of one direction, hardly among those of two out of three. Where outputs stay
+    exactly the same nearby, something inside may be rounded coarsely: then stairs are looked for farther away.
+    """
+    spacings = ladder_for(base.roundoff).spacings
+    found = []
+    for _ in range(_NOISE_DIRECTIONS):
+        direction = {at: scale * rng.standard_normal(base.points[at].size) for at, scale in enumerate(base.scales)}
+        values, projected = _values_along(problem, base, direction, spacings[0])
+        found.append(noise_from(projected))
+    noise = float(np.median(found))
+    stairs = stair_height(values)
+    for spacing in spacings[1:]:
+        if not np.any(np.diff(values, axis=0) == 0):
+            break
+        values, _ = _values_along(problem, base, direction, spacing)
+        stairs = np.fmax(stairs, stair_height(values))
+    weighed = float(np.linalg.norm(base.cotangent * stairs))
+    size = float(np.linalg.norm(base.cotangent * base.value))
+    roundoff = weighed / (2 * size) if size else 0.0  # half a step of a value is its unit roundoff
+    noise = noise if math.isfinite(noise) else 0.0
+    return math.hypot(noise, weighed / math.sqrt(12)), roundoff
+
+
+def _values_along(problem: Problem, base: Base, direction: Mapping[int, Array], spacing: float) -> tuple[Array, Array]:
+    """F at points close to one another, of shape (7, M), and ⟨cotangent, F⟩ less what the gradient predicts, (7,)."""
+    values, projected = [], []
+    for step in NEARBY:
+        value, gone = moved_value(problem, base, direction, step * spacing)
+        values.append(value)
+        projected.append(float(base.cotangent @ value) - gone)
+    return np.array(values), np.array(projected)
+
+
+def _beside(problem: Problem, base: Base, rng: np.random.Generator) -> dict[int, Array]:
+    """A point one unit in the last place away in every entry, of the coarser of dtype and computation."""
+    coarser = [max(tensor.roundoff, base.gradient_roundoff) for tensor in problem.tensors]
+    return {
+        at: x * (1 + 2 * roundoff * rng.choice((-1.0, 1.0), x.size))
+        for at, (x, roundoff) in enumerate(zip(base.points, coarser, strict=True))
+    }
+
+
+def _rounding_of(gradient: Array, neighbours: Sequence[Array | None], roundoff: float) -> Array:
+    """The backward pass's own rounding, seen from how much it differs one unit in the last place away.
+
+    A few neighbours tell little of one entry, so that an entry's error is never taken for smaller than the tensor's
+    typical one.
+    """
+    differences = [np.nan_to_num(near - gradient, posinf=0.0, neginf=0.0) for near in neighbours if near is not None]
+    spread = np.sqrt(np.mean(np.square(differences), axis=0)) if differences else np.zeros(gradient.size)
+    typical = float(np.sqrt(np.mean(spread**2))) if spread.size else 0.0
+    errors = np.hypot(_ROUNDING_OF_NEIGHBOURS * np.hypot(spread, typical), 0.6 * roundoff * np.abs(gradient))
+    is_rounding = float(np.linalg.norm(gradient)) <= ZERO_WITHIN * float(np.linalg.norm(errors))
+    return _DISTRUST_ZERO * errors if is_rounding else errors
+
+
+def _scale(x: Array) -> float:
+    """The power of two nearest to the RMS: steps by powers of two are exact."""
+    rms = float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0
+    return 2.0 ** round(math.log2(rms)) if rms > 0 and math.isfinite(rms) else _SCALE_OF_ZEROS
+
+
+def moved_value(problem: Problem, base: Base, direction: Mapping[int, Array], step: float) -> tuple[Array, float]:
+    """F at a step along the direction, and how far the claimed gradient says that ⟨cotangent, F⟩ has gone.
+
+    The displacement is the one that the tensor's dtype really made, so that rounding the point is no error of the
+    slope.
+    """
+    moved = {at: problem.rounded(at, base.points[at] + step * u) for at, u in direction.items()}
+    gone = sum(float(base.gradients[at] @ (there - base.points[at])) for at, there in moved.items())
+    try:
+        value = problem.value(moved)
+    except (
+        ModelError
+    ):  # the step left the function's domain (a matrix is no longer positive definite): a shorter one may not
+        value = np.full_like(base.value, np.nan)
+    if value.shape != base.value.shape:  # the number of outputs depends on the values: nothing to compare
+        value = np.full_like(base.value, np.nan)
+    return value, gone
