@@ -150,7 +150,7 @@ def test_a_parabola_is_no_noise(coefficients):
 
 def test_noise_is_seen_on_top_of_a_smooth_function():
     rng = np.random.default_rng(1)
-    at = 1 + np.array(NEARBY) * ladder_for(UNITS["float64"]).spacing
+    at = 1 + np.array(NEARBY) * ladder_for(UNITS["float64"]).spacings[0]
     estimates = [noise_from(np.exp(at) + 1e-9 * rng.standard_normal(at.size)) for _ in range(2000)]
     assert np.sqrt(np.mean(np.square(estimates))) == pytest.approx(1e-9, rel=0.06)
 
