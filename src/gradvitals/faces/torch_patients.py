@@ -108,7 +108,7 @@ class Square(ForgetfulSquare):
 def examinations(seed: int, progress: Progress | None) -> Iterator[Examination]:
     """Vanishing, exploding, the wrong function, and the sound network."""
     data = Digits.load(seed)
-    training = _Training(data, seed, progress, expected=4 * STEPS)
+    training = _Training(data, seed, progress, expected=4 * (STEPS + 1))
     vanishing = network(nn.Sigmoid, seed)
     yield _treated("vanishing", ("gradient-vanishing",), vanishing, training)
     exploding = network(nn.ReLU, seed, gain=_TOO_LARGE * math.sqrt(2))
@@ -175,7 +175,7 @@ class _Training:
             schedule.step()
             self._done += 1
             if self._progress is not None:
-                self._progress(min(self._done, self._expected), self._expected)
+                self._progress(self._done, self._expected)
         return curve
 
     @torch.no_grad()
