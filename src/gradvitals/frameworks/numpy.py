@@ -211,7 +211,7 @@ class NumpyProblem:
         everything = [root for root, _ in self._roots]
         candidates = next((names for names in (floating, numbers, everything) if len(names) == len(given)), None)
         if candidates is None and isinstance(result, list) and len(floating or numbers) == 1:
-            candidates, given = floating or numbers, [np.asarray(result)]  # a gradient written as a plain list
+            candidates, given = floating or numbers, [result]  # a gradient written as a plain list
         if candidates is None:
             raise InputError(
                 f"{len(given)} gradient(s) came for {len(floating)} floating-point input(s)",
@@ -284,7 +284,16 @@ def _tensor(shown: str, path: str, base: NDArray[Any]) -> Tensor:
 def _judgeable(found: Any, tensor: Tensor, factor: float) -> Gradient:
     if found is None:
         return Gradient(None)
-    array = np.asarray(found)
+    try:
+        array = np.asarray(found)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiub":
+        raise InputError(
+            "a gradient is not an array of real numbers",
+            f"the gradient of {tensor.path} is {type(found).__name__} of {array.dtype}",
+            f"return a real array of shape {tensor.shape}",
+        )
     if array.shape != tensor.shape and not (array.size == 1 == tensor.size):
         return Gradient(None, array.shape)
     return Gradient(array.astype(np.float64).reshape(-1) * factor)

@@ -40,12 +40,13 @@ class Tensor:
 class Gradient:
     """What the backward pass gave for one tensor.
 
-    ``value`` is flat float64, or None where there is none; then ``got_shape`` says whether a gradient of a wrong
-    shape came instead.
+    ``value`` is flat float64, or None where there is none; then ``got_shape`` says whether a gradient of a wrong shape
+    came instead, and ``stopped`` whether the backward pass ended, at such a one, before it came to this tensor.
     """
 
     value: Array | None
     got_shape: tuple[int, ...] | None = None
+    stopped: bool = False
 
 
 #: F in float64 is F itself when it agrees with F in the user's precision within this (relative, 2-norm): float64,

@@ -27,6 +27,8 @@ from gradvitals.vocabulary.errors import InputError
 DIRECTIONS = 6
 #: The chance of overlooking an error as large as the stated resolution.
 OVERLOOK = 0.005
+#: A line has shown enough when its bar is this share of what is asked for.
+_WELL_WITHIN = 0.1
 #: Normal directions are cut here, so that no entry is moved absurdly far.
 _FARTHEST = 4.0
 #: Relative to the widest of several bars, smaller errors aren't looked for.
@@ -127,15 +129,21 @@ def measure(
         return Measurement(outcomes, gradients, counted.evaluations, counted.backwards, value_finite=False)
     base = measure_base(counted, value, np.abs(again - value), cotangent, gradients, rng)
     search = _Search(counted, base, sensitivity, rng)
-    judged = [
-        at for at, g in enumerate(gradients) if g.got_shape is None and (g.value is None or np.isfinite(g.value).all())
-    ]
+    judged = [at for at, gradient in enumerate(gradients) if _can_be_judged(gradient)]
     search.examine(judged)
+    wrong, unknown = (Outcome(status, math.nan, math.nan, math.nan, math.nan) for status in ("wrong", "unresolved"))
     outcomes = tuple(
-        search.outcome(at) if at in judged else Outcome("wrong", math.nan, math.nan, math.nan, math.nan)
-        for at in range(len(problem.tensors))
+        search.outcome(at) if at in judged else (unknown if gradient.stopped else wrong)
+        for at, gradient in enumerate(gradients)
     )
     return Measurement(outcomes, gradients, counted.evaluations, counted.backwards, spread)
+
+
+def _can_be_judged(gradient: Gradient) -> bool:
+    """Whether slopes can be compared with it: it came, in shape and finite; or none came, which counts as zero."""
+    if gradient.got_shape is not None or gradient.stopped:
+        return False
+    return gradient.value is None or bool(np.isfinite(gradient.value).all())
 
 
 class _Search:
@@ -219,7 +227,9 @@ class _Search:
         directions = [
             {at: reach[at] * self._normal(self._problem.tensors[at].size) for at in group} for _ in range(DIRECTIONS)
         ]
-        measured = [measure_line(self._problem, self._base, direction) for direction in directions]
+        usual = float(np.median([reach[at] * float(np.linalg.norm(self._base.gradients[at])) for at in group]))
+        enough = max(_WELL_WITHIN * self._sensitivity * usual, material)
+        measured = [measure_line(self._problem, self._base, line, enough=enough) for line in directions]
         # Kinks nearby bend one line more and another less: their typical size is what any of the lines may be off by.
         kinks = MEDIAN_TO_STD * float(np.median([line.kinks for line in measured]))
         lines: list[Line] = []

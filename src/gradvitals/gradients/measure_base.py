@@ -25,6 +25,8 @@ _NOISE_DIRECTIONS = 3
 _NEIGHBOURS = 3
 #: Of a gradient that is nothing but rounding, a few neighbours tell the size only roughly.
 _DISTRUST_ZERO = 3.0
+#: Rounding that is assumed of a gradient whose own can't be seen, in unit roundoffs of the largest one.
+_ASSUMED_UNITS = 4.0
 #: Neighbours are one unit in the last place away; a rounded result is off by a uniform error of at most half of that.
 _ROUNDING_OF_NEIGHBOURS = 1 / math.sqrt(3)
 
@@ -106,7 +108,10 @@ def measure_base(
         _rounding_of(flat[at], [near[at].value for near in neighbours], max(roundoff, tensor.roundoff))
         for at, tensor in enumerate(problem.tensors)
     )
-    return replace(base, gradient_errors=errors)
+    follows = any(
+        n.value is not None and np.any(n.value != g) for near in neighbours for n, g in zip(near, flat, strict=True)
+    )
+    return replace(base, gradient_errors=errors if follows else _assumed_rounding(base, errors))
 
 
 def cotangent_of(problem: Problem, size: int, rng: np.random.Generator) -> Array:
@@ -175,6 +180,19 @@ def _rounding_of(gradient: Array, neighbours: Sequence[Array | None], roundoff: 
     errors = np.hypot(_ROUNDING_OF_NEIGHBOURS * np.hypot(spread, typical), 0.6 * roundoff * np.abs(gradient))
     is_rounding = float(np.linalg.norm(gradient)) <= ZERO_WITHIN * float(np.linalg.norm(errors))
     return _DISTRUST_ZERO * errors if is_rounding else errors
+
+
+def _assumed_rounding(base: Base, errors: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Of a gradient that is the same wherever it is asked for (computed values, a closure) no rounding can be seen.
+
+    Then a few units in the last place of the largest gradient are assumed: sums that cancel leave as much.
+    """
+    reference = max(base.strength(at) for at in range(len(base.points)))
+    assumed = _ASSUMED_UNITS * base.gradient_roundoff * reference
+    return tuple(
+        np.hypot(error, assumed / (scale * math.sqrt(max(error.size, 1))))
+        for error, scale in zip(errors, base.scales, strict=True)
+    )
 
 
 def _scale(x: Array) -> float:

@@ -24,7 +24,7 @@ SAMPLED, SAMPLED_ALL = 8, 128
 #: Bisection stops at so few candidates, which are then looked at one by one.
 _FEW = 16
 #: Rungs of an entry's ladder, placed where the lines found the best step.
-_RUNGS = 6
+_RUNGS = 4
 #: An entry's own scale lies between these multiples of the tensor's.
 _LEAST, _MOST = 0.05, 4.0
 
@@ -77,7 +77,7 @@ def measure_entries(
     size = problem.tensors[at].size
     gradient = base.gradients[at]
     whole = WHOLE_WRONG if wrong else min(WHOLE, max(SAMPLED, SAMPLED_ALL * 2 // max(tensors, 1)))
-    ladder = ladder_for(base.roundoff).part(rung - 4, _RUNGS)
+    ladder = ladder_for(base.roundoff).part(rung - 2, _RUNGS)
     if size <= whole:
         chosen = np.arange(size)
     else:

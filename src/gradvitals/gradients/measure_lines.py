@@ -77,7 +77,14 @@ class Line:
         return math.isfinite(self.missing) and abs(self.missing) > max(self.bar, float(material))
 
 
-def measure_line(problem: Problem, base: Base, direction: Mapping[int, Array], ladder: Ladder | None = None) -> Line:
+def measure_line(
+    problem: Problem,
+    base: Base,
+    direction: Mapping[int, Array],
+    ladder: Ladder | None = None,
+    *,
+    enough: float = 0.0,
+) -> Line:
     """Measure the slope of ⟨cotangent, F⟩ along a direction and compare it with the claimed gradient.
 
     Parameters
@@ -86,30 +93,51 @@ def measure_line(problem: Problem, base: Base, direction: Mapping[int, Array], l
         Displacement of each moved tensor at step 1.
     ladder : Ladder, optional
         The steps; by the coarsest dtype when not given.
+    enough : float
+        Where the middle of the ladder shows that no more than this is missing, the other steps are spared.
 
     """
     ladder = ladder or ladder_for(base.roundoff)
+    start, stop = ladder.middle
     steps = ladder.steps
-    plus, minus = np.empty((2, len(steps)))
-    even, gap = np.empty((2, len(steps)))
-    predicted = np.empty(len(steps))
+    samples = _samples(problem, base, direction, steps[start:stop])
+    if enough > 0:
+        line = _read(problem, base, direction, steps[start:stop], samples)
+        if max(line.bar, abs(line.missing)) <= enough:
+            return replace(line, rung=line.rung + start)
+    coarse = _samples(problem, base, direction, steps[:start])
+    fine = _samples(problem, base, direction, steps[stop:])
+    return _read(problem, base, direction, steps, np.hstack([coarse, samples, fine]))
+
+
+def _samples(problem: Problem, base: Base, direction: Mapping[int, Array], steps: Array) -> Array:
+    """Of each step the odd part, the even part, the predicted slope, and the outputs' own even parts: (4, K)."""
     weight = np.abs(base.cotangent)
-    centre = float(base.cotangent @ base.value)
-    noise = np.hypot(rounding(base.value, 1.0) * problem.output_roundoff, base.repeat_noise)
+    noise = _output_noise(problem, base)
+    samples = np.empty((4, len(steps)))
     for rung, step in enumerate(steps):
         (ahead, gone), (behind, come) = (
             moved_value(problem, base, direction, sign * float(step)) for sign in (1.0, -1.0)
         )
         with np.errstate(invalid="ignore", over="ignore"):
-            plus[rung], minus[rung] = base.cotangent @ ahead, base.cotangent @ behind
-            predicted[rung] = (gone - come) / (2 * step)
-            bend = np.abs(ahead + behind - 2 * base.value)
-            gap[rung] = weight @ np.fmax(bend - _KINK_NOISE * math.sqrt(6) * noise, 0.0) / (2 * step)
-            even[rung] = plus[rung] + minus[rung] - 2 * centre
+            odd, bend = ahead - behind, ahead + behind - 2 * base.value
+            beyond_noise = np.fmax(np.abs(bend) - _KINK_NOISE * math.sqrt(6) * noise, 0.0)
+            samples[:, rung] = (
+                base.cotangent @ odd,
+                base.cotangent @ bend,
+                (gone - come) / (2 * step),
+                weight @ beyond_noise / (2 * step),
+            )
+    return samples
+
+
+def _read(problem: Problem, base: Base, direction: Mapping[int, Array], steps: Array, samples: Array) -> Line:
+    """What the samples at some steps say of a line."""
+    odd, even, predicted, gap = samples
     with np.errstate(invalid="ignore"):
-        quotients = ((plus - minus) / (2 * steps) - predicted)[:, None]
-    total_noise = np.array([max(float(np.linalg.norm(base.cotangent * noise)), base.noise)])
-    slope = extrapolate(quotients, steps, total_noise, kink_errors(even[:, None], steps, total_noise))
+        quotients = (odd / (2 * steps) - predicted)[:, None]
+    noise = np.array([max(float(np.linalg.norm(base.cotangent * _output_noise(problem, base))), base.noise)])
+    slope = extrapolate(quotients, steps, noise, kink_errors(even[:, None], steps, noise))
     own = math.sqrt(sum(float(np.sum((base.gradient_errors[at] * u) ** 2)) for at, u in direction.items()))
     finite = gap[np.isfinite(gap)]
     return Line(
@@ -122,6 +150,11 @@ def measure_line(problem: Problem, base: Base, direction: Mapping[int, Array], l
         slack=float(finite.min()) if finite.size else math.inf,
         rung=int(slope.rung[0]),
     )
+
+
+def _output_noise(problem: Problem, base: Base) -> Array:
+    """Each output's rounding, and how much it differed when asked again, of shape (M,)."""
+    return np.hypot(rounding(base.value, 1.0) * problem.output_roundoff, base.repeat_noise)
 
 
 def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool:

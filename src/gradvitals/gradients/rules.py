@@ -33,6 +33,7 @@ class _Patient:
     tensor: Tensor
     outcome: Outcome
     came: bool
+    stopped: bool
     got_shape: tuple[int, ...] | None
     not_finite: np.ndarray | None
 
@@ -44,6 +45,7 @@ def judge(tensors: Sequence[Tensor], measured: Measurement, sensitivity: float) 
             tensor,
             outcome,
             gradient.value is not None,
+            gradient.stopped,
             gradient.got_shape,
             None if gradient.value is None or np.isfinite(gradient.value).all() else ~np.isfinite(gradient.value),
         )
@@ -87,7 +89,7 @@ def _missing(patients: Sequence[_Patient]) -> Iterator[Finding]:
 
     Whatever lies behind one cut has no gradient: that is one finding.
     """
-    missing = [p for p in patients if not p.came and p.got_shape is None]
+    missing = [p for p in patients if not p.came and p.got_shape is None and not p.stopped]
     causes = {"wrong": "detached", "right": "unused"}
     for status, role in dict.fromkeys((p.outcome.status, p.tensor.role) for p in missing):
         group = [p for p in missing if (p.outcome.status, p.tensor.role) == (status, role)]

@@ -33,6 +33,8 @@ MEDIAN_TO_STD = 1.4826
 #: Column of the extrapolation table past which more smoothness is assumed than real functions have (measured in
 #: ``tests/maths``).
 _DEEPEST = 4
+#: The ladder of float64 is as steep as this.
+_STEEP = 4.0
 #: Points this far apart (relative) differ even when they are rounded to bfloat16.
 _FARTHEST_STAIR = 4e-3
 #: Rounding to bfloat16, the coarsest format, makes steps of at most 2⁻⁷ of the value.
@@ -66,6 +68,14 @@ class Ladder:
         finest = float(self.steps[-1]) / 2
         count = max(1, math.ceil(math.log(_FARTHEST_STAIR / finest, 4)) + 1)
         return tuple(finest * 4.0**k for k in range(count))
+
+    @property
+    def middle(self) -> tuple[int, int]:
+        """First rung, and the one behind the last, of the steps that do for a smooth function in float64.
+
+        Of a short ladder, or a steep one's few rungs in a coarser precision, all are needed.
+        """
+        return (3, 7) if self.ratio >= _STEEP and self.rungs >= 10 else (0, self.rungs)
 
     def scaled(self, factor: float) -> Ladder:
         """The same ladder with every step multiplied."""

@@ -221,7 +221,9 @@ class TorchProblem:
         function.
         """
         fits = [tensor.shape == expected for tensor in self.tensors]
-        return tuple(Gradient(None, got if fit or not any(fits) else None) for fit in fits)
+        if not any(fits):
+            return (Gradient(None, got),) * len(fits)
+        return tuple(Gradient(None, got) if fit else Gradient(None, stopped=True) for fit in fits)
 
     def _at(self, moved: Mapping[int, Array], *, wide: bool = False) -> dict[tuple[str, str], torch.Tensor]:
         """Copies of the tensors, some of them moved; a function that works in place writes into the copies."""
