@@ -405,6 +405,52 @@ def test_float32_arrays_are_checked_in_their_own_precision(rng):
     assert off.verdict is FAIL
 
 
+def normalised(x, w, b):
+    """Batch norm behind a linear layer: the bias has no effect, its gradient is nothing but rounding."""
+    z = x @ w + b
+    return (z - z.mean(axis=0)) / np.sqrt(z.var(axis=0) + z.dtype.type(1e-5)), z
+
+
+def normalised_gradients(x, w, b, dout):
+    normal, z = normalised(x, w, b)
+    dz = dout - dout.mean(axis=0) - normal * (dout * normal).mean(axis=0)
+    dz /= np.sqrt(z.var(axis=0) + z.dtype.type(1e-5))
+    return dz @ w.T, x.T @ dz, dz.sum(axis=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("form", ["cache", "closure", "function", "values"])
+def test_a_gradient_that_is_zero_but_for_rounding_is_right_however_it_is_given(form, dtype):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        x, w, b, c = (rng.normal(size=size).astype(dtype) for size in ((6, 4), (4, 3), 3, (6, 3)))
+        if form == "cache":
+            report = gv.check(
+                lambda x, w, b: (normalised(x, w, b)[0], (x, w, b)),
+                *(x, w, b),
+                vjp=lambda dout, cache: normalised_gradients(*cache, dout),
+                seed=seed,
+            )
+        elif form == "closure":
+            inputs = (x, w, b)
+            report = gv.check(
+                lambda x, w, b: normalised(x, w, b)[0],
+                *inputs,
+                vjp=lambda dout, inputs=inputs: normalised_gradients(*inputs, dout),
+                seed=seed,
+            )
+        else:
+
+            def gradient(x, w, b, c=c):
+                return normalised_gradients(x, w, b, c * (1 - np.tanh(normalised(x, w, b)[0]) ** 2))
+
+            grad = gradient if form == "function" else gradient(x, w, b)
+            report = gv.check(
+                lambda x, w, b, c=c: (c * np.tanh(normalised(x, w, b)[0])).sum(), *(x, w, b), grad=grad, seed=seed
+            )
+        assert report.verdict is PASS, str(report)
+
+
 # ---- reports -------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradvitals.gradients.measure import OVERLOOK, detectable
@@ -47,6 +47,7 @@ positions = st.floats(-2, 2).filter(lambda x: abs(x) > 0.05)
 
 
 @pytest.mark.parametrize("name", SMOOTH)
+@settings(max_examples=40)
 @given(at=positions, scale=scales)
 def test_derivative_lies_within_five_of_its_own_errors_at_every_scale(name, at, scale):
     function, slope = SMOOTH[name]
@@ -56,6 +57,7 @@ def test_derivative_lies_within_five_of_its_own_errors_at_every_scale(name, at, 
 
 
 @pytest.mark.parametrize("name", SMOOTH)
+@settings(max_examples=40)
 @given(at=positions, scale=scales)
 def test_error_of_a_smooth_functions_derivative_is_small(name, at, scale):
     function, slope = SMOOTH[name]

@@ -1,0 +1,157 @@
+"""Torch code behind the seam: points, values, gradients, and nothing changed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gradvitals.frameworks import Case, opened
+from gradvitals.frameworks.torch.problem import TorchProblem
+from gradvitals.vocabulary.errors import InputError, ModelError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def linear():
+    return nn.Linear(3, 2).double(), torch.randn(4, 3, dtype=torch.float64)
+
+
+def flat(tensor):
+    return tensor.detach().double().reshape(-1).numpy()
+
+
+def test_tensors_are_described(linear):
+    model, x = linear
+    weight, bias, given = TorchProblem(Case(model, (x,))).tensors
+    assert (weight.path, weight.role, weight.shape, weight.dtype) == ("weight", "parameter", (2, 3), "float64")
+    assert (bias.path, bias.roundoff) == ("bias", 2.0**-53)
+    assert (given.path, given.role) == ("input", "input")
+
+
+def test_points_values_and_gradients_are_those_of_torch(linear):
+    model, x = linear
+    problem = TorchProblem(Case(model, (x,)))
+    assert np.array_equal(problem.point(0), flat(model.weight))
+    assert np.array_equal(problem.value({}), flat(model(x)))
+    cotangent = np.random.default_rng(0).normal(size=8)
+    projected = (model(x) * torch.from_numpy(cotangent).reshape(4, 2)).sum()
+    truth = torch.autograd.grad(projected, [model.weight, model.bias])
+    found = problem.gradient(cotangent)
+    assert np.allclose(found[0].value, flat(truth[0]), rtol=1e-14)
+    assert np.allclose(found[1].value, flat(truth[1]), rtol=1e-14)
+    assert model.weight.grad is None
+
+
+def test_moving_one_tensor_leaves_the_model_and_the_others_alone(linear):
+    model, x = linear
+    weight = model.weight.detach().clone()
+    problem = TorchProblem(Case(model, (x,)))
+    moved = problem.value({0: problem.point(0) + 1})
+    assert np.allclose(moved, flat(nn.functional.linear(x, weight + 1, model.bias)), rtol=1e-14)
+    assert torch.equal(model.weight, weight)
+    assert np.array_equal(problem.value({}), flat(model(x)))
+
+
+def test_the_gradient_follows_to_a_point_beside_and_the_model_comes_back(linear):
+    model, x = linear
+    before = model.weight.detach().clone()
+    problem = TorchProblem(Case(model, (x,), loss=lambda out: out.pow(3).sum()))
+    here = problem.gradient(np.ones(1))
+    there = problem.gradient(np.ones(1), {0: problem.point(0) * 1.5})
+    assert not np.allclose(here[0].value, there[0].value)
+    assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_lower_precision_is_evaluated_in_float64_where_that_gives_the_same_value(dtype):
+    x = torch.randn(5).to(dtype)
+    problem = TorchProblem(Case(torch.tanh, (x,)))
+    assert problem.roundoff == 2.0**-53
+    assert problem.tensors[0].roundoff == torch.finfo(dtype).eps / 2
+    assert np.array_equal(problem.value({}), flat(torch.tanh(x.double())))
+    assert np.array_equal(problem.representable(np.full(5, 0.1)), flat(torch.full((5,), 0.1, dtype=dtype)))
+
+
+def test_float32_stays_where_the_function_insists_on_it():
+    problem = TorchProblem(Case(lambda x: torch.tanh(x.float()), (torch.randn(5),)))
+    assert problem.roundoff == 2.0**-24
+    assert (problem.output_roundoff == 2.0**-24).all()
+    there = problem.point(0) + 1e-10
+    assert np.array_equal(problem.rounded(0, there), there.astype(np.float32).astype(np.float64))
+
+
+def test_float32_stays_where_a_constant_of_float32_forbids_more():
+    constant = torch.randn(5, 5)
+    problem = TorchProblem(Case(lambda x: x @ constant, (torch.randn(5),)))
+    assert problem.roundoff == 2.0**-24
+
+
+def test_models_that_make_a_state_of_their_own_can_be_evaluated_in_float64():
+    problem = TorchProblem(Case(nn.LSTM(3, 4), (torch.randn(2, 1, 3),)))
+    assert problem.roundoff == 2.0**-53
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_buffers_are_not_moved_by_evaluations():
+    model = nn.BatchNorm1d(3)
+    problem = TorchProblem(Case(model, (torch.randn(5, 3),)))
+    with opened(Case(model, (torch.randn(5, 3),))):
+        first, again = problem.value({}), problem.value({})
+    assert np.array_equal(first, again)
+    assert torch.equal(model.running_mean, torch.zeros(3))
+    assert int(model.num_batches_tracked) == 0
+
+
+def test_evaluations_start_from_the_same_random_state():
+    problem = TorchProblem(Case(nn.Dropout(0.5), (torch.randn(50),)))
+    first = problem.value({})
+    torch.rand(3)
+    assert np.array_equal(first, problem.value({}))
+
+
+def test_hooks_on_parameters_count_as_part_of_the_backward_pass(linear):
+    model, x = linear
+    handle = model.weight.register_hook(lambda g: 2 * g)
+    problem = TorchProblem(Case(model, (x,), loss=lambda out: out.sum()))
+    doubled = problem.gradient(np.ones(1))[0].value
+    handle.remove()
+    assert np.allclose(
+        doubled, 2 * TorchProblem(Case(model, (x,), loss=lambda out: out.sum())).gradient(np.ones(1))[0].value
+    )
+
+
+def test_sample_sizes_are_the_rows_of_matrices(linear):
+    model, x = linear
+    assert TorchProblem(Case(model, (x,))).sample_sizes == (4,)
+    assert TorchProblem(Case(model, (x,), loss=lambda out: out.mean())).sample_sizes == (4, 12)
+
+
+@pytest.mark.parametrize(("loss", "kind"), [(lambda out: out.sum(), "loss"), (None, "random")])
+def test_the_objective_is_said(linear, loss, kind):
+    model, x = linear
+    assert TorchProblem(Case(model, (x,), loss=loss)).objective == kind
+
+
+def test_wrt_chooses_and_refuses(linear):
+    model, x = linear
+    assert [tensor.path for tensor in TorchProblem(Case(model, (x,)), ["weight"]).tensors] == ["weight"]
+    with pytest.raises(UsageError, match="wieght"):
+        TorchProblem(Case(model, (x,)), ["wieght"])
+
+
+def test_outputs_without_floating_tensors_are_refused(linear):
+    model, x = linear
+    with pytest.raises(InputError, match="no floating-point tensor"):
+        TorchProblem(Case(lambda x: model(x).argmax(1), (x,)))
+
+
+def test_errors_of_the_model_are_the_users(linear):
+    model, _ = linear
+    with pytest.raises(ModelError, match="Linear"):
+        TorchProblem(Case(model, (torch.randn(4, 7, dtype=torch.float64),)))
