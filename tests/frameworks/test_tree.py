@@ -6,7 +6,7 @@ import collections
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gradvitals.frameworks.tree import leaves, rebuilt, short_names
@@ -93,6 +93,7 @@ def test_a_mapping_that_cannot_be_rebuilt_becomes_a_dict():
     assert rebuilt(Stubborn(), "x", lambda _, value: value + 1) == {"a": 2}
 
 
+@example(["x.a.b", "a.b", "x.b"])
 @given(st.lists(st.text("ab.", min_size=1, max_size=4), unique=True, max_size=6))
 def test_short_names_are_unique_and_ends_of_the_paths(paths):
     short = short_names(paths)

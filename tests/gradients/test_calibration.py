@@ -20,11 +20,11 @@ def sound_model(seed):
     """A random small network of two or three linear layers, and a batch for it."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    width = int(rng.integers(3, 7))
+    width = int(rng.integers(2, 5))
     first = width
     layers = []
     for _ in range(int(rng.integers(1, 3))):
-        following = int(rng.integers(3, 7))
+        following = int(rng.integers(2, 5))
         activations = [nn.Tanh(), nn.ReLU(), nn.GELU(), nn.Softmax(dim=-1), nn.Sigmoid(), nn.SiLU()]
         norms = [nn.Identity(), nn.LayerNorm(following), nn.BatchNorm1d(following), nn.Dropout(0.2)]
         layers += [nn.Linear(width, following), norms[rng.integers(len(norms))]]
@@ -81,7 +81,7 @@ def sound_numpy(seed, dtype):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_no_sound_numpy_layer_is_called_wrong(dtype):
     found = []
-    for seed in range(40):
+    for seed in range(24):
         forward, backward, inputs = sound_numpy(seed, dtype)
         report = gv.check(forward, *inputs, vjp=backward, seed=seed)
         found.append(report.verdict)
@@ -104,7 +104,7 @@ def product(seed, dtype):
 @pytest.mark.slow
 def test_an_error_of_three_times_the_stated_resolution_is_caught():
     caught = []
-    for seed in range(30):
+    for seed in range(25):
         forward, backward, inputs = product(seed, (np.float64, np.float32)[seed // 2 % 2])
         at = seed % 2  # x or w
         row = list(gv.check(forward, *inputs, vjp=backward, seed=seed).table("tensors").records())[at]
