@@ -186,6 +186,28 @@ def test_the_same_seed_gives_the_same_demo_and_leaves_the_random_state_alone(run
 
 
 @pytest.mark.usefixtures("hasty")
+def test_the_demo_trains_on_one_thread_and_gives_the_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads on a machine that is busy elsewhere made the demo twenty times slower."""
+    import torch
+
+    before = torch.get_num_threads()
+    seen: set[int] = set()
+    measured = torch_patients._Training._accuracy
+
+    def watched(training: Any, model: Any) -> float:
+        seen.add(torch.get_num_threads())
+        return measured(training, model)
+
+    monkeypatch.setattr(torch_patients._Training, "_accuracy", watched)
+    torch.set_num_threads(2)
+    try:
+        demo.run_demo()
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("hasty")
 def test_progress_counts_up_to_its_total() -> None:
     told: list[tuple[int, int]] = []
     demo.run_demo(progress=lambda done, total: told.append((done, total)))

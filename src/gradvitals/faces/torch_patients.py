@@ -5,6 +5,7 @@ and a sound network.
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -107,19 +108,30 @@ class Square(ForgetfulSquare):
 
 def examinations(seed: int, progress: Progress | None) -> Iterator[Examination]:
     """Vanishing, exploding, the wrong function, and the sound network."""
-    data = Digits.load(seed)
-    training = _Training(data, seed, progress, expected=4 * (STEPS + 1))
-    vanishing = network(nn.Sigmoid, seed)
-    yield _treated("vanishing", ("gradient-vanishing",), vanishing, training)
-    exploding = network(nn.ReLU, seed, gain=_TOO_LARGE * math.sqrt(2))
-    yield _treated("exploding", ("signal-exploding", "gradient-exploding"), exploding, training)
-    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    wrong = check(ForgetfulSquare.apply, x, seed=seed, name="ForgetfulSquare")
-    right = check(Square.apply, x, seed=seed, name="Square")
-    yield Examination("wrong-function", ("gradient-wrong",), wrong, right, wrong)
-    sound = network(nn.Tanh, seed, depth=_SOUND_DEPTH, gain=_SOUND_GAIN)
-    healthy = checkup(data.case(sound, "sound network"), seed=seed)
-    yield Examination("sound", (), healthy, None, healthy)
+    with _one_thread():
+        data = Digits.load(seed)
+        training = _Training(data, seed, progress, expected=4 * (STEPS + 1))
+        yield _treated("vanishing", ("gradient-vanishing",), network(nn.Sigmoid, seed), training)
+        exploding = network(nn.ReLU, seed, gain=_TOO_LARGE * math.sqrt(2))
+        yield _treated("exploding", ("signal-exploding", "gradient-exploding"), exploding, training)
+        x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        wrong = check(ForgetfulSquare.apply, x, seed=seed, name="ForgetfulSquare")
+        right = check(Square.apply, x, seed=seed, name="Square")
+        yield Examination("wrong-function", ("gradient-wrong",), wrong, right, wrong)
+        sound = network(nn.Tanh, seed, depth=_SOUND_DEPTH, gain=_SOUND_GAIN)
+        healthy = checkup(data.case(sound, "sound network"), seed=seed)
+        yield Examination("sound", (), healthy, None, healthy)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """So small matrices gain nothing from a second thread, and lose a lot where another program wants the core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _treated(key: str, expected: tuple[str, ...], model: nn.Module, training: _Training) -> Examination:
