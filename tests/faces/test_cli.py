@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -164,7 +165,8 @@ def test_an_interrupt_ends_with_130_and_writes_nothing(folder: Path) -> None:
 
 
 def test_a_reader_who_leaves_early_gets_no_traceback(folder: Path) -> None:
-    line = f"{command()} explain S203 | true; {command()} check cases.py:right | head -1"
+    name = shlex.quote(str(command()))
+    line = f"{name} explain S203 | true; {name} check cases.py:right | head -1"
     result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, env=environment())
     assert result.stdout.startswith("check ·")
     assert "Traceback" not in result.stderr

@@ -174,6 +174,13 @@ def test_the_demo_speaks_chinese(run: Run, folder: Path, lang: str) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
+def test_a_quiet_demo_only_writes_its_page(run: Run, folder: Path) -> None:
+    result = run("demo", "--quiet", "--html", "page.html", "--seed", "3")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert (folder / "page.html").stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("hasty")
 def test_the_same_seed_gives_the_same_demo_and_leaves_the_random_state_alone(run: Run) -> None:
     import torch
 
