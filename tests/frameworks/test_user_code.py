@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradvitals.frameworks.user_code import HostRandomState, argument_names, required_positionals, user_code
+from gradvitals.frameworks.user_code import HostRandomState, argument_names, positionals, user_code
 from gradvitals.vocabulary.errors import InputError, ModelError
 
 
@@ -115,9 +115,15 @@ def test_keywords_keep_their_names():
     ],
 )
 def test_required_positionals_are_counted(function, count):
-    assert required_positionals(function, 7) == count
+    assert positionals(function)[0] == count
 
 
-def test_where_no_signature_can_be_read_the_default_holds():
-    assert required_positionals(dict.fromkeys([1]).get, 1) in {0, 1}
-    assert required_positionals(torch.relu, 5) == 5
+def test_optional_positionals_are_taken_but_not_needed():
+    assert positionals(lambda dout, cache=None: dout) == (1, 2)
+    needed, taken = positionals(lambda *args: args)
+    assert needed == 0
+    assert taken >= 2
+
+
+def test_where_no_signature_can_be_read_one_positional_is_assumed():
+    assert positionals(torch.relu) == (1, 1)

@@ -11,7 +11,7 @@ import numpy as np
 from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree
 from gradvitals.frameworks.tree import leaves, rebuilt, short_names
-from gradvitals.frameworks.user_code import HostRandomState, argument_names, required_positionals, user_code
+from gradvitals.frameworks.user_code import HostRandomState, argument_names, positionals, user_code
 from gradvitals.vocabulary.errors import InputError, ModelError, UsageError
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
@@ -56,7 +56,8 @@ class NumpyProblem:
         names, keywords = argument_names(case.model, case.args, case.keywords)
         self._roots = [*zip(names, case.args, strict=True), *((keywords[k], v) for k, v in case.keywords.items())]
         self._count = len(case.args)
-        self._takes_cache = case.vjp is not None and required_positionals(case.vjp, 1) >= 2
+        needed, taken = positionals(case.vjp) if case.vjp is not None else (0, 0)
+        self._needs_cache, self._takes_cache = needed >= 2, taken >= 2
         self._output_roundoff: Array | None = None
         self._outputs: list[NDArray[Any]] = []
         self._wide = False
@@ -164,13 +165,8 @@ class NumpyProblem:
         # A step may leave the function's domain: the NaN that it gives there says so, a warning would only puzzle.
         with user_code(f"{self._case.subject}()"), np.errstate(all="ignore"):
             result = self._function(*args, **keywords)
-        cache = None
-        if isinstance(result, tuple) and (self._takes_cache or self._case.grad is not None):
-            *firsts, cache = result if len(result) > 1 else (*result, None)
-            result = tuple(firsts) if self._case.vjp is not None else firsts[0]
-        elif isinstance(result, tuple) and not all(_is_floating(item) for item in result):
-            result = result[0]  # (out, cache) with a backward that doesn't ask for the cache
-        outputs = [np.asarray(item) for item in (result if isinstance(result, tuple) else (result,))]
+        values, cache = self._parted(result)
+        outputs = [np.asarray(item) for item in values]
         for out in outputs:
             if out.dtype.kind not in "fiub":
                 raise InputError(
@@ -180,6 +176,16 @@ class NumpyProblem:
                 )
         return [out if out.dtype.kind == "f" else out.astype(np.float64) for out in outputs], cache
 
+    def _parted(self, result: Any) -> tuple[tuple[Any, ...], Any]:
+        """Values and cache of what a function returned: value, (cost, cache), (out, cache), or several outputs."""
+        if not isinstance(result, tuple) or not result:
+            return (result,), None
+        if self._case.grad is not None:
+            return result[:1], None
+        if len(result) > 1 and (self._needs_cache or not _is_floating(result[-1])):
+            return result[:-1], result[-1]
+        return result, None
+
     def _pulled_back(self, cotangent: Array, moved: Mapping[int, Array]) -> dict[str, Any]:
         backward: Any = self._case.vjp
         outputs, cache = self._forward(moved)
@@ -188,7 +194,8 @@ class NumpyProblem:
         if isinstance(dout, np.ndarray) and dout.ndim == 0:
             dout = dout[()]
         with user_code(f"the backward pass of {self._case.subject}"), np.errstate(all="ignore"):
-            result = backward(dout, cache) if self._takes_cache else backward(dout)
+            with_cache = self._needs_cache or (self._takes_cache and cache is not None)
+            result = backward(dout, cache) if with_cache else backward(dout)
         return dict(self._match(result))
 
     def _claimed(self, moved: Mapping[int, Array]) -> dict[str, Any]:

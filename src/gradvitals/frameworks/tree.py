@@ -46,5 +46,5 @@ def short_names(paths: list[str]) -> dict[str, str]:
     {'params.W1': 'W1', 'params.b1': 'b1', 'x': 'x'}
     """
     short = {path: path.partition(".")[2] or path for path in paths}
-    taken = list(short.values())
-    return {path: name if taken.count(name) == 1 else path for path, name in short.items()}
+    taken = [*short.values(), *paths]
+    return {path: name if name == path or taken.count(name) == 1 else path for path, name in short.items()}

@@ -9,11 +9,17 @@ import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gradvitals.vocabulary.errors import GradvitalsError, ModelError
+
+#: The folder of this package: its own frames are no news to the user.
+_OURS = str(Path(__file__).resolve().parents[1])
+#: A function with *args takes more than anybody gives.
+_ANY_NUMBER = 1000
 
 
 @contextlib.contextmanager
@@ -24,11 +30,11 @@ def user_code(what: str) -> Iterator[None]:
     except GradvitalsError:
         raise
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        last = frames[-1]
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
+        place = f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}: " if own else ""  # empty: the call didn't fit
         raise ModelError(
             f"{what} raised {type(error).__name__}",
-            f"{last.filename}:{last.lineno} in {last.name}: {error}",
+            f"{place}{error}",
             "run it by hand on the same inputs; it must work before its gradients can be examined",
         ) from error
 
@@ -83,10 +89,12 @@ def argument_names(
     return names, {key: key for key in keywords}
 
 
-def required_positionals(function: Callable[..., Any], default: int) -> int:
-    """How many positional arguments a function must be given; ``default`` where that can't be read."""
+def positionals(function: Callable[..., Any]) -> tuple[int, int]:
+    """How many positional arguments a function needs, and how many it takes; (1, 1) where that can't be read."""
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return default
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters)
+        return 1, 1
+    plain = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    any_number = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return sum(p.default is p.empty for p in plain), _ANY_NUMBER if any_number else len(plain)

@@ -19,7 +19,7 @@ from gradvitals.gradients.measure_base import ZERO_WITHIN, Base, cotangent_of, m
 from gradvitals.gradients.measure_entries import Entry, measure_entries
 from gradvitals.gradients.measure_lines import SUSPECT_AT, Line, confirmed, measure_line
 from gradvitals.gradients.mistakes import Mistake, recognise
-from gradvitals.maths.differences import MEDIAN_TO_STD
+from gradvitals.maths.differences import MEDIAN_TO_STD, ladder_for
 from gradvitals.vocabulary.errors import InputError
 
 #: Random directions per group of tensors. With normal directions what is missing is N(0, ‖error‖²) whatever the
@@ -186,7 +186,7 @@ class _Search:
                 self._status[at] = "right"
             else:
                 self._status[at] = "unresolved"
-                if self._resolvable_alone(at, lines):
+                if self._resolvable_alone(at):
                     weak.append(at)
         if len(weak) == len(group) > 1:
             half = len(weak) // 2
@@ -205,7 +205,8 @@ class _Search:
         )
         if status != "wrong" and any(entry.wrong for entry in entries):
             status = "wrong"
-        measured = [entry.line for entry in entries] if complete and entries else lines
+        own = [line for line in lines if set(line.direction) == {at}]
+        measured = [entry.line for entry in entries] if complete or not own else own
         relative_error, numeric_error = _relative_error(measured)
         rms = float(np.linalg.norm(base.gradients[at])) / math.sqrt(max(tensor.size, 1))
         if complete and rms > 0:
@@ -215,7 +216,6 @@ class _Search:
             entry_resolution = self._resolution[at] * math.sqrt(tensor.size)
         mistake = None
         if status == "wrong":
-            own = [line for line in lines if set(line.direction) == {at}]
             mistake = recognise(
                 tensor, base.gradients[at], [*own, *(e.line for e in entries)], entries, self._problem.sample_sizes, at
             )
@@ -259,10 +259,12 @@ class _Search:
         contributions = [reach[at] * float(np.linalg.norm(base.gradients[at])) for at in group]
         return base.material * math.sqrt(sum(c * c for c in contributions))
 
-    def _resolvable_alone(self, at: int, lines: Sequence[Line]) -> bool:
+    def _resolvable_alone(self, at: int) -> bool:
         """Whether, without the others, the function's noise and the gradient's own rounding leave enough to be seen."""
         own = self._base.scales[at] * float(np.linalg.norm(self._base.gradient_errors[at]))
-        bars = [SUSPECT_AT * math.hypot(line.noise, own) for line in lines]
+        # Alone it may be moved farther: the noise counts least at the longest step.
+        noise = self._base.noise / (math.sqrt(2) * float(ladder_for(self._base.roundoff).steps[0]))
+        bars = [SUSPECT_AT * math.hypot(noise, own)] * DIRECTIONS
         resolution = max(self._relative(detectable(bars), self._base.strength(at), at), 2 * self._base.material)
         return resolution <= self._sensitivity
 

@@ -27,6 +27,10 @@ _NEIGHBOURS = 3
 _DISTRUST_ZERO = 3.0
 #: Rounding that is assumed of a gradient whose own can't be seen, in unit roundoffs of the largest one.
 _ASSUMED_UNITS = 4.0
+#: A gradient below the smallest number of its dtype (the smallest normal one where processors flush to it) is lost.
+_SMALLEST = {"float64": 2.3e-308, "float32": 1.2e-38, "bfloat16": 1.2e-38, "float16": 6e-8}
+#: Stairs this much higher than the evaluations' own rounding come from somewhere else.
+_COARSER = 8.0
 #: Neighbours are one unit in the last place away; a rounded result is off by a uniform error of at most half of that.
 _ROUNDING_OF_NEIGHBOURS = 1 / math.sqrt(3)
 
@@ -35,10 +39,10 @@ _ROUNDING_OF_NEIGHBOURS = 1 / math.sqrt(3)
 class Base:
     """What all lines share: the point, the function's value there, and the gradient to be judged.
 
-    ``roundoff`` is the evaluations' unit roundoff, ``gradient_roundoff`` the backward pass's; ``noise``
-    is that of ⟨cotangent, F⟩ nearby, ``repeat_noise`` each output's difference when asked again. ``points`` and
-    ``gradients`` hold a flat array per tensor (zeros where there is no gradient), ``gradient_errors`` the gradient's
-    own rounding.
+    ``roundoff`` is the evaluations' unit roundoff, ``gradient_roundoff`` the backward pass's, ``inner_roundoff`` the
+    one that the function seems to be computed with inside; ``noise`` is that of ⟨cotangent, F⟩ nearby,
+    ``repeat_noise`` each output's difference when asked again. ``points`` and ``gradients`` hold a flat array per
+    tensor (zeros where there is no gradient), ``gradient_errors`` the gradient's own rounding.
     """
 
     points: tuple[Array, ...]
@@ -51,6 +55,12 @@ class Base:
     scales: tuple[float, ...]
     roundoff: float
     gradient_roundoff: float
+    inner_roundoff: float = 0.0
+
+    @property
+    def in_stairs(self) -> bool:
+        """Whether the function is rounded inside more coarsely than its evaluations are."""
+        return self.inner_roundoff > _COARSER * self.roundoff
 
     @property
     def material(self) -> float:
@@ -101,11 +111,15 @@ def measure_base(
         gradient_roundoff=max(tensor.roundoff for tensor in problem.tensors),
     )
     noise, roundoff = _noise_nearby(problem, base, rng)
-    base = replace(base, noise=noise, gradient_roundoff=max(base.gradient_roundoff, roundoff))
+    coarsest = max(base.gradient_roundoff, roundoff)
+    base = replace(base, noise=noise, gradient_roundoff=coarsest, inner_roundoff=roundoff)
     around = [_beside(problem, base, rng) for _ in range(_NEIGHBOURS)]
     neighbours = [problem.gradient(cotangent, moved) for moved in around]
     errors = tuple(
-        _rounding_of(flat[at], [near[at].value for near in neighbours], max(roundoff, tensor.roundoff))
+        np.fmax(
+            _rounding_of(flat[at], [near[at].value for near in neighbours], max(roundoff, tensor.roundoff)),
+            _SMALLEST.get(tensor.dtype, 0.0),
+        )
         for at, tensor in enumerate(problem.tensors)
     )
     follows = any(

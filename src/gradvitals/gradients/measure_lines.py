@@ -115,18 +115,23 @@ def _samples(problem: Problem, base: Base, direction: Mapping[int, Array], steps
     weight = np.abs(base.cotangent)
     noise = _output_noise(problem, base)
     samples = np.empty((4, len(steps)))
+    ratio = steps[0] / steps[1] if len(steps) > 1 else 1.0
+    coarser: Array | None = None
     for rung, step in enumerate(steps):
         (ahead, gone), (behind, come) = (
             moved_value(problem, base, direction, sign * float(step)) for sign in (1.0, -1.0)
         )
         with np.errstate(invalid="ignore", over="ignore"):
             odd, bend = ahead - behind, ahead + behind - 2 * base.value
-            beyond_noise = np.fmax(np.abs(bend) - _KINK_NOISE * math.sqrt(6) * noise, 0.0)
+            gap = np.fmax(np.abs(bend) - _KINK_NOISE * math.sqrt(6) * noise, 0.0) / (2 * step)
+            # Curvature makes a gap as well, in proportion to the step; a kink's stays the same.
+            kink = gap if coarser is None else np.fmax(ratio * gap - coarser, 0.0) / (ratio - 1)
+            coarser = gap
             samples[:, rung] = (
                 base.cotangent @ odd,
                 base.cotangent @ bend,
                 (gone - come) / (2 * step),
-                weight @ beyond_noise / (2 * step),
+                weight @ kink,
             )
     return samples
 
@@ -159,6 +164,8 @@ def _output_noise(problem: Problem, base: Base) -> Array:
 
 def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool:
     """Whether a suspicion repeats itself, by about the same amount, on two other ladders."""
+    if base.in_stairs and line.analytic == 0:
+        return False  # stairs have slope zero almost everywhere, which may be what is claimed (round, floor)
     ladder = ladder_for(base.roundoff)
     for factor in CONFIRM_AT:
         again = measure_line(problem, base, line.direction, ladder.scaled(factor))

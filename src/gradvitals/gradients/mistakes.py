@@ -115,6 +115,8 @@ def _named(factor: Estimate, sample_sizes: Sequence[int]) -> Mistake:
     def close(target: float) -> bool:
         return value != 0 and abs(value / target - 1) <= max(_NAMED_WITHIN * factor.error / abs(value), _NAMED_CLOSE)
 
+    if abs(value) <= SUSPECT_AT * factor.error:  # there is no slope at all, whatever the backward pass says
+        return Mistake("formula", 0.5)
     if close(-1.0):
         return Mistake("sign", 0.98, factor)
     for n in sample_sizes:
