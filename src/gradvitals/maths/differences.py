@@ -33,8 +33,10 @@ MEDIAN_TO_STD = 1.4826
 #: Column of the extrapolation table past which more smoothness is assumed than real functions have (measured in
 #: ``tests/maths``).
 _DEEPEST = 4
-#: The ladder of float64 is as steep as this.
-_STEEP = 4.0
+#: The ladder of float64 is as steep and as long as this.
+_STEEP, _LONG = 4.0, 10
+#: In float64 there is room for points this many times closer than the finest step.
+_CLOSE = 512
 #: Points this far apart (relative) differ even when they are rounded to bfloat16.
 _FARTHEST_STAIR = 4e-3
 #: Rounding to bfloat16, the coarsest format, makes steps of at most 2⁻⁷ of the value.
@@ -62,12 +64,17 @@ class Ladder:
 
     @property
     def spacings(self) -> tuple[float, ...]:
-        """Distances of points at which noise is looked for: half the finest step, where nothing but noise is left, and
+        """Distances of points at which noise is looked for: so close that not even a kink is likely to lie between, and
         four times farther each, as far as a result rounded to bfloat16 stays the same.
         """
-        finest = float(self.steps[-1]) / 2
+        finest = float(self.steps[-1]) / (_CLOSE if self.is_double else 2)
         count = max(1, math.ceil(math.log(_FARTHEST_STAIR / finest, 4)) + 1)
         return tuple(finest * 4.0**k for k in range(count))
+
+    @property
+    def is_double(self) -> bool:
+        """Whether this is the long, steep ladder of float64, or a multiple of it."""
+        return self.ratio >= _STEEP and self.rungs >= _LONG
 
     @property
     def middle(self) -> tuple[int, int]:
@@ -75,7 +82,7 @@ class Ladder:
 
         Of a short ladder, or a steep one's few rungs in a coarser precision, all are needed.
         """
-        return (3, 7) if self.ratio >= _STEEP and self.rungs >= 10 else (0, self.rungs)
+        return (3, 7) if self.is_double else (0, self.rungs)
 
     def scaled(self, factor: float) -> Ladder:
         """The same ladder with every step multiplied."""
