@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
-from gradvitals.maths.differences import NEARBY, ladder_for, noise_from, stair_height
+from gradvitals.maths.differences import MEDIAN_TO_STD, NEARBY, ladder_for, noise_from, stair_height
 from gradvitals.vocabulary.errors import ModelError
 
 #: Backward passes are computed, not exact: what is missing must exceed this share of the gradient, by unit roundoff
@@ -22,7 +22,7 @@ _SCALE_OF_ZEROS = 1.0
 #: Directions along which the function's noise is measured; the median counts.
 _NOISE_DIRECTIONS = 3
 #: Points beside the base at which the backward pass is repeated to see its rounding.
-_NEIGHBOURS = 3
+_NEIGHBOURS = 5
 #: Of a gradient that is nothing but rounding, a few neighbours tell the size only roughly.
 _DISTRUST_ZERO = 3.0
 #: Rounding that is assumed of a gradient whose own can't be seen, in unit roundoffs of the largest one.
@@ -55,6 +55,7 @@ class Base:
     scales: tuple[float, ...]
     roundoff: float
     gradient_roundoff: float
+    gradient_doubts: tuple[Array, ...] = ()
     inner_roundoff: float = 0.0
 
     @property
@@ -115,17 +116,18 @@ def measure_base(
     base = replace(base, noise=noise, gradient_roundoff=coarsest, inner_roundoff=roundoff)
     around = [_beside(problem, base, rng) for _ in range(_NEIGHBOURS)]
     neighbours = [problem.gradient(cotangent, moved) for moved in around]
+    differences = [_differences(g, [near[at].value for near in neighbours]) for at, g in enumerate(flat)]
     errors = tuple(
-        np.fmax(
-            _rounding_of(flat[at], [near[at].value for near in neighbours], max(roundoff, tensor.roundoff)),
-            _SMALLEST.get(tensor.dtype, 0.0),
-        )
-        for at, tensor in enumerate(problem.tensors)
+        np.fmax(_rounding_of(g, apart, max(roundoff, tensor.roundoff)), _SMALLEST.get(tensor.dtype, 0.0))
+        for g, apart, tensor in zip(flat, differences, problem.tensors, strict=True)
     )
-    follows = any(
-        n.value is not None and np.any(n.value != g) for near in neighbours for n, g in zip(near, flat, strict=True)
+    doubts = tuple(np.max(np.abs(apart), axis=0, initial=0.0) for apart in differences)
+    follows = any(apart.any() for apart in differences)
+    return replace(
+        base,
+        gradient_errors=errors if follows else _assumed_rounding(base, errors),
+        gradient_doubts=doubts,
     )
-    return replace(base, gradient_errors=errors if follows else _assumed_rounding(base, errors))
 
 
 def cotangent_of(problem: Problem, size: int, rng: np.random.Generator) -> Array:
@@ -182,14 +184,20 @@ def _beside(problem: Problem, base: Base, rng: np.random.Generator) -> dict[int,
     }
 
 
-def _rounding_of(gradient: Array, neighbours: Sequence[Array | None], roundoff: float) -> Array:
+def _differences(gradient: Array, neighbours: Sequence[Array | None]) -> Array:
+    """How much the gradient differs at its neighbours, of shape (neighbours, size)."""
+    apart = [np.nan_to_num(near - gradient, posinf=0.0, neginf=0.0) for near in neighbours if near is not None]
+    return np.array(apart).reshape(len(apart), gradient.size)
+
+
+def _rounding_of(gradient: Array, differences: Array, roundoff: float) -> Array:
     """The backward pass's own rounding, seen from how much it differs one unit in the last place away.
 
-    A few neighbours tell little of one entry, so that an entry's error is never taken for smaller than the tensor's
-    typical one.
+    Differences are of shape (neighbours, size); the median counts, for at a few neighbours a unit may be on the other
+    side of its kink. So few tell little of one entry, so that an entry's error is never taken for smaller than the
+    tensor's typical one.
     """
-    differences = [np.nan_to_num(near - gradient, posinf=0.0, neginf=0.0) for near in neighbours if near is not None]
-    spread = np.sqrt(np.mean(np.square(differences), axis=0)) if differences else np.zeros(gradient.size)
+    spread = MEDIAN_TO_STD * np.median(np.abs(differences), axis=0) if len(differences) else np.zeros(gradient.size)
     typical = float(np.sqrt(np.mean(spread**2))) if spread.size else 0.0
     errors = np.hypot(_ROUNDING_OF_NEIGHBOURS * np.hypot(spread, typical), 0.6 * roundoff * np.abs(gradient))
     is_rounding = float(np.linalg.norm(gradient)) <= ZERO_WITHIN * float(np.linalg.norm(errors))

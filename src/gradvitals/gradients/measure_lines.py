@@ -166,6 +166,10 @@ def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool
     """Whether a suspicion repeats itself, by about the same amount, on two other ladders."""
     if base.in_stairs and line.analytic == 0:
         return False  # stairs have slope zero almost everywhere, which may be what is claimed (round, floor)
+    doubts = base.gradient_doubts or base.gradient_errors
+    doubt = sum(float(np.sum((doubts[at] * u) ** 2)) for at, u in line.direction.items())
+    if abs(line.missing) <= max(SUSPECT_AT * math.sqrt(doubt), line.bar):
+        return False  # at a neighbour, one unit in the last place away, the gradient differs by as much
     ladder = ladder_for(base.roundoff)
     for factor in CONFIRM_AT:
         again = measure_line(problem, base, line.direction, ladder.scaled(factor))

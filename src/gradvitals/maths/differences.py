@@ -36,7 +36,7 @@ _DEEPEST = 4
 #: The ladder of float64 is as steep and as long as this.
 _STEEP, _LONG = 4.0, 10
 #: In float64 there is room for points this many times closer than the finest step.
-_CLOSE = 512
+_CLOSE = 8
 #: Points this far apart (relative) differ even when they are rounded to bfloat16.
 _FARTHEST_STAIR = 4e-3
 #: Rounding to bfloat16, the coarsest format, makes steps of at most 2⁻⁷ of the value.
@@ -101,7 +101,7 @@ def ladder_for(unit_roundoff: float) -> Ladder:
     don't fall in step with what a function rounds to.
     """
     if unit_roundoff < 1e-12:  # float64
-        return Ladder(0.117, 4.0, 10)
+        return Ladder(0.117, 4.0, 13)
     if unit_roundoff < 1e-6:  # float32
         return Ladder(0.234, 2.0, 13)
     if unit_roundoff < 1e-3:  # float16
