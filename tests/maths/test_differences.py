@@ -272,7 +272,8 @@ def test_steps_that_left_the_functions_domain_are_passed_over(unusable):
 
 
 def test_without_a_finite_quotient_the_error_is_infinite():
-    found = extrapolate(np.full((10, 2), np.nan), ladder_for(UNITS["float64"]).steps, np.zeros(2))
+    steps = ladder_for(UNITS["float64"]).steps
+    found = extrapolate(np.full((len(steps), 2), np.nan), steps, np.zeros(2))
     assert np.isinf(found.error).all()
 
 

@@ -43,6 +43,6 @@ def opened(case: Case, wrt: Sequence[str] | None = None) -> Iterator[Problem]:
 
         state = HostRandomState.capture()
         try:
-            yield NumpyProblem(case)
+            yield NumpyProblem(case, wrt)
         finally:
             state.restore()

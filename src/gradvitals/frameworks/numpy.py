@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradvitals.frameworks.case import Case
-from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree
+from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree, matching
 from gradvitals.frameworks.tree import leaves, rebuilt, short_names
 from gradvitals.frameworks.user_code import HostRandomState, argument_names, positionals, user_code
 from gradvitals.vocabulary.errors import InputError, ModelError, UsageError
@@ -31,6 +31,8 @@ class NumpyProblem:
     ----------
     case : Case
         ``model`` is the function or forward pass and ``args`` its inputs: arrays, numbers, or dicts of them.
+    wrt : sequence of str, optional
+        Names or patterns of the inputs to differentiate; all that have a gradient when not given.
 
     Raises
     ------
@@ -42,7 +44,7 @@ class NumpyProblem:
 
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, wrt: Sequence[str] | None = None) -> None:
         if (case.grad is None) == (case.vjp is None):
             both = case.grad is not None
             raise UsageError(
@@ -72,8 +74,9 @@ class NumpyProblem:
         self._full_paths = list(self._base)
         found = self._claimed({}) if case.vjp is None else self._pulled_back(np.ones(self.value({}).size), {})
         self._base |= {path: _promoted(everything[path]) for path in found}
-        self._full_paths = list(found)
-        shown = short_names(self._full_paths)
+        shown = short_names(list(found))
+        chosen = set(matching(list(shown.values()), wrt))
+        self._full_paths = [path for path in found if shown[path] in chosen]
         self.tensors = tuple(_tensor(shown[path], path, self._base[path]) for path in self._full_paths)
         self.sample_sizes = _sample_sizes(list(everything.values()))
         self.objective = "scalar" if case.grad is not None else "random"

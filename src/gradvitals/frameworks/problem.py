@@ -4,11 +4,14 @@ judged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
+
+from gradvitals.vocabulary.errors import UsageError
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
@@ -60,6 +63,24 @@ def agree(wide: Array, native: Array, roundoff: float) -> bool:
         return False
     tolerance = next(share for bound, share in AGREES if roundoff < bound)
     return bool(np.linalg.norm(wide - native) <= tolerance * np.linalg.norm(native))
+
+
+def matching(paths: Sequence[str], patterns: Sequence[str] | None) -> list[str]:
+    """The paths that fit any of some patterns (``"encoder.*"``); all without patterns.
+
+    Raises UsageError where a pattern fits nothing.
+
+    >>> matching(["W1", "b1", "W2"], ["W*"])
+    ['W1', 'W2']
+    """
+    if patterns is None:
+        return list(paths)
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+            raise UsageError(
+                f"no tensor is called {pattern!r}", f"wrt={list(patterns)}", f"there are: {', '.join(paths)}"
+            )
+    return [path for path in paths if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)]
 
 
 class Problem(Protocol):

@@ -30,7 +30,8 @@ def user_code(what: str) -> Iterator[None]:
     except GradvitalsError:
         raise
     except Exception as error:
-        own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
+        theirs = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_OURS)]
+        own = [f for f in theirs if "site-packages" not in f.filename] or theirs  # a library's line tells less
         place = f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}: " if own else ""  # empty: the call didn't fit
         raise ModelError(
             f"{what} raised {type(error).__name__}",

@@ -77,11 +77,17 @@ def _misshapen(patients: Sequence[_Patient]) -> Iterator[Finding]:
 
 
 def _not_finite(patients: Sequence[_Patient]) -> Iterator[Finding]:
-    for p in patients:
-        if p.not_finite is not None:
-            first = tuple(int(i) for i in np.unravel_index(int(np.argmax(p.not_finite)), p.tensor.shape))
-            facts: dict[str, Fact] = {"count": int(p.not_finite.sum()), "total": p.tensor.size}
-            yield Finding("G103", GRADIENT_NOT_FINITE.severity, Site(p.tensor.path, first), facts)
+    """All gradients that aren't finite in one finding: one division by zero spoils all of them."""
+    spoilt = [(p.tensor, p.not_finite) for p in patients if p.not_finite is not None]
+    if spoilt:
+        tensor, where = spoilt[0]
+        first = tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), tensor.shape))
+        facts: dict[str, Fact] = {
+            "tensors": tuple(tensor.path for tensor, _ in spoilt),
+            "count": int(sum(where.sum() for _, where in spoilt)),
+            "total": sum(tensor.size for tensor, _ in spoilt),
+        }
+        yield Finding("G103", GRADIENT_NOT_FINITE.severity, Site(tensor.path, first), facts)
 
 
 def _missing(patients: Sequence[_Patient]) -> Iterator[Finding]:

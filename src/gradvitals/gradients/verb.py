@@ -59,7 +59,7 @@ def check(
     kwargs : mapping, optional
         Keyword inputs of the model.
     wrt : str or sequence of str, optional
-        Torch: names or patterns (``"encoder.*"``) of the tensors to check.
+        Names or patterns (``"encoder.*"``) of the tensors to check.
     sensitivity : float, optional
         The relative error that must be resolved; coarser is *unresolved*, never a pass. 1e-4 in float64, 1e-3 in
         float32, 1e-1 in 16-bit formats.
@@ -114,6 +114,8 @@ def check(
             f"sensitivity={sensitivity}",
             "give a number between 0 and 1, such as 1e-3",
         )
+    if not 0 <= seed < 2**32:
+        raise InputError("the seed is out of range", f"seed={seed}", "give a whole number from 0 to 4294967295")
     started = time.perf_counter()
     case = as_case("check", model, inputs, loss=loss, grad=grad, vjp=vjp, kwargs=kwargs, name=name)
     patterns = [wrt] if isinstance(wrt, str) else wrt

@@ -5,7 +5,6 @@ truth.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.case import Case
-from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree
+from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree, matching
 from gradvitals.frameworks.torch.inputs import validate
 from gradvitals.frameworks.torch.objective import output_tensors, scalar
 from gradvitals.frameworks.torch.state import RandomState
@@ -91,19 +90,8 @@ class TorchProblem:
             for path, value in leaves(tree, root):
                 if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
                     found["input", path] = value
-        if wrt is not None:
-            for pattern in wrt:
-                if not any(fnmatch.fnmatchcase(path, pattern) for _, path in found):
-                    raise UsageError(
-                        f"no tensor is called {pattern!r}",
-                        f"wrt={list(wrt)}",
-                        f"there are: {', '.join(path for _, path in found)}",
-                    )
-            found = {
-                key: tensor
-                for key, tensor in found.items()
-                if any(fnmatch.fnmatchcase(key[1], pattern) for pattern in wrt)
-            }
+        chosen = set(matching([path for _, path in found], wrt))
+        found = {key: tensor for key, tensor in found.items() if key[1] in chosen}
         if not found:
             kinds = [f"{root}: {type(value).__name__}" for root, tree in self._roots for _, value in leaves(tree, root)]
             raise InputError(
