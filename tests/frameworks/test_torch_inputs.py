@@ -24,11 +24,11 @@ def test_inputs_are_named_as_the_forward_method_names_them():
 
     a = torch.ones(1)
     case = Case(Net(), (a, (a, {"deep": a}), a), {"mask": a, "other": 3})
-    assert [name for name, _ in named_inputs(case)] == ["image", "pair[0]", "pair[1].deep", "args[2]", "mask"]
+    assert [name for name, _ in named_inputs(case)] == ["image", "pair[0]", "pair[1].deep", "rest[0]", "mask"]
 
 
 def test_builtin_functions_without_a_signature_get_numbers():
-    assert [name for name, _ in named_inputs(Case(torch.relu, (torch.ones(1),)))] == ["args[0]"]
+    assert [name for name, _ in named_inputs(Case(torch.relu, (torch.ones(1),)))] == ["input0"]
 
 
 def test_empty_batch_is_refused_with_its_name_and_shape():

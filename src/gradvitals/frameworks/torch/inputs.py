@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.torch.objective import tensors_in
+from gradvitals.frameworks.user_code import argument_names
 from gradvitals.vocabulary.errors import InputError
 
 
@@ -19,12 +19,10 @@ def named_inputs(case: Case) -> list[tuple[str, torch.Tensor]]:
     >>> [name for name, _ in named_inputs(Case(torch.nn.Linear(2, 2), (torch.ones(1, 2),)))]
     ['input']
     """
-    names = _argument_names(case)
-    return [
-        found
-        for index, value in enumerate(case.args)
-        for found in tensors_in(value, names[index] if index < len(names) else f"args[{index}]")
-    ] + [found for key, value in case.keywords.items() for found in tensors_in(value, key)]
+    function = case.model.forward if isinstance(case.model, torch.nn.Module) else case.model
+    names, _ = argument_names(function, case.args, case.keywords)
+    named = [*zip(names, case.args, strict=True), *case.keywords.items()]
+    return [found for name, value in named for found in tensors_in(value, name)]
 
 
 def validate(case: Case) -> None:
@@ -102,12 +100,3 @@ def _state(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(model, torch.nn.Module):
         yield from model.named_parameters()
         yield from model.named_buffers()
-
-
-def _argument_names(case: Case) -> list[str]:
-    function = case.model.forward if isinstance(case.model, torch.nn.Module) else case.model
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # built-in functions have no signature
-        return []
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

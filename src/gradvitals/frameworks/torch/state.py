@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.objective import tensors_in
+from gradvitals.frameworks.user_code import HostRandomState
 
 #: Plain containers among a module's attributes (registries of parameters and hooks, caches): contents are kept too.
 _CONTAINERS = (dict, collections.OrderedDict, list, set)
@@ -37,22 +38,20 @@ class RandomState:
 
     torch_cpu: torch.Tensor
     torch_cuda: tuple[torch.Tensor, ...]
-    numpy: Any
-    python: Any
+    host: HostRandomState
 
     @classmethod
     def capture(cls) -> RandomState:
         """Read the generators of torch (CUDA only where it is in use already), NumPy and Python."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-        return cls(torch.get_rng_state(), tuple(cuda), np.random.get_state(), random.getstate())  # noqa: NPY002
+        return cls(torch.get_rng_state(), tuple(cuda), HostRandomState.capture())
 
     def restore(self) -> None:
         """Put the generators back where they were."""
         torch.set_rng_state(self.torch_cpu)
         if self.torch_cuda:
             torch.cuda.set_rng_state_all(list(self.torch_cuda))
-        np.random.set_state(self.numpy)  # noqa: NPY002
-        random.setstate(self.python)
+        self.host.restore()
 
 
 def seed_everything(seed: int) -> None:
