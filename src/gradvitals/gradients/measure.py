@@ -29,6 +29,8 @@ DIRECTIONS = 6
 OVERLOOK = 0.005
 #: A line has shown enough when its bar is this share of what is asked for.
 _WELL_WITHIN = 0.1
+#: Below this a slope is nothing, whatever it is compared with.
+_NOTHING = 1e-30
 #: Normal directions are cut here, so that no entry is moved absurdly far.
 _FARTHEST = 4.0
 #: Relative to the widest of several bars, smaller errors aren't looked for.
@@ -276,7 +278,11 @@ class _Search:
         rounding = float(np.linalg.norm(self._base.gradient_errors[at]))
         is_zero = float(np.linalg.norm(own)) <= ZERO_WITHIN * rounding
         size = self._reference if is_zero else contribution
-        return caught / size if size else (0.0 if caught == 0 else math.inf)
+        if (
+            size == 0
+        ):  # function and gradient are zero: so is what could be missing, but for numbers too small for a float32
+            return 0.0 if caught < _NOTHING else math.inf
+        return caught / size
 
     def _normal(self, size: int) -> Array:
         return np.clip(self._rng.standard_normal(size), -_FARTHEST, _FARTHEST)
