@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
 
 _ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "longdouble": 2.0**-53}
 
+_CONTRACT = "it is called as backward(dout), or as backward(dout, cache) when the forward pass returns (out, cache)"
+
 
 class NumpyProblem:
     """A NumPy function with ``grad=``, or a NumPy layer with ``vjp=``.
@@ -196,7 +198,7 @@ class NumpyProblem:
         dout: Any = parts[0] if len(parts) == 1 else tuple(parts)
         if isinstance(dout, np.ndarray) and dout.ndim == 0:
             dout = dout[()]
-        with user_code(f"the backward pass of {self._case.subject}"), np.errstate(all="ignore"):
+        with user_code(f"the backward pass of {self._case.subject}", _CONTRACT), np.errstate(all="ignore"):
             with_cache = self._needs_cache or (self._takes_cache and cache is not None)
             result = backward(dout, cache) if with_cache else backward(dout)
         return dict(self._match(result))

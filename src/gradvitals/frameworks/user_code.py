@@ -23,7 +23,9 @@ _ANY_NUMBER = 1000
 
 
 @contextlib.contextmanager
-def user_code(what: str) -> Iterator[None]:
+def user_code(
+    what: str, remedy: str = "run it by hand on the same inputs; it must work before its gradients can be examined"
+) -> Iterator[None]:
     """Turn an exception of the user's code into a ModelError; our own errors and KeyboardInterrupt pass."""
     try:
         yield
@@ -36,7 +38,7 @@ def user_code(what: str) -> Iterator[None]:
         raise ModelError(
             f"{what} raised {type(error).__name__}",
             f"{place}{error}",
-            "run it by hand on the same inputs; it must work before its gradients can be examined",
+            remedy,
         ) from error
 
 

@@ -74,7 +74,7 @@ def recognise(
             return Mistake("transposed", 0.95)
     if entries and 0 < sum(entry.wrong for entry in entries) <= len(entries) // 2:
         return Mistake("entries", 0.8)
-    return Mistake("formula", 0.5)
+    return Mistake("formula", 1.0)
 
 
 def _common_factor(lines: Sequence[Line]) -> Estimate | None:
@@ -116,7 +116,7 @@ def _named(factor: Estimate, sample_sizes: Sequence[int]) -> Mistake:
         return value != 0 and abs(value / target - 1) <= max(_NAMED_WITHIN * factor.error / abs(value), _NAMED_CLOSE)
 
     if abs(value) <= SUSPECT_AT * factor.error:  # there is no slope at all, whatever the backward pass says
-        return Mistake("formula", 0.5)
+        return Mistake("formula", 1.0)
     if close(-1.0):
         return Mistake("sign", 0.98, factor)
     for n in sample_sizes:

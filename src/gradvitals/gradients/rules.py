@@ -56,11 +56,11 @@ def judge(tensors: Sequence[Tensor], measured: Measurement, sensitivity: float) 
         *_not_finite(patients),
         *_missing(patients),
         *_wrong(patients),
-        *_unresolved(patients, sensitivity, value_finite=measured.value_finite),
     ]
-    if measured.spread > 0:
+    if measured.spread > 0:  # the cause, before what it makes unresolved
         severity = Severity.UNRESOLVED if measured.spread > sensitivity else NOT_DETERMINISTIC.severity
         found.append(Finding("G105", severity, Site("output"), {"spread": measured.spread}))
+    found += _unresolved(patients, sensitivity, value_finite=measured.value_finite)
     return tuple(sorted(found, key=lambda finding: -finding.severity))
 
 
@@ -157,7 +157,7 @@ def _wrong_finding(group: Sequence[_Patient]) -> Finding:
         facts["harmless_grade"] = shown
     index = tuple(int(i) for i in np.unravel_index(entry.index, tensor.shape)) if tensor.shape else None
     return Finding(
-        "G101", GRADIENT_WRONG.severity, Site(tensor.path, index), facts, mistake.confidence if mistake else 0.5
+        "G101", GRADIENT_WRONG.severity, Site(tensor.path, index), facts, mistake.confidence if mistake else 1.0
     )
 
 

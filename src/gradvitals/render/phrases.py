@@ -65,7 +65,7 @@ def title(report: Report) -> str:
 
 def question(report: Report, lang: str) -> str:
     """The question that the report's verb answers; empty for an unknown verb."""
-    return lookup("ui", f"question_{report.verb.rstrip('_')}", lang) or ""
+    return lookup("ui", f"question_{_asked(report)}", lang) or ""
 
 
 def story(report: Report, lang: str) -> str:
@@ -84,11 +84,16 @@ def headline(report: Report, lang: str) -> str:
     """The outcome in one sentence: the worst finding's title and how many more there are, or what a pass means here."""
     findings = ordered(report.findings)
     if not findings or findings[0].severity == Severity.INFO:
-        passed = lookup("ui", f"pass_{report.verb.rstrip('_')}", lang) or phrase("pass", lang)
+        passed = lookup("ui", f"pass_{_asked(report)}", lang) or phrase("pass", lang)
         return _joined(passed, _further(len(findings), lang), lang)
     title = words.describe(findings[0], lang).title
     stop = "。" if lang.startswith("zh") else "."
     return _joined(f"{title}{stop}", _further(len(findings) - 1, lang), lang)
+
+
+def _asked(report: Report) -> str:
+    """The verb whose question was answered: a check-up of what has no layers is a check."""
+    return "check" if report.verb == "checkup" and report.settings.get("skipped") else report.verb.rstrip("_")
 
 
 def _joined(first: str, second: str, lang: str) -> str:
