@@ -429,3 +429,11 @@ def test_entries_agree_with_autograd():
         exact = float(truth[entry["path"]][entry["index"]])
         assert entry["analytic"] == pytest.approx(exact, rel=1e-12)
         assert abs(entry["numeric"] - exact) <= 5 * entry["error"] + 1e-13
+
+
+def test_a_hook_on_a_parameter_is_part_of_its_backward_pass():
+    model, x = nn.Linear(4, 3), torch.randn(5, 4)
+    model.weight.register_hook(lambda gradient: 1.01 * gradient)
+    report = gv.check(model, x)
+    assert report.verdict is FAIL
+    assert [finding.site.path for finding in report.findings] == ["weight"]

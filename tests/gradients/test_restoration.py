@@ -302,3 +302,41 @@ def test_numpy_generators_are_as_before_after_a_failure(error, at):
     assert (np.random.get_state()[1] == randomness).all()
     assert np.geterr() == floating
     assert np.array_equal(x, np.arange(3.0))
+
+
+class _Interrupted(torch.autograd.Function):
+    """Passes everything on; its backward is interrupted at the third call, when the parameters stand elsewhere."""
+
+    calls = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx, dout):
+        _Interrupted.calls += 1
+        if _Interrupted.calls == 3:
+            raise KeyboardInterrupt
+        return dout
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_interrupt_in_a_backward_pass_beside_the_point_leaves_the_weights_as_they_were(training):
+    torch.manual_seed(0)
+    _Interrupted.calls = 0
+
+    class Net(torch.nn.Sequential):
+        def forward(self, x):
+            return _Interrupted.apply(super().forward(x))
+
+    model = Net(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4)).train(training)
+    gradient = model[0].weight.grad = torch.ones(4, 4)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        gv.check(model, torch.randn(6, 4, generator=torch.Generator().manual_seed(1)))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert model[0].weight.grad is gradient
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert model.training is training
