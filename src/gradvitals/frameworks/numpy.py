@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradvitals.frameworks.case import Case
-from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree, matching
+from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree, matching, values_one_by_one
 from gradvitals.frameworks.tree import leaves, rebuilt, short_names
 from gradvitals.frameworks.user_code import HostRandomState, argument_names, positionals, user_code
 from gradvitals.vocabulary.errors import InputError, ModelError, UsageError
@@ -64,7 +64,7 @@ class NumpyProblem:
         self._needs_cache, self._takes_cache = needed >= 2, taken >= 2
         self._output_roundoff: Array | None = None
         self._outputs: list[NDArray[Any]] = []
-        self._wide = False
+        self.wide = False
         everything = {path: value for root, tree in self._roots for path, value in leaves(tree, root)}
         _require_sound(everything)
         # Where there is no float at all, whole numbers are meant as real ones (theta = 3); else they are labels,
@@ -83,31 +83,36 @@ class NumpyProblem:
         self.sample_sizes = _sample_sizes(list(everything.values()))
         self.objective = "scalar" if case.grad is not None else "random"
         self.roundoff = max(tensor.roundoff for tensor in self.tensors)
-        self._widen(self.value({}))
+        self.evaluation = "sequential"
+        self._size = self.value({}).size
 
-    def _widen(self, native: Array) -> None:
-        """Evaluate in float64 from now on where the function then gives the same value."""
+    def shadow(self) -> NumpyProblem | None:
         if self.roundoff <= _ROUNDOFF["float64"]:
-            return
-        self._wide = True
+            return None
+        native = self.value({})
+        shadow = copy.copy(self)
+        shadow.wide = True
+        if not shadow.gives(native, self.roundoff):
+            return None
+        shadow.roundoff = _ROUNDOFF["float64"]
+        return shadow
+
+    def gives(self, native: Array, roundoff: float) -> bool:
+        """Whether evaluations are in float64 throughout and give the value that was computed natively."""
         try:
-            same = agree(self.value({}), native, self.roundoff)
+            same = agree(self.value({}), native, roundoff)
         except (ModelError, InputError):
-            same = False
-        if same and all(output.dtype == np.float64 for output in self._outputs):
-            self.roundoff = _ROUNDOFF["float64"]
-        else:
-            self._wide = False
-            self.value({})
+            return False
+        return same and all(output.dtype == np.float64 for output in self._outputs)
 
     def point(self, tensor: int) -> Array:
         return self._base[self._full_paths[tensor]].astype(np.float64).reshape(-1)
 
     def rounded(self, tensor: int, values: Array) -> Array:
-        return values if self._wide else values.astype(self._base[self._full_paths[tensor]].dtype).astype(np.float64)
+        return values if self.wide else values.astype(self._base[self._full_paths[tensor]].dtype).astype(np.float64)
 
     def value(self, moved: Mapping[int, Array]) -> Array:
-        outputs, _ = self._forward(moved, wide=self._wide)
+        outputs, _ = self._forward(moved, wide=self.wide)
         self._outputs = outputs
         flat = [np.asarray(out, dtype=np.float64).reshape(-1) for out in outputs]
         self._output_roundoff = np.concatenate(
@@ -120,6 +125,9 @@ class NumpyProblem:
                 "grad= goes with a scalar function; sum or average the value, or give a layer's backward as vjp=",
             )
         return np.concatenate(flat)
+
+    def values(self, points: Sequence[Mapping[int, Array]]) -> Array:
+        return values_one_by_one(self, points, self._size)
 
     @property
     def output_roundoff(self) -> Array:

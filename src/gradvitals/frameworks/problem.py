@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from gradvitals.vocabulary.errors import UsageError
+from gradvitals.vocabulary.errors import ModelError, UsageError
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
@@ -83,14 +83,29 @@ def matching(paths: Sequence[str], patterns: Sequence[str] | None) -> list[str]:
     return [path for path in paths if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)]
 
 
+def values_one_by_one(problem: Problem, points: Sequence[Mapping[int, Array]], size: int) -> Array:
+    """F at K points, each evaluated alone, of shape (K, size); a row of NaN where F can't be had.
+
+    A step may leave the function's domain (a matrix is no longer positive definite) or change how many outputs there
+    are: then there is nothing to compare.
+    """
+    found = np.full((len(points), size), np.nan)
+    for row, moved in enumerate(points):
+        try:
+            value = problem.value(moved)
+        except ModelError:
+            continue
+        if value.size == size:
+            found[row] = value
+    return found
+
+
 class Problem(Protocol):
     """A function F of several tensors, with the gradient that somebody claims for it.
 
-    Points and gradients are flat float64 arrays, one per tensor, whatever the dtype the function computes in. The
-    claimed gradient is computed in the user's own precision. F is evaluated in float64 at the very same point where
-    the user's code allows that and gives the same value, for then its slope is known far better than the gradient;
-    else in the user's precision. The random state is the same at every evaluation. A problem never changes what the
-    user handed in.
+    Points and gradients are flat float64 arrays, one per tensor, whatever the dtype the function computes in. F and
+    its claimed gradient are computed in the user's own precision; :meth:`shadow` gives the same problem computed in
+    float64. The random state is the same at every evaluation. A problem never changes what the user handed in.
     """
 
     tensors: tuple[Tensor, ...]
@@ -109,8 +124,21 @@ class Problem(Protocol):
         """The values that the tensor really takes when F is asked for at these."""
         ...
 
+    #: How :meth:`values` evaluates many points: "batched", or "sequential" and why.
+    evaluation: str
+
     def value(self, moved: Mapping[int, Array]) -> Array:
-        """F with some tensors moved elsewhere, of shape (M,)."""
+        """F with some tensors moved elsewhere, of shape (M,). Raises ModelError where the user's code raises."""
+        ...
+
+    def values(self, points: Sequence[Mapping[int, Array]]) -> Array:
+        """F at K points, of shape (K, M); a row of NaN where F raises or has another shape than at the base."""
+        ...
+
+    def shadow(self) -> Problem | None:
+        """The same problem computed in float64, or None where the user's code doesn't allow it or then computes
+        something else.
+        """
         ...
 
     @property

@@ -83,6 +83,8 @@ class _Counted:
         self.point = problem.point
         self.rounded = problem.rounded
         self.representable = problem.representable
+        self.evaluation = problem.evaluation
+        self.shadow = problem.shadow
 
     @property
     def output_roundoff(self) -> Array:
@@ -94,6 +96,10 @@ class _Counted:
             self._expected = max(self._expected, self.evaluations + 1)
             self._progress(self.evaluations, self._expected)
         return self._problem.value(moved)
+
+    def values(self, points: Sequence[Mapping[int, Array]]) -> Array:
+        self.evaluations += len(points)
+        return self._problem.values(points)
 
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
         self.backwards += 1

@@ -122,7 +122,7 @@ def check(
     with opened(case, patterns) as problem:
         coarsest = max(tensor.roundoff for tensor in problem.tensors)
         wanted = sensitivity or next(value for bound, value in SENSITIVITY if coarsest < bound)
-        measured = measure(problem, sensitivity=wanted, seed=seed, progress=progress)
+        measured = measure(problem.shadow() or problem, sensitivity=wanted, seed=seed, progress=progress)
         tensors, objective = problem.tensors, problem.objective
     return Report(
         verb="check",

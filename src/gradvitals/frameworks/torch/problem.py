@@ -5,6 +5,7 @@ truth.
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.case import Case
-from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree, matching
+from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree, matching, values_one_by_one
 from gradvitals.frameworks.torch.inputs import validate
 from gradvitals.frameworks.torch.objective import output_tensors, scalar
 from gradvitals.frameworks.torch.state import RandomState
@@ -71,11 +72,11 @@ class TorchProblem:
         self._outputs: list[torch.Tensor] = []
         self.objective = "random"
         self.roundoff = max(tensor.roundoff for tensor in self.tensors)
-        self._wide = False
+        self.wide = False
+        self.evaluation = "sequential"
         inputs = [v for root, tree in self._roots for _, v in leaves(tree, root) if isinstance(v, torch.Tensor)]
         self.sample_sizes = tuple(dict.fromkeys(int(t.shape[0]) for t in inputs if t.ndim >= 2))
-        native = self.value({})
-        self._widen(native)
+        self._size = self.value({}).size
         if self.objective != "random":
             sizes = [t.numel() for t in inputs if t.is_floating_point()]
             self.sample_sizes = tuple(dict.fromkeys((*self.sample_sizes, *sizes)))
@@ -114,38 +115,45 @@ class TorchProblem:
         )
         return base, described
 
-    def _widen(self, native: Array) -> None:
-        """Evaluate in float64 from now on where the model can, and where it then computes the same function."""
+    def shadow(self) -> TorchProblem | None:
         if self.roundoff < _WIDE_ROUNDOFF or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-            return
-        self._wide = True
+            return None
+        native = self.value({})
+        shadow = copy.copy(self)
+        shadow.wide = True
+        if not shadow.gives(native, self.roundoff):
+            return None
+        shadow.roundoff = 2.0**-53
+        return shadow
+
+    def gives(self, native: Array, roundoff: float) -> bool:
+        """Whether evaluations are in float64 throughout and give the value that was computed natively."""
         try:
-            same = agree(self.value({}), native, self.roundoff)
-        except (ModelError, InputError):  # a kernel for one dtype, a constant of another: the user's precision it is
-            same = False
-        if same and all(output.dtype == torch.float64 for output in self._outputs):
-            self.roundoff = 2.0**-53
-        else:
-            self._wide = False
-            self.value({})
+            same = agree(self.value({}), native, roundoff)
+        except (ModelError, InputError):  # a kernel for one dtype, a constant of another
+            return False
+        return same and all(output.dtype == torch.float64 for output in self._outputs)
 
     def point(self, tensor: int) -> Array:
         return _flat(self._base[self._keys[tensor]])
 
     def rounded(self, tensor: int, values: Array) -> Array:
         dtype = self._base[self._keys[tensor]].dtype
-        if self._wide or dtype == torch.float64:
+        if self.wide or dtype == torch.float64:
             return values
         return _flat(torch.from_numpy(values).to(dtype))
 
     def value(self, moved: Mapping[int, Array]) -> Array:
         with torch.no_grad():
-            if self._wide:
+            if self.wide:
                 with _default_dtype(torch.float64):
                     self._outputs = self._run(self._at(moved, wide=True), wide=True)
             else:
                 self._outputs = self._run(self._at(moved))
         return np.concatenate([_flat(output) for output in self._outputs])
+
+    def values(self, points: Sequence[Mapping[int, Array]]) -> Array:
+        return values_one_by_one(self, points, self._size)
 
     @property
     def output_roundoff(self) -> Array:
