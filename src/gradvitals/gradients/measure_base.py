@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
-from gradvitals.maths.differences import MEDIAN_TO_STD, NEARBY, ladder_for, noise_from, stair_height
-from gradvitals.vocabulary.errors import ModelError
+from gradvitals.maths.differences import (
+    FARTHEST_STAIR,
+    MEDIAN_TO_STD,
+    NEARBY,
+    noise_from,
+    rounding,
+    spacing_for,
+    stair_height,
+)
 
 #: Backward passes are computed, not exact: what is missing must exceed this share of the gradient, by unit roundoff
 #: of the coarsest dtype.
-MATERIAL = ((1e-12, 1e-7), (1e-6, 1e-4), (1e-3, 2e-3), (1.0, 1.6e-2))
+MATERIAL = ((1e-12, 1e-7), (1e-6, 1e-5), (1e-3, 2e-3), (1.0, 1.6e-2))
 #: A gradient this many times its own rounding error, or smaller, can't be told from zero.
 ZERO_WITHIN = 10.0
 #: Relative size of a tensor's steps where the tensor is all zeros.
 _SCALE_OF_ZEROS = 1.0
-#: Directions along which the function's noise is measured; the median counts.
-_NOISE_DIRECTIONS = 3
+#: Of so few outputs the noise is looked at along several directions, for seven points of one tell it only roughly.
+_FEW_OUTPUTS, _NOISE_DIRECTIONS = 8, 2
+#: An output's noise, seen at seven points, is never taken for less than this share of what is usual beside it.
+_LEAST_OF_USUAL = 0.5
+#: Stairs are looked for where more than this share of the outputs stays the same nearby.
+_MANY_FLAT = 0.5
 #: Points beside the base at which the backward pass is repeated to see its rounding.
-_NEIGHBOURS = 5
+_NEIGHBOURS = 3
 #: Of a gradient that is nothing but rounding, a few neighbours tell the size only roughly.
 _DISTRUST_ZERO = 3.0
 #: Rounding that is assumed of a gradient whose own can't be seen, in unit roundoffs of the largest one.
@@ -33,22 +44,33 @@ _SMALLEST = {"float64": 2.3e-308, "float32": 1.2e-38, "bfloat16": 1.2e-38, "floa
 _COARSER = 8.0
 #: Neighbours are one unit in the last place away; a rounded result is off by a uniform error of at most half of that.
 _ROUNDING_OF_NEIGHBOURS = 1 / math.sqrt(3)
+#: Outputs that change less than this beside the others get no greater weight in the cotangent.
+_LEAST_CHANGE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
     """What all lines share: the point, the function's value there, and the gradient to be judged.
 
-    ``roundoff`` is the evaluations' unit roundoff, ``gradient_roundoff`` the backward pass's, ``inner_roundoff`` the
-    one that the function seems to be computed with inside; ``noise`` is that of ⟨cotangent, F⟩ nearby,
-    ``repeat_noise`` each output's difference when asked again. ``points`` and ``gradients`` hold a flat array per
-    tensor (zeros where there is no gradient), ``gradient_errors`` the gradient's own rounding.
+    Attributes
+    ----------
+    points, gradients, gradient_errors, gradient_doubts : tuple of flat arrays, one per tensor
+        The point; the claimed gradient (zeros where there is none); its own rounding, one standard deviation; and how
+        much it differs at the farthest of a few points one unit in the last place away.
+    value, noise, cotangent : array of shape (M,)
+        The outputs, the standard deviation of their noise, and their weights.
+    scales : tuple of float
+        What a step of 1 is for each tensor: the power of two nearest to its RMS.
+    roundoff, gradient_roundoff : float
+        Unit roundoff of the evaluations and of the backward pass.
+    inner_roundoff : float
+        The one that the function seems to be computed with inside; zero where none coarser is seen.
+
     """
 
     points: tuple[Array, ...]
     value: Array
-    repeat_noise: Array
-    noise: float
+    noise: Array
     cotangent: Array
     gradients: tuple[Array, ...]
     gradient_errors: tuple[Array, ...]
@@ -68,57 +90,150 @@ class Base:
         """The share of the gradient below which a difference is the backward pass's own rounding."""
         return next(share for bound, share in MATERIAL if self.gradient_roundoff < bound)
 
+    @property
+    def projected_noise(self) -> float:
+        """Standard deviation of the noise of ⟨cotangent, F⟩."""
+        return float(np.linalg.norm(np.where(self.cotangent == 0, 0.0, self.cotangent * self.noise)))
+
     def strength(self, tensor: int) -> float:
         """Standard deviation of the claimed slope along a random direction of the tensor's own scale."""
         return self.scales[tensor] * float(np.linalg.norm(self.gradients[tensor]))
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What F shows near the point: each output's noise and rough rate of change, and stairs if it has any."""
+
+    noise: Array
+    change: Array
+    stairs: Array
+
+
+def surroundings(problem: Problem, value: Array, repeat_noise: Array, rng: np.random.Generator) -> Surroundings:
+    """Look around the point: every output's noise, of shape (M,), from points close to one another on one side.
+
+    Where outputs stay exactly the same nearby, something inside may be rounded coarsely: then stairs are looked for
+    farther away.
+    """
+    points = [problem.point(at) for at in range(len(problem.tensors))]
+    directions = [
+        {at: scale_of(x) * rng.standard_normal(x.size) for at, x in enumerate(points)}
+        for _ in range(_NOISE_DIRECTIONS if value.size < _FEW_OUTPUTS else 1)
+    ]
+    spacing = spacing_for(problem.roundoff)
+    near = [_values_along(problem, points, direction, spacing) for direction in directions]
+    noise = np.nan_to_num(np.sqrt(np.mean([noise_from(values) ** 2 for values in near], axis=0)))
+    stairs = np.zeros(value.size)
+    flat = np.all(np.diff(near[-1], axis=0) == 0, axis=0)
+    if float(np.mean(flat)) > _MANY_FLAT:
+        stairs = _stairs(problem, points, directions[-1], flat, spacing)
+    own = rounding(value, 1.0) * problem.output_roundoff
+    noise = np.hypot(np.fmax(noise, own), stairs / math.sqrt(12))
+    for part in _parts(problem.output_sizes):
+        noise[part] = np.fmax(noise[part], _LEAST_OF_USUAL * np.median(noise[part]))
+        shares = noise[part] / np.where(own[part] > 0, own[part], np.inf)
+        usual = float(np.median(shares[shares > 0])) if (shares > 0).any() else 1.0
+        noise[part] = np.fmax(noise[part], _LEAST_OF_USUAL * usual * own[part])
+    change = np.nan_to_num(np.abs(near[-1][-1] - near[-1][0]) / ((NEARBY[-1] - NEARBY[0]) * spacing))
+    return Surroundings(np.hypot(noise, repeat_noise), change, stairs)
+
+
+def _values_along(problem: Problem, points: Sequence[Array], direction: Mapping[int, Array], spacing: float) -> Array:
+    """F at points a spacing apart, of shape (7, M)."""
+    steps = [{at: points[at] + step * spacing * u for at, u in direction.items()} for step in NEARBY]
+    return problem.values(steps)
+
+
+def _stairs(
+    problem: Problem, points: Sequence[Array], direction: Mapping[int, Array], flat: np.ndarray, nearest: float
+) -> Array:
+    """Height of each output's stairs, of those that are flat nearby: looked for where even bfloat16 changes, then
+    closer.
+
+    Where most of them stay the same even there, they are constant, and the others are likely to have met a kink.
+    """
+    height = np.zeros(flat.size)
+    spacing = FARTHEST_STAIR
+    while spacing > 2 * nearest:
+        values = _values_along(problem, points, direction, spacing)
+        if float(np.mean(flat & np.any(np.diff(values, axis=0) != 0, axis=0))) <= _MANY_FLAT:
+            break
+        height = np.fmax(height, stair_height(values))
+        spacing /= 4
+    return height
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[slice]:
+    start = 0
+    for size in sizes:
+        if size:
+            yield slice(start, start + size)
+        start += size
+
+
+def cotangent_of(problem: Problem, change: Array, rng: np.random.Generator) -> Array:
+    """1 for a scalar objective; else random signs of random size, which no mistake cancels by accident, and larger for
+    output tensors that change little, so that each of several outputs counts alike.
+
+    Parameters
+    ----------
+    change : array of shape (M,)
+        How fast each output changes, roughly.
+
+    """
+    if problem.objective != "random":
+        return np.ones(change.size)
+    drawn = rng.choice((-1.0, 1.0), change.size) * rng.uniform(0.5, 1.0, change.size)
+    parts = list(_parts(problem.output_sizes))
+    rates = np.array([float(np.sqrt(np.mean(np.square(change[part])))) for part in parts])
+    rates = np.fmax(rates, _LEAST_CHANGE * rates.max(initial=0.0))
+    if (rates > 0).all():
+        for part, rate in zip(parts, rates / rates.max(), strict=True):
+            drawn[part] /= 2.0 ** round(math.log2(rate))
+    return problem.representable(drawn)
+
+
 def measure_base(
     problem: Problem,
     value: Array,
-    repeat_noise: Array,
+    around: Surroundings,
     cotangent: Array,
     gradients: tuple[Gradient, ...],
     rng: np.random.Generator,
 ) -> Base:
-    """Look around the point: how noisy are the function and its gradient there?
-
-    Parameters
-    ----------
-    problem : Problem
-    value, repeat_noise : array of shape (M,)
-        The function's value, and by how much it differed when asked again.
-    cotangent : array of shape (M,)
-    gradients : tuple of Gradient
-        As the backward pass gave them at the point.
-    rng : numpy.random.Generator
-
-    """
+    """Collect what is known at the point, and see how much the backward pass rounds."""
     points = tuple(problem.point(at) for at in range(len(problem.tensors)))
+    size = float(np.linalg.norm(cotangent * value))
+    stairs = float(np.linalg.norm(cotangent * around.stairs))
+    inner = stairs / (2 * size) if size else 0.0  # half a step of a value is its unit roundoff
+    base = Base(
+        points=points,
+        value=value,
+        noise=around.noise,
+        cotangent=cotangent,
+        gradients=(),
+        gradient_errors=(),
+        scales=tuple(scale_of(x) for x in points),
+        roundoff=problem.roundoff,
+        gradient_roundoff=max(problem.roundoff, inner, *(tensor.roundoff for tensor in problem.tensors)),
+        inner_roundoff=inner,
+    )
+    return with_gradients(problem, base, cotangent, gradients, rng)
+
+
+def with_gradients(
+    problem: Problem, base: Base, cotangent: Array, gradients: tuple[Gradient, ...], rng: np.random.Generator
+) -> Base:
+    """The base with a cotangent and the gradients that it gives, whose rounding shows a unit in the last place away."""
     flat = tuple(
         np.zeros(t.size) if g.value is None else np.where(np.isfinite(g.value), g.value, 0.0)
         for t, g in zip(problem.tensors, gradients, strict=True)
     )
-    base = Base(
-        points=points,
-        value=value,
-        repeat_noise=repeat_noise,
-        noise=0.0,
-        cotangent=cotangent,
-        gradients=flat,
-        gradient_errors=tuple(np.zeros_like(g) for g in flat),
-        scales=tuple(_scale(x) for x in points),
-        roundoff=problem.roundoff,
-        gradient_roundoff=max(tensor.roundoff for tensor in problem.tensors),
-    )
-    noise, roundoff = _noise_nearby(problem, base, rng)
-    coarsest = max(base.gradient_roundoff, roundoff)
-    base = replace(base, noise=noise, gradient_roundoff=coarsest, inner_roundoff=roundoff)
-    around = [_beside(problem, base, rng) for _ in range(_NEIGHBOURS)]
-    neighbours = [problem.gradient(cotangent, moved) for moved in around]
+    base = replace(base, cotangent=cotangent, gradients=flat)
+    neighbours = [problem.gradient(cotangent, _beside(problem, base, rng)) for _ in range(_NEIGHBOURS)]
     differences = [_differences(g, [near[at].value for near in neighbours]) for at, g in enumerate(flat)]
     errors = tuple(
-        np.fmax(_rounding_of(g, apart, max(roundoff, tensor.roundoff)), _SMALLEST.get(tensor.dtype, 0.0))
+        np.fmax(_rounding_of(g, apart, max(base.inner_roundoff, tensor.roundoff)), _SMALLEST.get(tensor.dtype, 0.0))
         for g, apart, tensor in zip(flat, differences, problem.tensors, strict=True)
     )
     doubts = tuple(np.max(np.abs(apart), axis=0, initial=0.0) for apart in differences)
@@ -128,51 +243,6 @@ def measure_base(
         gradient_errors=errors if follows else _assumed_rounding(base, errors),
         gradient_doubts=doubts,
     )
-
-
-def cotangent_of(problem: Problem, size: int, rng: np.random.Generator) -> Array:
-    """1 for a scalar objective, else random signs of random size, which no mistake cancels by accident."""
-    if problem.objective != "random":
-        return np.ones(size)
-    drawn = rng.choice((-1.0, 1.0), size) * rng.uniform(0.5, 1.0, size)
-    return problem.representable(drawn)
-
-
-def _noise_nearby(problem: Problem, base: Base, rng: np.random.Generator) -> tuple[float, float]:
-    """The noise of ⟨cotangent, F⟩, and the unit roundoff that F seems to be computed with inside (zero: no coarser
-    one).
-
-    A kink may lie among the few points of one direction, hardly among those of two out of three. Where outputs stay
-    exactly the same nearby, something inside may be rounded coarsely: then stairs are looked for farther away.
-    """
-    spacings = ladder_for(base.roundoff).spacings
-    found = []
-    for _ in range(_NOISE_DIRECTIONS):
-        direction = {at: scale * rng.standard_normal(base.points[at].size) for at, scale in enumerate(base.scales)}
-        values, projected = _values_along(problem, base, direction, spacings[0])
-        found.append(noise_from(projected))
-    noise = float(np.median(found))
-    stairs = stair_height(values)
-    for spacing in spacings[1:]:
-        if not np.any(np.diff(values, axis=0) == 0):
-            break
-        values, _ = _values_along(problem, base, direction, spacing)
-        stairs = np.fmax(stairs, stair_height(values))
-    weighed = float(np.linalg.norm(base.cotangent * stairs))
-    size = float(np.linalg.norm(base.cotangent * base.value))
-    roundoff = weighed / (2 * size) if size else 0.0  # half a step of a value is its unit roundoff
-    noise = noise if math.isfinite(noise) else 0.0
-    return math.hypot(noise, weighed / math.sqrt(12)), roundoff
-
-
-def _values_along(problem: Problem, base: Base, direction: Mapping[int, Array], spacing: float) -> tuple[Array, Array]:
-    """F at points close to one another, of shape (7, M), and ⟨cotangent, F⟩ less what the gradient predicts, (7,)."""
-    values, projected = [], []
-    for step in NEARBY:
-        value, gone = moved_value(problem, base, direction, step * spacing)
-        values.append(value)
-        projected.append(float(base.cotangent @ value) - gone)
-    return np.array(values), np.array(projected)
 
 
 def _beside(problem: Problem, base: Base, rng: np.random.Generator) -> dict[int, Array]:
@@ -217,26 +287,7 @@ def _assumed_rounding(base: Base, errors: tuple[Array, ...]) -> tuple[Array, ...
     )
 
 
-def _scale(x: Array) -> float:
+def scale_of(x: Array) -> float:
     """The power of two nearest to the RMS: steps by powers of two are exact."""
     rms = float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0
     return 2.0 ** round(math.log2(rms)) if rms > 0 and math.isfinite(rms) else _SCALE_OF_ZEROS
-
-
-def moved_value(problem: Problem, base: Base, direction: Mapping[int, Array], step: float) -> tuple[Array, float]:
-    """F at a step along the direction, and how far the claimed gradient says that ⟨cotangent, F⟩ has gone.
-
-    The displacement is the one that the tensor's dtype really made, so that rounding the point is no error of the
-    slope.
-    """
-    moved = {at: problem.rounded(at, base.points[at] + step * u) for at, u in direction.items()}
-    gone = sum(float(base.gradients[at] @ (there - base.points[at])) for at, there in moved.items())
-    try:
-        value = problem.value(moved)
-    except (
-        ModelError
-    ):  # the step left the function's domain (a matrix is no longer positive definite): a shorter one may not
-        value = np.full_like(base.value, np.nan)
-    if value.shape != base.value.shape:  # the number of outputs depends on the values: nothing to compare
-        value = np.full_like(base.value, np.nan)
-    return value, gone

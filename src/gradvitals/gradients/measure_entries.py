@@ -15,12 +15,11 @@ from gradvitals.maths.differences import Ladder, ladder_for
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
 
-#: A tensor of at most this many entries is looked at whole.
-WHOLE = 64
-#: Of a wrong tensor more are looked at, for the pattern tells the mistake.
-WHOLE_WRONG = 256
-#: Of a larger right one, a few at random; and over all tensors of a model, about this many.
-SAMPLED, SAMPLED_ALL = 8, 128
+#: A wrong tensor of at most this many entries is looked at whole, for the pattern tells the mistake; of a larger one
+#: so many are looked at.
+WHOLE, SAMPLED = 256, 32
+#: Of a right one, at most so many.
+_SHOWN = 4
 #: Bisection stops at so few candidates, which are then looked at one by one.
 _FEW = 16
 #: Rungs of an entry's ladder, placed where the lines found the best step.
@@ -52,7 +51,7 @@ class Entry:
 
 
 def measure_entries(
-    problem: Problem, base: Base, at: int, rng: np.random.Generator, *, rung: int, wrong: bool, tensors: int
+    problem: Problem, base: Base, at: int, rng: np.random.Generator, *, rung: int, wrong: bool, allowed: int = 0
 ) -> tuple[tuple[Entry, ...], bool]:
     """Measure some entries of a tensor.
 
@@ -64,8 +63,8 @@ def measure_entries(
         The rung of the ladder that served its lines.
     wrong : bool
         Whether the tensor is known to be wrong; then more entries are looked at, and a single wrong one is hunted down.
-    tensors : int
-        How many tensors share the work.
+    allowed : int
+        Of a right tensor, how many entries there are points for.
 
     Returns
     -------
@@ -76,14 +75,14 @@ def measure_entries(
     """
     size = problem.tensors[at].size
     gradient = base.gradients[at]
-    whole = WHOLE_WRONG if wrong else min(WHOLE, max(SAMPLED, SAMPLED_ALL * 2 // max(tensors, 1)))
     ladder = ladder_for(base.roundoff).part(rung - 2, _RUNGS)
+    count = SAMPLED if wrong else max(0, min(allowed, _SHOWN))
+    whole = max(WHOLE, count) if wrong else count
     if size <= whole:
         chosen = np.arange(size)
     else:
-        count = 4 * SAMPLED if wrong else max(2, min(SAMPLED, SAMPLED_ALL // max(tensors, 1)))
-        largest = np.argpartition(np.abs(gradient), -(count // 2))[-(count // 2) :]
-        chosen = np.union1d(largest, rng.choice(size, count - count // 2, replace=False))
+        ordered = np.argsort(-np.abs(gradient), kind="stable") if count else np.empty(0, dtype=np.int64)
+        chosen = np.union1d(ordered[: (count + 1) // 2], rng.choice(size, count // 2, replace=False))
     entries = [_entry(problem, base, at, int(index), ladder) for index in chosen]
     if wrong and size > whole and not any(entry.wrong for entry in entries):
         hunted = np.setdiff1d(_hunted(problem, base, at, rng), chosen)

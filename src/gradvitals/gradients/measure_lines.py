@@ -13,16 +13,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Problem
-from gradvitals.gradients.measure_base import Base, moved_value
-from gradvitals.maths.differences import Ladder, extrapolate, kink_errors, ladder_for, rounding
+from gradvitals.gradients.measure_base import Base
+from gradvitals.gradients.measure_rays import Ray, cast, exact
+from gradvitals.maths.differences import Ladder, ladder_for
 
 #: A line is suspect when what is missing exceeds this many standard deviations of its error bar. Together with the
 #: confirmation on two other ladders it keeps the false alarms of ``benchmarks/gradients_layers.py`` at zero.
 SUSPECT_AT = 5.0
-#: The ladders on which a suspicion must repeat itself: other steps meet other rounding errors.
-CONFIRM_AT = (0.75, 0.59)
-#: Kinks are looked for above this many standard deviations of an output's rounding.
-_KINK_NOISE = 4.0
+#: In 16-bit formats the error bars are mostly the gradient's own rounding, which is seen well; and directions are dear.
+_SUSPECT_AT_16_BIT = 4.0
+#: A part of an error that makes up most of it.
+_MOSTLY = 0.7
+#: Unit roundoff from which a format counts as 16-bit.
+_COARSE = 1e-4
+#: The ladders on which a suspicion must repeat itself begin at these multiples of the finest step: other steps meet
+#: other rounding errors.
+CONFIRM_FROM = (3, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +48,14 @@ class Line:
         The part of ``error`` that is the function's own noise: no other direction or step can remove it.
     kinks : float
         The part of ``error`` that is due to kinks nearby.
+    own : float
+        The part that is the claimed gradient's own rounding.
     slack : float
         How much a kink exactly at the point can explain: there any sub-gradient is right.
     rung : int
         The rung of the ladder that decided.
+    suspect_at : float
+        How many standard deviations make it suspect.
 
     """
 
@@ -55,8 +65,10 @@ class Line:
     error: float
     noise: float
     kinks: float
+    own: float
     slack: float
     rung: int
+    suspect_at: float = SUSPECT_AT
 
     @property
     def numeric(self) -> float:
@@ -70,7 +82,7 @@ class Line:
     @property
     def bar(self) -> float:
         """What must be exceeded to be suspect."""
-        return SUSPECT_AT * self.error + self.slack
+        return self.suspect_at * self.error + self.slack
 
     def suspect(self, material: float) -> bool:
         """Whether the gradient is missing more than the bar and more than a material amount (both absolute)."""
@@ -97,69 +109,63 @@ def measure_line(
         Where the middle of the ladder shows that no more than this is missing, the other steps are spared.
 
     """
+    ray = measure_ray(problem, base, direction, ladder, enough=enough)
+    return read(base, ray)
+
+
+def measure_ray(
+    problem: Problem,
+    base: Base,
+    direction: Mapping[int, Array],
+    ladder: Ladder | None = None,
+    *,
+    enough: float = 0.0,
+) -> Ray:
+    """Evaluate F along a direction, see :func:`measure_line`."""
+    direction = exact(problem, base, direction, ladder_for(base.roundoff))
     ladder = ladder or ladder_for(base.roundoff)
-    start, stop = ladder.middle
+    start, stop = ladder.middle if enough > 0 else (0, ladder.rungs)
     steps = ladder.steps
-    samples = _samples(problem, base, direction, steps[start:stop])
-    if enough > 0:
-        line = _read(problem, base, direction, steps[start:stop], samples)
-        if max(line.bar, abs(line.missing)) <= enough:
-            return replace(line, rung=line.rung + start)
-    coarse = _samples(problem, base, direction, steps[:start])
-    fine = _samples(problem, base, direction, steps[stop:])
-    return _read(problem, base, direction, steps, np.hstack([coarse, samples, fine]))
+    ray = cast(problem, base, direction, steps[start:stop])
+    if stop - start == len(steps):
+        return ray
+    line = read(base, ray)
+    if max(line.bar, abs(line.missing)) <= enough:
+        return ray
+    # Where rounding is most of the error, smaller steps can only make it worse.
+    is_rounding = math.hypot(line.noise, line.own) > _MOSTLY * line.error and not line.suspect(enough)
+    finer = steps[:0] if is_rounding else steps[stop:]
+    return ray.extended(cast(problem, base, direction, steps[:start]), cast(problem, base, direction, finer))
 
 
-def _samples(problem: Problem, base: Base, direction: Mapping[int, Array], steps: Array) -> Array:
-    """Of each step the odd part, the even part, the predicted slope, and the outputs' own even parts: (4, K)."""
+def read(base: Base, ray: Ray) -> Line:
+    """What a ray says of the claimed gradient."""
     weight = np.abs(base.cotangent)
-    noise = _output_noise(problem, base)
-    samples = np.empty((4, len(steps)))
-    ratio = steps[0] / steps[1] if len(steps) > 1 else 1.0
-    coarser: Array | None = None
-    for rung, step in enumerate(steps):
-        (ahead, gone), (behind, come) = (
-            moved_value(problem, base, direction, sign * float(step)) for sign in (1.0, -1.0)
-        )
-        with np.errstate(invalid="ignore", over="ignore"):
-            odd, bend = ahead - behind, ahead + behind - 2 * base.value
-            gap = np.fmax(np.abs(bend) - _KINK_NOISE * math.sqrt(6) * noise, 0.0) / (2 * step)
-            # Curvature makes a gap as well, in proportion to the step; a kink's stays the same.
-            kink = gap if coarser is None else np.fmax(ratio * gap - coarser, 0.0) / (ratio - 1)
-            coarser = gap
-            samples[:, rung] = (
-                base.cotangent @ odd,
-                base.cotangent @ bend,
-                (gone - come) / (2 * step),
-                weight @ kink,
-            )
-    return samples
+    seen = weight > 0
+    slopes, gaps = ray.slopes(base), ray.gaps(base)
+    analytic = sum(float(base.gradients[at] @ u) for at, u in ray.direction.items())
+    own = math.sqrt(sum(float(np.sum((base.gradient_errors[at] * u) ** 2)) for at, u in ray.direction.items()))
 
+    def together(errors: Array) -> float:
+        return float(np.linalg.norm((weight * errors)[seen]))
 
-def _read(problem: Problem, base: Base, direction: Mapping[int, Array], steps: Array, samples: Array) -> Line:
-    """What the samples at some steps say of a line."""
-    odd, even, predicted, gap = samples
     with np.errstate(invalid="ignore"):
-        quotients = (odd / (2 * steps) - predicted)[:, None]
-    noise = np.array([max(float(np.linalg.norm(base.cotangent * _output_noise(problem, base))), base.noise)])
-    slope = extrapolate(quotients, steps, noise, kink_errors(even[:, None], steps, noise))
-    own = math.sqrt(sum(float(np.sum((base.gradient_errors[at] * u) ** 2)) for at, u in direction.items()))
-    finite = gap[np.isfinite(gap)]
+        slack = (gaps[:, seen] * weight[seen]).sum(axis=1)
+        numeric = float(base.cotangent[seen] @ slopes.value[seen])
+    finite = slack[np.isfinite(slack)]
+    rungs = slopes.rung[seen & (slopes.error > 0)]
     return Line(
-        direction=direction,
-        analytic=sum(float(base.gradients[at] @ u) for at, u in direction.items()),
-        missing=float(slope.value[0]),
-        error=math.hypot(float(slope.error[0]), own),
-        noise=float(slope.noise[0]),
-        kinks=float(slope.kinks[0]),
+        direction=ray.direction,
+        analytic=analytic,
+        missing=numeric - analytic,
+        error=math.hypot(together(slopes.error), own),
+        noise=together(slopes.noise),
+        kinks=together(slopes.kinks),
+        own=own,
         slack=float(finite.min()) if finite.size else math.inf,
-        rung=int(slope.rung[0]),
+        rung=int(np.median(rungs)) if rungs.size else 0,
+        suspect_at=SUSPECT_AT if base.gradient_roundoff < _COARSE else _SUSPECT_AT_16_BIT,
     )
-
-
-def _output_noise(problem: Problem, base: Base) -> Array:
-    """Each output's rounding, and how much it differed when asked again, of shape (M,)."""
-    return np.hypot(rounding(base.value, 1.0) * problem.output_roundoff, base.repeat_noise)
 
 
 def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool:
@@ -171,8 +177,9 @@ def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool
     if abs(line.missing) <= max(SUSPECT_AT * math.sqrt(doubt), line.bar):
         return False  # at a neighbour, one unit in the last place away, the gradient differs by as much
     ladder = ladder_for(base.roundoff)
-    for factor in CONFIRM_AT:
-        again = measure_line(problem, base, line.direction, ladder.scaled(factor))
+    for multiple in CONFIRM_FROM:
+        other = ladder.multiple(multiple)
+        again = read(base, cast(problem, base, line.direction, other.steps))
         agree = abs(again.missing - line.missing) <= 0.5 * abs(line.missing) + SUSPECT_AT * (line.error + again.error)
         if not (again.suspect(material) and agree):
             return False

@@ -14,7 +14,7 @@ from gradvitals.frameworks.problem import Tensor
 from gradvitals.gradients.grades import grade
 from gradvitals.gradients.measure import Measurement, Outcome, measure
 from gradvitals.gradients.rules import judge
-from gradvitals.vocabulary.errors import InputError, unknown_keyword
+from gradvitals.vocabulary.errors import InputError, UsageError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Report, Table
 
@@ -23,7 +23,9 @@ from gradvitals.vocabulary.report import Report, Table
 SENSITIVITY = ((1e-12, 1e-4), (1e-6, 1e-3), (1.0, 1e-1))
 #: Entries shown of each tensor, worst first.
 _SHOWN_ENTRIES = 3
-_KEYWORDS = ("loss", "grad", "vjp", "kwargs", "wrt", "sensitivity", "seed", "name", "progress")
+#: What slopes may be measured in.
+PRECISIONS = ("auto", "native", "float64")
+_KEYWORDS = ("loss", "grad", "vjp", "kwargs", "wrt", "sensitivity", "budget", "precision", "seed", "name", "progress")
 
 
 def check(
@@ -35,6 +37,8 @@ def check(
     kwargs: Mapping[str, Any] | None = None,
     wrt: str | Sequence[str] | None = None,
     sensitivity: float | None = None,
+    budget: int | None = None,
+    precision: str = "auto",
     seed: int = 0,
     name: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -63,6 +67,11 @@ def check(
     sensitivity : float, optional
         The relative error that must be resolved; coarser is *unresolved*, never a pass. 1e-4 in float64, 1e-3 in
         float32, 1e-1 in 16-bit formats.
+    budget : int, optional
+        The most evaluations of the model; what isn't settled then is unresolved.
+    precision : {"auto", "native", "float64"}
+        What slopes are measured in: the model's own dtype; float64 at the very same point, where the model can and
+        computes the same there; or (``"auto"``) natively first, and what that leaves unresolved in float64.
     seed : int
         Of directions, cotangents and the choice of entries.
     name : str, optional
@@ -116,20 +125,28 @@ def check(
         )
     if not 0 <= seed < 2**32:
         raise InputError("the seed is out of range", f"seed={seed}", "give a whole number from 0 to 4294967295")
+    if precision not in PRECISIONS:
+        raise UsageError(
+            "there is no such precision", f"precision={precision!r}", f"choose one of {', '.join(PRECISIONS)}"
+        )
+    if budget is not None and budget < 1:
+        raise InputError("the budget is not a number of evaluations", f"budget={budget}", "give 60 or more, or None")
     started = time.perf_counter()
     case = as_case("check", model, inputs, loss=loss, grad=grad, vjp=vjp, kwargs=kwargs, name=name)
     patterns = [wrt] if isinstance(wrt, str) else wrt
     with opened(case, patterns) as problem:
         coarsest = max(tensor.roundoff for tensor in problem.tensors)
         wanted = sensitivity or next(value for bound, value in SENSITIVITY if coarsest < bound)
-        measured = measure(problem.shadow() or problem, sensitivity=wanted, seed=seed, progress=progress)
+        measured = measure(
+            problem, sensitivity=wanted, seed=seed, progress=progress, budget=budget, precision=precision
+        )
         tensors, objective = problem.tensors, problem.objective
     return Report(
         verb="check",
         subject=case.subject,
         findings=judge(tensors, measured, wanted),
         tables=(_tensor_table(tensors, measured), _entry_table(tensors, measured)),
-        settings={"seed": seed, "sensitivity": wanted, "objective": objective},
+        settings={"seed": seed, "sensitivity": wanted, "objective": objective, "precision": precision},
         environment=environment(),
         cost={
             "seconds": round(time.perf_counter() - started, 4),

@@ -26,19 +26,19 @@ Array: TypeAlias = "NDArray[np.float64]"
 
 #: A rounded result is off by a uniform error of half a unit in the last place: its standard deviation is that over √3.
 _UNIFORM_STD = 1 / math.sqrt(3)
-#: Where noise is looked at, in units of the spacing.
-NEARBY = (-3, -2, -1, 0, 1, 2, 3)
+#: Where noise is looked at, in units of the spacing: on one side, for a kink may lie at the point itself.
+NEARBY = (1, 2, 3, 4, 5, 6, 7)
 #: The median of |noise| times this is the standard deviation of a normal distribution.
 MEDIAN_TO_STD = 1.4826
 #: Column of the extrapolation table past which more smoothness is assumed than real functions have (measured in
 #: ``tests/maths``).
 _DEEPEST = 4
-#: The ladder of float64 is as steep and as long as this.
-_STEEP, _LONG = 4.0, 10
-#: In float64 there is room for points this many times closer than the finest step.
-_CLOSE = 8
+#: A ladder of so many rungs has steps that only a kink or a coarsely rounded function needs.
+_LONG = 10
+#: Of a shorter one the largest so many do.
+_SHORT = 4
 #: Points this far apart (relative) differ even when they are rounded to bfloat16.
-_FARTHEST_STAIR = 4e-3
+FARTHEST_STAIR = 4e-3
 #: Rounding to bfloat16, the coarsest format, makes steps of at most 2⁻⁷ of the value.
 _HIGHEST_STAIR = 0.02
 #: A plain difference that hardly moved once may move again: its truncation estimate is raised by this.
@@ -63,30 +63,17 @@ class Ladder:
         return self.first * self.ratio ** -np.arange(self.rungs, dtype=np.float64)
 
     @property
-    def spacings(self) -> tuple[float, ...]:
-        """Distances of points at which noise is looked for: so close that not even a kink is likely to lie between, and
-        four times farther each, as far as a result rounded to bfloat16 stays the same.
-        """
-        finest = float(self.steps[-1]) / (_CLOSE if self.is_double else 2)
-        count = max(1, math.ceil(math.log(_FARTHEST_STAIR / finest, 4)) + 1)
-        return tuple(finest * 4.0**k for k in range(count))
-
-    @property
-    def is_double(self) -> bool:
-        """Whether this is the long, steep ladder of float64, or a multiple of it."""
-        return self.ratio >= _STEEP and self.rungs >= _LONG
-
-    @property
     def middle(self) -> tuple[int, int]:
-        """First rung, and the one behind the last, of the steps that do for a smooth function in float64.
+        """First rung, and the one behind the last, of the steps that do for a smooth function."""
+        return (3, 7) if self.rungs >= _LONG else (0, min(_SHORT if self.ratio > 2 else _SHORT - 1, self.rungs))
 
-        Of a short ladder, or a steep one's few rungs in a coarser precision, all are needed.
+    def multiple(self, of_finest: int) -> Ladder:
+        """A ladder of other steps that starts at a whole multiple of this one's finest: where that one's
+        displacements are exact, so are these.
         """
-        return (3, 7) if self.is_double else (0, self.rungs)
-
-    def scaled(self, factor: float) -> Ladder:
-        """The same ladder with every step multiplied."""
-        return Ladder(self.first * factor, self.ratio, self.rungs)
+        spared = math.ceil(math.log(of_finest) / math.log(self.ratio) - 1e-9)
+        rungs = self.rungs - spared
+        return Ladder(of_finest * float(self.steps[-1]) * self.ratio ** (rungs - 1), self.ratio, rungs)
 
     def part(self, start: int, rungs: int) -> Ladder:
         """Some rungs of this ladder."""
@@ -98,15 +85,25 @@ def ladder_for(unit_roundoff: float) -> Ladder:
     """The ladder for a precision: long enough to reach from "far" to "only noise".
 
     Ratios and rungs were measured on the operations of PyTorch. The first steps are no round numbers, so that they
-    don't fall in step with what a function rounds to.
+    don't fall in step with what a function rounds to; the ratios are powers of two, so that a displacement which is
+    exact at the finest step is exact at all.
     """
     if unit_roundoff < 1e-12:  # float64
         return Ladder(0.117, 4.0, 13)
     if unit_roundoff < 1e-6:  # float32
-        return Ladder(0.234, 2.0, 13)
+        return Ladder(0.234, 4.0, 6)
     if unit_roundoff < 1e-3:  # float16
-        return Ladder(0.468, 2.0, 9)
-    return Ladder(0.936, 2.0, 7)  # bfloat16
+        return Ladder(0.468, 4.0, 5)
+    return Ladder(0.936, 2.0, 6)  # bfloat16
+
+
+def spacing_for(unit_roundoff: float) -> float:
+    """The distance of points at which noise is looked for: so close that not even a kink is likely to lie between."""
+    if unit_roundoff < 1e-12:
+        return 2.0**-30
+    if unit_roundoff < 1e-6:
+        return 2.0**-15
+    return 2.0**-9 if unit_roundoff < 1e-3 else 2.0**-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +136,19 @@ def rounding(values: Array, unit_roundoff: float) -> Array:
     return np.abs(values) * (unit_roundoff * _UNIFORM_STD)
 
 
-def noise_from(values: Array) -> float:
-    """Noise of a function, from its values at equally spaced points so close that nothing but noise is left.
+def noise_from(values: Array) -> Array:
+    """Noise of L functions, from values at equally spaced points so close that nothing but noise is left.
 
     Third differences: what is smooth falls with the third power of the spacing, and Var(Δ³) = 20σ².
 
     Parameters
     ----------
-    values : array of shape (M,)
-        At least four, better seven.
+    values : array of shape (M, L)
+        At least four points, better seven.
 
     Returns
     -------
-    float
+    array of shape (L,)
         Standard deviation of one value.
 
     References
@@ -160,11 +157,13 @@ def noise_from(values: Array) -> float:
 
     Examples
     --------
-    >>> noise_from(np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
-    0.0
+    >>> noise_from(np.arange(7.0)[:, None])
+    array([0.])
 
     """
-    return float(np.sqrt(np.mean(np.square(np.diff(values, n=3))) / 20))
+    with np.errstate(invalid="ignore", over="ignore"):
+        noise: Array = np.sqrt(np.mean(np.square(np.diff(values, n=3, axis=0)), axis=0) / 20)
+    return noise
 
 
 def stair_height(values: Array) -> Array:
@@ -327,8 +326,11 @@ def derivative(function: Callable[[float], float], at: float, *, scale: float | 
     steps = ladder.steps * unit_step
     centre = function(at)
     plus, minus = (np.array([[function(at + sign * h)] for h in steps]) for sign in (1, -1))
-    nearby = [np.array([function(at + k * s * unit_step) for k in NEARBY]) for s in ladder.spacings]
-    stairs = max(float(stair_height(values[:, None])[0]) for values in nearby)
-    noise = np.fmax(rounding(np.array([centre]), unit), max(noise_from(nearby[0]), stairs / math.sqrt(12)))
+    near, far = (
+        np.array([[function(at + k * spacing * unit_step)] for k in NEARBY])
+        for spacing in (spacing_for(unit), FARTHEST_STAIR)
+    )
+    stairs = stair_height(far) / math.sqrt(12) if (np.diff(near, axis=0) == 0).any() else np.zeros(1)
+    noise = np.fmax(np.fmax(rounding(np.array([centre]), unit), noise_from(near)), stairs)
     quotients = (plus - minus) / (2 * steps[:, None])
     return extrapolate(quotients, steps, noise, kink_errors(plus + minus - 2 * centre, steps, noise))

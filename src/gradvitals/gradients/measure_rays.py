@@ -1,0 +1,99 @@
+"""F at steps to both sides along one direction, kept output by output.
+
+Outputs are kept apart because each has a noise and kinks of its own: every output's slope is taken from the steps that
+serve it best, and an output at a kink can be left out afterwards without asking the function again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradvitals.frameworks.problem import Array, Problem
+from gradvitals.gradients.measure_base import Base
+from gradvitals.maths.differences import Ladder, Slope, extrapolate, kink_errors
+
+#: Kinks are looked for above this many standard deviations of an output's noise.
+_KINK_NOISE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ray:
+    """What was evaluated along one direction.
+
+    Attributes
+    ----------
+    direction : mapping of tensor number to flat array
+        Displacement of each moved tensor at step 1; the displaced points are exact in the tensors' dtypes.
+    steps : array of shape (K,)
+        Largest first, falling by a constant ratio.
+    ahead, behind : array of shape (K, M)
+        F there, NaN where it can't be had.
+
+    """
+
+    direction: Mapping[int, Array]
+    steps: Array
+    ahead: Array
+    behind: Array
+
+    def slopes(self, base: Base) -> Slope:
+        """Every output's slope along the direction, with its error bar: arrays of shape (M,)."""
+        across = 2 * self.steps[:, None]
+        with np.errstate(invalid="ignore", over="ignore"):
+            quotients = (self.ahead - self.behind) / across
+            even = self.ahead + self.behind - 2 * base.value
+            return extrapolate(quotients, self.steps, base.noise, kink_errors(even, self.steps, base.noise))
+
+    def gaps(self, base: Base) -> Array:
+        """Half the difference of the slopes on both sides, beyond noise and curvature: (K, M). A kink at the point
+        itself keeps its gap at every step.
+        """
+        with np.errstate(invalid="ignore", over="ignore"):
+            bend = np.abs(self.ahead + self.behind - 2 * base.value)
+            gap = np.fmax(bend - _KINK_NOISE * math.sqrt(6) * base.noise, 0.0) / (2 * self.steps[:, None])
+            if len(self.steps) > 1:  # curvature makes a gap as well, in proportion to the step
+                ratio = self.steps[0] / self.steps[1]
+                gap[1:] = np.fmax(ratio * gap[1:] - gap[:-1], 0.0) / (ratio - 1)
+            return gap
+
+    def extended(self, coarse: Ray, fine: Ray) -> Ray:
+        """The same ray with larger and smaller steps as well."""
+        parts = [part for part in (coarse, self, fine) if len(part.steps)]
+        return Ray(
+            self.direction,
+            np.concatenate([part.steps for part in parts]),
+            np.vstack([part.ahead for part in parts]),
+            np.vstack([part.behind for part in parts]),
+        )
+
+
+def cast(problem: Problem, base: Base, direction: Mapping[int, Array], steps: Array) -> Ray:
+    """Evaluate F at steps to both sides along a direction that :func:`exact` made."""
+    points = [
+        {at: base.points[at] + sign * float(step) * u for at, u in direction.items()}
+        for sign in (1.0, -1.0)
+        for step in steps
+    ]
+    values = problem.values(points) if points else np.empty((0, base.value.size))
+    return Ray(direction, steps, values[: len(steps)], values[len(steps) :])
+
+
+def exact(problem: Problem, base: Base, direction: Mapping[int, Array], ladder: Ladder) -> dict[int, Array]:
+    """The direction, changed so little that every displaced point is a number of the tensor's dtype.
+
+    At the finest step an entry moves by a whole number of units in the last place, of the largest number that it
+    becomes; at all others by a power of two times that. Rounding the points is then no error of the slope.
+    """
+    largest, finest = ladder.first, float(ladder.steps[-1])
+    made = {}
+    for at, u in direction.items():
+        roundoff = min(problem.tensors[at].roundoff, problem.roundoff)
+        reached = np.abs(base.points[at]) + largest * np.abs(u)
+        unit = np.ldexp(2 * roundoff, np.frexp(np.where(reached > 0, reached, 1.0))[1] - 1)
+        count = np.where(u == 0, 0.0, np.fmax(np.round(finest * np.abs(u) / unit), 1.0))
+        made[at] = np.sign(u) * count * unit / finest
+    return made
