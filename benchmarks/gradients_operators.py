@@ -197,7 +197,7 @@ def state_of(name):
     """A hash of the source that a judge's results depend on, comments and formatting aside."""
     files = [ROOT / "tests" / "oracles" / f"{module}.py" for module in ("operators", "operator_mutants", "mutations")]
     if name in PRECISIONS:
-        files += sorted((ROOT / "src" / "gradvitals").rglob("*.py"))
+        files += sorted(Path(gv.__file__).parent.rglob("*.py"))
     found = hashlib.sha256(torch.__version__.encode())
     for file in files:
         found.update(ast.dump(ast.parse(file.read_text())).encode())
