@@ -1,0 +1,64 @@
+"""What one evaluation of a function does, as far as it tells whether many at once are faster than one by one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+#: Fewer points aren't worth a run of ``torch.func.vmap``: it takes 0.15 ms more than a single call, the smallest
+#: evaluations 0.05 ms, and a first run is compared with a plain one (measured on 27 functions and models, CPU).
+LEAST_POINTS = 6
+#: Bytes that an operation reads and writes on average, from which on its call costs little beside its work: models of
+#: 160 kB gained 15 % at once and those of 230 kB lost 10 %, sines of 10⁵ numbers (950 kB) took nearly twice as long.
+MOST_BYTES = 192 * 2**10
+
+
+@dataclass(slots=True)
+class Work:
+    """Operations, bytes read and written, and multiplications and additions of matrix products and convolutions.
+
+    ``widest`` is the number of bytes that the largest operation reads and writes.
+    """
+
+    operations: int = 0
+    moved_bytes: int = 0
+    widest: int = 0
+    flops: int = 0
+
+    def batching_pays(self, count: int) -> bool:
+        """Whether so many points are faster at once than one by one."""
+        return count >= LEAST_POINTS and self.moved_bytes <= MOST_BYTES * max(self.operations, 1)
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, work: Work) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._work = work
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        work = self._work
+        work.operations += 1
+        held = [item for item in (*tree_leaves(args), *tree_leaves(result)) if isinstance(item, torch.Tensor)]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in held)
+        work.moved_bytes += size
+        work.widest = max(work.widest, size)
+        count = flop_registry.get(func.overloadpacket)
+        if count is not None:
+            work.flops += int(count(*args, **(kwargs or {}), out_val=result))
+        return result
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Work]:
+    """Count what is done inside."""
+    work = Work()
+    with _Watch(work):
+        yield work
