@@ -134,14 +134,26 @@ class _Spoiling(torch.autograd.Function):
 
 
 class InputSpoilt:
-    """A function with the gradient of one input spoilt."""
+    """A function with the gradient of one input spoilt.
+
+    ``changes`` are the relative changes (2-norm) of the gradients that were asked for, for the cotangents that whoever
+    asked had chosen.
+    """
 
     def __init__(self, function, position, spoil):
         self._function, self._position, self._spoil = function, position, spoil
+        self.changes = []
 
     def __call__(self, *inputs):
-        spoilt = (_Spoiling.apply(x, self._spoil) if at == self._position else x for at, x in enumerate(inputs))
+        spoilt = (_Spoiling.apply(x, self._watched) if at == self._position else x for at, x in enumerate(inputs))
         return self._function(*spoilt)
+
+    def _watched(self, gradient):
+        spoilt = self._spoil(gradient)
+        if not torch._C._functorch.is_batchedtensor(gradient):
+            size = float(gradient.double().norm())
+            self.changes += [float((spoilt.double() - gradient.double()).norm()) / size] if size else []
+        return spoilt
 
 
 class OutputsSpoilt:

@@ -164,6 +164,16 @@ def test_the_change_that_a_mutant_makes_is_stated():
     assert found["sign"].change == pytest.approx(2.0, rel=1e-12)
 
 
+def test_the_change_is_that_of_the_gradient_that_was_asked_for():
+    case = first_case("exp")
+    mutant = mutants_of(case)["entry 1 %"]
+    (gradient,) = pulled_back(mutant.function, case.inputs, torch.ones_like(case.inputs[0]))
+    (right,) = pulled_back(case.function, case.inputs, torch.ones_like(case.inputs[0]))
+    seen = gradients_operators.change_seen(case, mutant)
+    assert seen == pytest.approx(float((gradient - right).norm() / right.square().mean().sqrt()))
+    assert mutant.change != pytest.approx(seen)
+
+
 def test_an_expanded_cotangent_is_misread_and_no_other():
     case = first_case("exp")
     function = mutants_of(case)["expanded"].function
