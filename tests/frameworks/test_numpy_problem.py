@@ -80,10 +80,34 @@ def test_evaluations_start_from_the_same_random_state():
 def test_float32_is_evaluated_in_float64_where_that_gives_the_same_value():
     x = X.astype(np.float32)
     problem = NumpyProblem(Case(np.tanh, (x,), vjp=lambda dout: dout))
-    assert problem.roundoff == 2.0**-53
-    assert problem.tensors[0].roundoff == 2.0**-24
-    assert np.array_equal(problem.value({}), np.tanh(x.astype(np.float64)).ravel())
-    assert (problem.output_roundoff == 2.0**-53).all()
+    shadow = problem.shadow()
+    assert problem.roundoff == problem.tensors[0].roundoff == 2.0**-24
+    assert shadow.roundoff == 2.0**-53
+    assert np.array_equal(shadow.value({}), np.tanh(x.astype(np.float64)).ravel())
+    assert (shadow.output_roundoff == 2.0**-53).all()
+
+
+def test_a_layers_gradient_can_be_had_in_float64():
+    x = X.astype(np.float32)
+    kept = {}
+
+    def forward(x):
+        kept["x"] = x
+        return np.tanh(x)
+
+    problem = NumpyProblem(Case(forward, (x,), vjp=lambda dout: dout * (1 - np.tanh(kept["x"]) ** 2)))
+    cotangent = np.linspace(-1, 1, x.size)
+    truth = cotangent * (1 - np.tanh(x.astype(np.float64)).ravel() ** 2)
+    assert problem.wide_gradient(cotangent) is None
+    assert np.array_equal(problem.shadow().wide_gradient(cotangent)[0].value, truth)
+    assert not np.array_equal(problem.gradient(cotangent)[0].value, truth)
+
+
+def test_a_functions_gradient_can_be_had_in_float64_unless_it_was_computed_before():
+    x = X.astype(np.float32)
+    shadow = NumpyProblem(Case(lambda x: (x**3).sum(), (x,), grad=lambda x: 3 * x**2)).shadow()
+    assert np.array_equal(shadow.wide_gradient(np.ones(1))[0].value, 3 * x.astype(np.float64).ravel() ** 2)
+    assert NumpyProblem(Case(lambda x: (x**3).sum(), (x,), grad=3 * x**2)).shadow().wide_gradient(np.ones(1)) is None
 
 
 def test_float32_stays_where_the_function_insists_on_it():

@@ -135,6 +135,10 @@ class NumpyProblem:
             self.value({})
         return np.asarray(self._output_roundoff)
 
+    @property
+    def output_sizes(self) -> tuple[int, ...]:
+        return tuple(output.size for output in self._outputs)
+
     def representable(self, cotangent: Array) -> Array:
         outputs, _ = self._forward({})  # in the user's precision, in which the cotangent arrives
         return np.concatenate([part.astype(np.float64).reshape(-1) for part in _split(cotangent, outputs)])
@@ -151,6 +155,24 @@ class NumpyProblem:
             _judgeable(found.get(path), tensor, factor)
             for path, tensor in zip(self._full_paths, self.tensors, strict=True)
         )
+
+    def wide_gradient(self, cotangent: Array) -> tuple[Gradient, ...] | None:
+        if not self.wide or (self._case.vjp is None and not callable(self._case.grad)):
+            return None
+        try:
+            by_hand = self._case.vjp is not None
+            found = self._pulled_back(cotangent, {}, wide=True) if by_hand else self._claimed({}, wide=True)
+        except (ModelError, InputError):
+            return None
+        factor = 1.0 if by_hand else float(cotangent[0])
+        return tuple(
+            _judgeable(found.get(path), tensor, factor)
+            for path, tensor in zip(self._full_paths, self.tensors, strict=True)
+        )
+
+    def tangent(self, direction: Mapping[int, Array]) -> Array | None:
+        del direction
+        return None  # noqa: RET501 - NumPy has no forward mode
 
     def _arguments(self, moved: Mapping[int, Array], *, wide: bool = False) -> tuple[list[Any], dict[str, Any]]:
         elsewhere = {self._full_paths[at]: values for at, values in moved.items()}
@@ -199,9 +221,9 @@ class NumpyProblem:
             return result[:-1], result[-1]
         return result, None
 
-    def _pulled_back(self, cotangent: Array, moved: Mapping[int, Array]) -> dict[str, Any]:
+    def _pulled_back(self, cotangent: Array, moved: Mapping[int, Array], *, wide: bool = False) -> dict[str, Any]:
         backward: Any = self._case.vjp
-        outputs, cache = self._forward(moved)
+        outputs, cache = self._forward(moved, wide=wide)
         parts = _split(cotangent, outputs)
         dout: Any = parts[0] if len(parts) == 1 else tuple(parts)
         if isinstance(dout, np.ndarray) and dout.ndim == 0:
@@ -211,10 +233,10 @@ class NumpyProblem:
             result = backward(dout, cache) if with_cache else backward(dout)
         return dict(self._match(result))
 
-    def _claimed(self, moved: Mapping[int, Array]) -> dict[str, Any]:
+    def _claimed(self, moved: Mapping[int, Array], *, wide: bool = False) -> dict[str, Any]:
         grad = self._case.grad
         if callable(grad):
-            args, keywords = self._arguments(moved)
+            args, keywords = self._arguments(moved, wide=wide)
             self._random.restore()
             with user_code(f"the gradient of {self._case.subject}"), np.errstate(all="ignore"):
                 grad = grad(*args, **keywords)

@@ -24,7 +24,8 @@ class Tensor:
     """One tensor that is differentiated.
 
     ``path`` is the framework's own qualified name, ``role`` is ``"parameter"`` or ``"input"``, ``roundoff`` the unit
-    roundoff of ``dtype``.
+    roundoff of ``dtype``, or the coarser one that it is computed with (autocast). ``shape`` is that of the entries: of
+    a complex tensor it ends in an axis of 2, real and imaginary part; of a sparse one it is that of its values.
     """
 
     path: str
@@ -32,11 +33,17 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str
     roundoff: float
+    is_complex: bool = False
 
     @property
     def size(self) -> int:
         """Number of entries."""
         return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def shown_shape(self) -> tuple[int, ...]:
+        """The shape as the user has it: a complex number is one entry."""
+        return self.shape[:-1] if self.is_complex else self.shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +131,10 @@ class Problem(Protocol):
         """The values that the tensor really takes when F is asked for at these."""
         ...
 
-    #: How :meth:`values` evaluates many points: "batched", or "sequential" and why.
-    evaluation: str
+    @property
+    def evaluation(self) -> str:
+        """How :meth:`values` evaluates many points: ``"batched"``, or ``"sequential"`` and why."""
+        ...
 
     def value(self, moved: Mapping[int, Array]) -> Array:
         """F with some tensors moved elsewhere, of shape (M,). Raises ModelError where the user's code raises."""
@@ -146,6 +155,11 @@ class Problem(Protocol):
         """Unit roundoff of every output, of shape (M,); known after the first :meth:`value`."""
         ...
 
+    @property
+    def output_sizes(self) -> tuple[int, ...]:
+        """How many entries each output tensor has: they add up to M; known after the first :meth:`value`."""
+        ...
+
     def representable(self, cotangent: Array) -> Array:
         """The cotangent as the outputs' dtype holds it."""
         ...
@@ -156,4 +170,14 @@ class Problem(Protocol):
         Moved elsewhere it serves to measure the gradient's own rounding; a gradient given as computed values doesn't
         follow.
         """
+        ...
+
+    def wide_gradient(self, cotangent: Array) -> tuple[Gradient, ...] | None:
+        """The same formula for the gradient computed in float64; None where it can't be, and in a problem that isn't a
+        :meth:`shadow`.
+        """
+        ...
+
+    def tangent(self, direction: Mapping[int, Array]) -> Array | None:
+        """Forward mode: the framework's derivative of F along a direction, of shape (M,); None where it has none."""
         ...

@@ -6,26 +6,30 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from gradvitals.frameworks.case import Case
-from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree, matching, values_one_by_one
+from gradvitals.frameworks.problem import Array, Gradient, agree
+from gradvitals.frameworks.torch import pullback
+from gradvitals.frameworks.torch.arguments import Arguments, copied
+from gradvitals.frameworks.torch.batched import Batch
+from gradvitals.frameworks.torch.behind import generators_behind
+from gradvitals.frameworks.torch.entries import described, flat, moved_to, snapshot, unit_roundoff, wider, write
 from gradvitals.frameworks.torch.inputs import validate
-from gradvitals.frameworks.torch.objective import output_tensors, scalar
-from gradvitals.frameworks.torch.state import RandomState
-from gradvitals.frameworks.tree import leaves, rebuilt
-from gradvitals.frameworks.user_code import argument_names, user_code
+from gradvitals.frameworks.torch.layouts import LAYOUTS
+from gradvitals.frameworks.torch.objective import Objective
+from gradvitals.frameworks.torch.replay import Replay
+from gradvitals.frameworks.torch.resend import TorchPullback, made_ready
+from gradvitals.frameworks.torch.swap import Places
+from gradvitals.frameworks.torch.widening import in_float64, uncompiled
+from gradvitals.frameworks.torch.wrt import Key, differentiated, involved
+from gradvitals.frameworks.user_code import user_code
 from gradvitals.vocabulary.errors import InputError, ModelError, UsageError
-
-#: Autograd's own words when a Function's backward returns a gradient of a wrong shape.
-_WRONG_SHAPE = re.compile(
-    r"invalid gradient at index \d+ - got \[([\d, ]*)\] but expected shape compatible with \[([\d, ]*)\]"
-)
 
 #: Coarser than float64.
 _WIDE_ROUNDOFF = 1e-12
@@ -34,26 +38,31 @@ _WIDE_ROUNDOFF = 1e-12
 class TorchProblem:
     """A module or callable with its inputs.
 
-    The module runs by ``torch.func.functional_call`` on copies of its parameters and buffers, so that its own are
-    never written. Modes and contexts (training, autocast) are those at the call.
+    The model itself runs, its own parameters moved in place for an evaluation and back; in float64 others stand in
+    their places. Modes and contexts (training, autocast) are those at the call. Use it inside ``preserved``.
 
     Parameters
     ----------
     case : Case
-    wrt : sequence of str, optional
-        Names or patterns (``"encoder.*"``) of the tensors to differentiate; all parameters that require gradients and
-        all floating-point inputs when not given.
+    wrt : str, module, parameter, sequence or mapping of these, optional
+        The tensors to differentiate, see :func:`~gradvitals.frameworks.torch.wrt.differentiated`.
+    outputs : str, int, or sequence of them, optional
+        What of the output is differentiated, see :class:`~gradvitals.frameworks.torch.objective.Objective`.
 
     Raises
     ------
     InputError
         From ``validate``; when nothing can be differentiated, or the output holds no floating-point tensor.
     UsageError
-        When a name in ``wrt`` fits nothing, or ``grad=`` or ``vjp=`` come with torch tensors.
+        When a name in ``wrt`` or ``outputs`` fits nothing, or ``grad=`` or ``vjp=`` come with torch tensors.
 
     """
 
-    def __init__(self, case: Case, wrt: Sequence[str] | None = None) -> None:
+    layouts = LAYOUTS
+    #: Autograd hands one cotangent to every branch behind a sum.
+    shares_cotangents = True
+
+    def __init__(self, case: Case, wrt: Any = None, *, outputs: Any = None) -> None:
         if case.grad is not None or case.vjp is not None:
             raise UsageError(
                 "grad= and vjp= are for NumPy functions",
@@ -62,65 +71,65 @@ class TorchProblem:
             )
         validate(case)
         self._case = case
-        self._is_module = isinstance(case.model, torch.nn.Module)
-        self._random = RandomState.capture()
-        function = case.model.forward if self._is_module else case.model
-        names, keywords = argument_names(function, case.args, case.keywords)
-        self._roots = [*zip(names, case.args, strict=True), *((keywords[k], v) for k, v in case.keywords.items())]
-        self._base, self.tensors = self._collected(wrt)
+        self._arguments = Arguments(case)
+        modules = involved(case, wrt)
+        self._replay = Replay(modules, generators_behind(case.model, case.loss, *modules))
+        self._places = Places(modules)
+        self._own = differentiated(case, self._arguments.roots, wrt)
+        self._base = {key: snapshot(tensor) for key, tensor in self._own.items()}
         self._keys = list(self._base)
+        rounding = _autocast_roundoff([tensor.device.type for tensor in self._base.values()])
+        self.tensors = tuple(described(path, role, base, rounding) for (role, path), base in self._base.items())
+        self._widest = (
+            {
+                at: copied(tensor, wide=True).requires_grad_(tensor.requires_grad)
+                for at, tensor in self._places.tensors.items()
+                if wider(tensor.dtype) != tensor.dtype and not torch.nn.parameter.is_lazy(tensor)
+            }
+            if self._is_narrow()
+            else {}
+        )
+        self._objective = Objective(case.loss, outputs, f"{case.subject}()")
         self._outputs: list[torch.Tensor] = []
+        self._paths: tuple[str, ...] = ()
         self.objective = "random"
         self.roundoff = max(tensor.roundoff for tensor in self.tensors)
         self.wide = False
-        self.evaluation = "sequential"
-        inputs = [v for root, tree in self._roots for _, v in leaves(tree, root) if isinstance(v, torch.Tensor)]
+        self._batch = Batch(self, case.model, case.loss)
+        inputs = [tensor for _, tensor in self._arguments.tensors()]
         self.sample_sizes = tuple(dict.fromkeys(int(t.shape[0]) for t in inputs if t.ndim >= 2))
         self._size = self.value({}).size
+        self._native_outputs = self._outputs
         if self.objective != "random":
             sizes = [t.numel() for t in inputs if t.is_floating_point()]
             self.sample_sizes = tuple(dict.fromkeys((*self.sample_sizes, *sizes)))
+        if len(self._outputs) > 1:
+            self._leave_out_constants()
 
-    def _collected(self, wrt: Sequence[str] | None) -> tuple[dict[tuple[str, str], torch.Tensor], tuple[Tensor, ...]]:
-        found: dict[tuple[str, str], torch.Tensor] = {}
-        if self._is_module:
-            for path, parameter in self._case.model.named_parameters():
-                if parameter.requires_grad:
-                    found["parameter", path] = parameter
-        for root, tree in self._roots:
-            for path, value in leaves(tree, root):
-                if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
-                    found["input", path] = value
-        chosen = set(matching([path for _, path in found], wrt))
-        found = {key: tensor for key, tensor in found.items() if key[1] in chosen}
-        if not found:
-            kinds = [f"{root}: {type(value).__name__}" for root, tree in self._roots for _, value in leaves(tree, root)]
-            raise InputError(
-                "there is no floating-point tensor to differentiate",
-                f"{self._case.subject} has no parameter that requires a gradient; inputs: {', '.join(kinds) or 'none'}",
-                "pass a floating-point input, or unfreeze a parameter with requires_grad_()",
-            )
-        for (_, path), tensor in found.items():
-            if tensor.is_complex():
-                raise InputError(
-                    "complex tensors can't be checked yet",
-                    f"{path} is {tensor.dtype}",
-                    "pass its real view: torch.view_as_real",
-                )
-        self._parameters = {key: tensor for key, tensor in found.items() if key[0] == "parameter"}
-        base = {key: tensor.detach().clone() for key, tensor in found.items()}
-        described = tuple(
-            Tensor(path, role, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), _roundoff(tensor.dtype))
-            for (role, path), tensor in base.items()
-        )
-        return base, described
+    def _is_narrow(self) -> bool:
+        return any(wider(base.dtype) != base.dtype for base in self._base.values())
+
+    def _leave_out_constants(self) -> None:
+        """Outputs that no gradient can come back from, beside others, aren't differentiated: counts, statistics."""
+        with torch.enable_grad(), self._placed({}, differentiable=True) as point:
+            outputs = self._run(point)
+        constant = [path for path, output in zip(self._paths, outputs, strict=True) if not output.requires_grad]
+        if len(constant) < len(outputs) and self._objective.leave_out(constant):
+            self._size = self.value({}).size
+            self._native_outputs = self._outputs
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Outputs that aren't differentiated, because no gradient can come back from them."""
+        return self._objective.left_out
 
     def shadow(self) -> TorchProblem | None:
-        if self.roundoff < _WIDE_ROUNDOFF or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        if not self._is_narrow():
             return None
         native = self.value({})
         shadow = copy.copy(self)
         shadow.wide = True
+        shadow._batch = Batch(shadow, self._case.model, self._case.loss)  # noqa: SLF001 - it is of this class
         if not shadow.gives(native, self.roundoff):
             return None
         shadow.roundoff = 2.0**-53
@@ -132,176 +141,186 @@ class TorchProblem:
             same = agree(self.value({}), native, roundoff)
         except (ModelError, InputError):  # a kernel for one dtype, a constant of another
             return False
-        return same and all(output.dtype == torch.float64 for output in self._outputs)
+        return same and all(output.dtype == wider(output.dtype) for output in self._outputs)
 
     def point(self, tensor: int) -> Array:
-        return _flat(self._base[self._keys[tensor]])
+        return flat(self._base[self._keys[tensor]]).copy()
 
     def rounded(self, tensor: int, values: Array) -> Array:
-        dtype = self._base[self._keys[tensor]].dtype
-        if self.wide or dtype == torch.float64:
+        base = self._base[self._keys[tensor]]
+        if self.wide or wider(base.dtype) == base.dtype:
             return values
-        return _flat(torch.from_numpy(values).to(dtype))
+        return flat(moved_to(base, values))
 
     def value(self, moved: Mapping[int, Array]) -> Array:
         with torch.no_grad():
             if self.wide:
-                with _default_dtype(torch.float64):
-                    self._outputs = self._run(self._at(moved, wide=True), wide=True)
+                with self._in_float64():
+                    self._outputs = self._run(self._widened(moved), wide=True)
             else:
-                self._outputs = self._run(self._at(moved))
-        return np.concatenate([_flat(output) for output in self._outputs])
+                with self._placed(moved) as point:
+                    self._outputs = self._run(point)
+        return np.concatenate([flat(output) for output in self._outputs])
 
     def values(self, points: Sequence[Mapping[int, Array]]) -> Array:
-        return values_one_by_one(self, points, self._size)
+        return self._batch.values(points, self._size)
+
+    @property
+    def evaluation(self) -> str:
+        return self._batch.evaluation
+
+    def tensor_at(self, at: int, values: Array) -> torch.Tensor:
+        """Flat values of shape (..., size) as the tensor takes them: (..., *shape), in its dtype and on its device."""
+        base = self._base[self._keys[at]]
+        if base.layout != torch.strided:
+            raise InputError("sparse tensors aren't batched", self._keys[at][1], "evaluate single points")
+        numbers = torch.from_numpy(values)
+        if base.is_complex():
+            numbers = torch.view_as_complex(numbers.reshape(*values.shape[:-1], -1, 2).clone())
+        dtype = wider(base.dtype) if self.wide else base.dtype
+        return numbers.to(base.device, dtype).reshape(*values.shape[:-1], *base.shape)
+
+    def outputs_at(self, moved: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
+        """Outputs with some tensors replaced, which may be those of ``torch.func.vmap``."""
+        elsewhere = {self._keys[at]: tensor for at, tensor in moved.items()}
+        with torch.no_grad():
+            if self.wide:
+                with self._in_float64():
+                    return self._run(self._widened({}) | elsewhere, wide=True)
+            with self._placed({}) as point:
+                return self._run(point | elsewhere)
 
     @property
     def output_roundoff(self) -> Array:
-        return np.concatenate([np.full(output.numel(), _roundoff(output.dtype)) for output in self._outputs])
+        return np.concatenate([np.full(flat(out).size, unit_roundoff(out.dtype)) for out in self._outputs])
+
+    @property
+    def output_sizes(self) -> tuple[int, ...]:
+        return tuple(output.numel() * (2 if output.is_complex() else 1) for output in self._outputs)
 
     def representable(self, cotangent: Array) -> Array:
-        with torch.no_grad():
-            outputs = self._run(self._at({}))  # in the user's precision, in which the cotangent arrives
-        return np.concatenate([_flat(part) for part in self._split(cotangent, outputs)])
+        parts = zip(self._native_outputs, pullback.split(cotangent, self._native_outputs), strict=True)
+        return np.concatenate([flat(moved_to(like, part)) for like, part in parts])
 
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
-        with torch.enable_grad(), self._parameters_at(moved or {}) as parameters:
-            inputs = {key: tensor.detach().requires_grad_() for key, tensor in self._at(moved or {}).items()}
-            point = inputs | parameters
+        with torch.enable_grad(), self._placed(moved or {}, differentiable=True) as point:
             outputs = self._run(point)
-            parts = self._split(cotangent, outputs)
-            live = [(out, part) for out, part in zip(outputs, parts, strict=True) if out.requires_grad]
-            if not live:
-                return (Gradient(None),) * len(self._keys)
-            try:
-                found = self._pulled_back(live, list(point.values()))
-            except RuntimeError as error:
-                fault = _WRONG_SHAPE.search(str(error))
-                if fault is None:
-                    raise
-                return self._misshapen(
-                    *(tuple(int(n) for n in sizes.split(",") if n.strip()) for sizes in fault.groups())
-                )
-        return tuple(Gradient(None if g is None else _flat(g)) for g in found)
+            return self._pulled_back(outputs, cotangent, point)
+
+    def pullback(
+        self,
+        moved: Mapping[int, Array] | None = None,
+        *,
+        layout: str = "plain",
+        shared: Sequence[tuple[int, int]] = (),
+        only: Sequence[int] | None = None,
+    ) -> TorchPullback:
+        """A forward pass that takes several cotangents back."""
+        with torch.enable_grad(), self._placed(moved or {}) as point:
+            starts, handed = made_ready(point, layout, shared, only)
+            return TorchPullback(self._run(handed), starts, self.tensors)
+
+    def wide_gradient(self, cotangent: Array) -> tuple[Gradient, ...] | None:
+        if not self.wide:
+            return None
+        try:
+            with torch.enable_grad(), self._in_float64():
+                point = {key: tensor.requires_grad_() for key, tensor in self._widened({}).items()}
+                for key, tensor in point.items():
+                    if key[0] == "parameter":  # hooks on a parameter are part of its backward pass
+                        for hook in (self._own[key]._backward_hooks or {}).values():  # noqa: SLF001
+                            tensor.register_hook(hook)  # type: ignore[no-untyped-call]
+                return self._pulled_back(self._run(point, wide=True), cotangent, point)
+        except (ModelError, InputError):
+            return None
+
+    def tangent(self, direction: Mapping[int, Array]) -> Array | None:
+        try:
+            with torch.no_grad(), uncompiled(), forward_ad.dual_level():
+                moves = {self._keys[at]: values for at, values in direction.items()}
+                mode = self._in_float64() if self.wide else contextlib.nullcontext()
+                with mode, self._placed({}) as here:
+                    point = self._widened({}) if self.wide else here
+                    for key, values in moves.items():
+                        like = point[key].detach()
+                        point[key] = forward_ad.make_dual(  # type: ignore[no-untyped-call]
+                            like, moved_to(self._base[key], values, like.dtype)
+                        )
+                    outputs = self._run(point, wide=self.wide)
+                found = [forward_ad.unpack_dual(output) for output in outputs]  # type: ignore[no-untyped-call]
+        except (ModelError, InputError, RuntimeError):  # an operation without a forward mode
+            return None
+        return np.concatenate(
+            [flat(torch.zeros_like(part.primal) if part.tangent is None else part.tangent) for part in found]
+        )
+
+    def _pulled_back(
+        self, outputs: list[torch.Tensor], cotangent: Array, point: Mapping[Key, torch.Tensor]
+    ) -> tuple[Gradient, ...]:
+        parts = [
+            moved_to(out.detach(), part) for out, part in zip(outputs, pullback.split(cotangent, outputs), strict=True)
+        ]
+        tensors = [point[key] for key in self._keys]
+        with user_code(f"the backward pass of {self._case.subject}"):
+            return pullback.pulled_back(outputs, parts, tensors, self.tensors)
 
     @contextlib.contextmanager
-    def _parameters_at(self, moved: Mapping[int, Array]) -> Iterator[dict[tuple[str, str], torch.Tensor]]:
-        """The module's own parameters, for hooks on them are part of its backward pass; moved for a while."""
+    def _placed(self, moved: Mapping[int, Array], *, differentiable: bool = False) -> Iterator[dict[Key, torch.Tensor]]:
+        """The tensors at a point: the model's own parameters, moved in place for a while, and copies of inputs."""
         elsewhere = {self._keys[at]: values for at, values in moved.items()}
+        point, written = dict[Key, torch.Tensor](), list[Key]()
         try:
-            for key, parameter in self._parameters.items():
-                if key in elsewhere:
-                    values = torch.from_numpy(elsewhere[key]).reshape(parameter.shape)
-                    parameter.data.copy_(values)
-            yield dict(self._parameters)
+            for key, base in self._base.items():
+                own = self._own[key]
+                if key[0] == "parameter" and (key not in elsewhere or base.layout == torch.strided):
+                    if key in elsewhere:
+                        written.append(key)
+                        write(own, elsewhere[key])
+                    point[key] = own
+                else:
+                    point[key] = moved_to(base, elsewhere[key]) if key in elsewhere else snapshot(base)
+                    if differentiable:
+                        point[key].requires_grad_()
+            yield point
         finally:
-            for key, parameter in self._parameters.items():
-                if key in elsewhere:
-                    parameter.data.copy_(self._base[key])
+            for key in written:
+                self._own[key].data.copy_(self._base[key])
 
-    def _pulled_back(self, live: list[tuple[torch.Tensor, torch.Tensor]], point: list[torch.Tensor]) -> tuple[Any, ...]:
-        outputs, cotangents = zip(*live, strict=True)
-        try:
-            return torch.autograd.grad(outputs, point, cotangents, allow_unused=True)
-        except RuntimeError as error:
-            if _WRONG_SHAPE.search(str(error)):
-                raise
-            with user_code(f"the backward pass of {self._case.subject}"):
-                raise
-        except Exception:
-            with user_code(f"the backward pass of {self._case.subject}"):
-                raise
+    def _widened(self, moved: Mapping[int, Array]) -> dict[Key, torch.Tensor]:
+        """Copies of all tensors in float64, some of them moved."""
+        elsewhere = {self._keys[at]: values for at, values in moved.items()}
+        return {
+            key: moved_to(base, elsewhere[key], wider(base.dtype)) if key in elsewhere else copied(base, wide=True)
+            for key, base in self._base.items()
+        }
 
-    def _misshapen(self, got: tuple[int, ...], expected: tuple[int, ...]) -> tuple[Gradient, ...]:
-        """Autograd names the shapes and not the tensor: it is the one of that shape, or something inside the
-        function.
-        """
-        fits = [tensor.shape == expected for tensor in self.tensors]
-        if not any(fits):
-            return (Gradient(None, got),) * len(fits)
-        return tuple(Gradient(None, got) if fit else Gradient(None, stopped=True) for fit in fits)
+    def _in_float64(self) -> contextlib.AbstractContextManager[None]:
+        coarsest = max(self._base.values(), key=lambda base: unit_roundoff(base.dtype))
+        return in_float64(coarsest.real.dtype if coarsest.is_complex() else coarsest.dtype)
 
-    def _at(self, moved: Mapping[int, Array], *, wide: bool = False) -> dict[tuple[str, str], torch.Tensor]:
-        """Copies of the tensors, some of them moved; a function that works in place writes into the copies."""
-        point = {}
-        for at, (key, base) in enumerate(self._base.items()):
-            dtype = torch.float64 if wide else base.dtype
-            if at in moved:
-                point[key] = torch.from_numpy(moved[at]).to(base.device, dtype, copy=True).reshape(base.shape)
-            elif wide or key[0] == "input":
-                point[key] = base.to(dtype, copy=True)
-            else:
-                point[key] = base
-        return point
-
-    def _run(self, point: Mapping[tuple[str, str], torch.Tensor], *, wide: bool = False) -> list[torch.Tensor]:
+    def _run(self, point: Mapping[Key, torch.Tensor], *, wide: bool = False) -> list[torch.Tensor]:
         """Outputs at a point, or the one scalar that they become; the random state is that of the start."""
         inputs = {path: tensor for (role, path), tensor in point.items() if role == "input"}
+        others = {
+            id(self._own[key]): t for key, t in point.items() if key[0] == "parameter" and t is not self._own[key]
+        }
+        self._replay.rewind()
+        torch.clear_autocast_cache()  # or a parameter's cast from before it was moved is used again
+        args, keywords = self._arguments.at(inputs, wide=wide)
+        if wide:
+            moving = {at: copied(self._places.tensors[at], wide=True) for at in self._widest if self._moves(at)}
+            others = {**self._widest, **moving, **others}
+        with self._places.swapped(others), user_code(f"{self._case.subject}()"):
+            output = self._case.model(*args, **keywords)
+            tensors, self.objective = self._objective.of(output)
+        self._paths = tuple(tensors)
+        return list(tensors.values())
 
-        def leaf(path: str, value: Any) -> Any:
-            if path in inputs:
-                # A leaf that requires gradients can't be written in place, a copy of it can.
-                return inputs[path].clone() if inputs[path].requires_grad else inputs[path]
-            return _copied(value, wide=wide) if isinstance(value, torch.Tensor) else value
-
-        made = [rebuilt(tree, root, leaf) if _holds_tensor(tree, root) else tree for root, tree in self._roots]
-        count = len(self._case.args)
-        args, keywords = tuple(made[:count]), dict(zip(self._case.keywords, made[count:], strict=True))
-        self._random.restore()
-        with user_code(f"{self._case.subject}()"):
-            if self._is_module:
-                weights = {path: tensor for (role, path), tensor in point.items() if role == "parameter"}
-                model = self._case.model
-                others = [*model.named_buffers(), *(model.named_parameters() if wide else ())]
-                state = {path: _copied(tensor, wide=wide) for path, tensor in others if path not in weights}
-                output = torch.func.functional_call(model, {**state, **weights}, args, keywords)
-            else:
-                output = self._case.model(*args, **keywords)
-        value, self.objective = scalar(output, self._case.loss)
-        tensors = [value] if value is not None else [tensor for _, tensor in output_tensors(output)]
-        if not tensors:
-            raise InputError(
-                "the output holds no floating-point tensor",
-                f"{self._case.subject} returned {type(output).__name__}",
-                "give a loss= that makes a scalar of it",
-            )
-        return tensors
-
-    @staticmethod
-    def _split(cotangent: Array, outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        parts, start = [], 0
-        for output in outputs:
-            part = torch.from_numpy(cotangent[start : start + output.numel()].copy())
-            parts.append(part.to(output.device, output.dtype).reshape(output.shape))
-            start += output.numel()
-        return parts
+    def _moves(self, at: int) -> bool:
+        return self._replay.is_moving(self._places.tensors[at])
 
 
-@contextlib.contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """What a model makes by itself (an initial state, a mask) comes in this dtype."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _copied(tensor: torch.Tensor, *, wide: bool) -> torch.Tensor:
-    return (
-        tensor.detach().to(torch.float64, copy=True) if wide and tensor.is_floating_point() else tensor.detach().clone()
-    )
-
-
-def _holds_tensor(tree: Any, root: str) -> bool:
-    """Containers without tensors (a config object that happens to be a mapping) are handed over as they are."""
-    return any(isinstance(value, torch.Tensor) for _, value in leaves(tree, root))
-
-
-def _flat(tensor: torch.Tensor) -> Array:
-    return tensor.detach().to("cpu", torch.float64).reshape(-1).numpy()
-
-
-def _roundoff(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).eps / 2
+def _autocast_roundoff(devices: Sequence[str]) -> float:
+    """Of the coarsest dtype that autocast computes in at the moment, zero where it is off."""
+    on = [torch.get_autocast_dtype(device) for device in set(devices) if torch.is_autocast_enabled(device)]
+    return max((unit_roundoff(dtype) for dtype in on), default=0.0)

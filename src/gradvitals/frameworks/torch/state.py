@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
-import inspect
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from gradvitals.frameworks.torch.behind import generators_behind, modules_behind
 from gradvitals.frameworks.torch.objective import tensors_in
 from gradvitals.frameworks.user_code import HostRandomState
 
@@ -62,12 +61,13 @@ def seed_everything(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def preserved(model: Callable[..., Any], inputs: Any = ()) -> Iterator[None]:
+def preserved(model: Any, inputs: Any = (), *, also: Sequence[Any] = ()) -> Iterator[None]:
     """Restore everything on leaving, also after an exception or an interrupt.
 
     Kept are: every attribute of every module (mode, hooks, counters, which tensor is which buffer), the values,
     ``requires_grad`` and ``.grad`` of every tensor among them (the same tensor objects, changed back in place), the
-    global random generators, the grad mode and the default dtype.
+    random generators (global ones and the modules' own), the grad mode and the default dtype. What autocast has cast
+    is forgotten, for it may have been cast from other values.
 
     Parameters
     ----------
@@ -75,10 +75,13 @@ def preserved(model: Callable[..., Any], inputs: Any = ()) -> Iterator[None]:
         Of a function, the modules are those that it is bound to, closes over, or names as globals.
     inputs : any
         Tensors in any nesting that are kept as well: a model may change its inputs in place.
+    also : sequence of torch.nn.Module or callable
+        More to be kept as ``model`` is.
 
     """
     surroundings = (torch.is_grad_enabled(), torch.get_default_dtype(), RandomState.capture())
-    modules = {id(module): module for root in _modules_behind(model) for module in root.modules()}
+    generators = [(generator, generator.get_state()) for generator in generators_behind(model, *also)]
+    modules = {id(module): module for _, root in modules_behind(model, *also) for module in root.modules()}
     attributes = [(module, module.training, _attributes(module)) for module in modules.values()]
     given = [tensor for _, tensor in tensors_in(inputs, "input")]
     tensors = [_TensorState.capture(tensor) for tensor in (*_tensors_of(attributes), *given)]
@@ -94,6 +97,9 @@ def preserved(model: Callable[..., Any], inputs: Any = ()) -> Iterator[None]:
         torch.set_grad_enabled(grad_enabled)
         torch.set_default_dtype(dtype)
         randomness.restore()
+        for generator, position in generators:
+            generator.set_state(position)
+        torch.clear_autocast_cache()
 
 
 #: An attribute's value and, of a plain container, a copy of its contents.
@@ -171,28 +177,3 @@ def _write_back(tensor: torch.Tensor, values: torch.Tensor) -> None:
         tensor.data = values
     elif not torch.equal(current, values):
         current.copy_(values)
-
-
-def _modules_behind(function: Any, depth: int = 3) -> Iterator[torch.nn.Module]:
-    """The modules behind a callable: itself, or those that it is bound to, closes over, or names as globals."""
-    if isinstance(function, torch.nn.Module):
-        yield function
-    elif depth > 0 and callable(function):
-        parts = [getattr(function, "__self__", None), getattr(function, "__wrapped__", None)]
-        if isinstance(function, functools.partial):
-            parts += [function.func, *function.args, *function.keywords.values()]
-        if inspect.isfunction(function):
-            names = function.__code__.co_names
-            parts += [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-            parts += [function.__globals__[name] for name in names if name in function.__globals__]
-        elif not inspect.isroutine(function) and not inspect.isclass(function):
-            parts += getattr(function, "__dict__", {}).values()
-        for part in parts:
-            yield from _modules_behind(part, depth - 1)
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # a name that the enclosing function hasn't assigned yet
-        return False
