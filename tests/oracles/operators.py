@@ -125,6 +125,8 @@ def case_of(name, info, at, sample, dtype, most):
         return Unusable("no input requires a gradient")
     if any(x.is_complex() or x.layout != torch.strided for x in inputs):
         return Unusable("complex or sparse input")
+    if not all(x.isfinite().all() for x in inputs):
+        return Unusable("input not finite")
     if not 0 < sum(x.numel() for x in inputs) <= most:
         return Unusable("no entries" if not any(x.numel() for x in inputs) else "too large")
     try:

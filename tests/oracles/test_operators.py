@@ -94,6 +94,10 @@ def test_what_is_left_out_has_its_reason():
     assert reasons([operators.case_of("sqrt", Info(torch.sqrt), 0, Sample(torch.zeros(3)), "float32", 200)]) == {
         "gradient not finite"
     }
+    undefined = Sample(torch.full((3,), torch.nan))
+    assert reasons([operators.case_of("nansum", Info(torch.nansum), 0, undefined, "float32", 200)]) == {
+        "input not finite"
+    }
     assert reasons([operators.case_of("sin", Info(torch.sin), 0, Sample(torch.zeros(201)), "float32", 200)]) == {
         "too large"
     }
