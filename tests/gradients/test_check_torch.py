@@ -415,18 +415,17 @@ def test_inputs_of_every_layout_are_checked(x):
     assert report.table("tensors").column("shape") == (tuple(x.shape),)
 
 
-def test_entries_agree_with_autograd():
+@pytest.mark.parametrize("path", ["0.weight", "0.bias", "2.weight", "2.bias", "input"])
+def test_entries_agree_with_autograd(path):
     model, x = network(), wide(5, 4)
-    report = gv.check(model, x, loss=lambda out: out.square().mean())
+    report = gv.check(model, x, loss=lambda out: out.square().mean(), wrt=path)
     x.requires_grad_()
     tensors = {**dict(model.named_parameters()), "input": x}
-    truth = dict(
-        zip(tensors, torch.autograd.grad(model(x).square().mean(), list(tensors.values())), strict=True),
-    )
+    (truth,) = torch.autograd.grad(model(x).square().mean(), [tensors[path]])
     entries = list(report.table("entries").records())
-    assert {entry["path"] for entry in entries} == set(tensors)
+    assert entries
     for entry in entries:
-        exact = float(truth[entry["path"]][entry["index"]])
+        exact = float(truth[entry["index"]])
         assert entry["analytic"] == pytest.approx(exact, rel=1e-12)
         assert abs(entry["numeric"] - exact) <= 5 * entry["error"] + 1e-13
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from gradvitals.frameworks.problem import Gradient, Tensor
-from gradvitals.gradients.measure_base import Base, measure_base
-from gradvitals.gradients.measure_lines import CONFIRM_AT, SUSPECT_AT, Line, confirmed, measure_line
-from gradvitals.maths.differences import ladder_for
+from gradvitals.frameworks.problem import Gradient, Tensor, values_one_by_one
+from gradvitals.gradients.measure_base import Base, measure_base, surroundings
+from gradvitals.gradients.measure_lines import CONFIRM_FROM, SUSPECT_AT, Line, confirmed, measure_line
+from gradvitals.maths.differences import ladder_for, rounding
 
 UNIT = 2.0**-53
 
@@ -21,6 +21,7 @@ class Analytic:
     objective = "scalar"
     sample_sizes = ()
     roundoff = UNIT
+    evaluation = "sequential"
 
     def __init__(self, function, gradient, *points):
         self.function, self.slope, self.points = function, gradient, points
@@ -30,8 +31,12 @@ class Analytic:
     def point(self, tensor):
         return self.points[tensor]
 
-    def rounded(self, tensor, values):
-        return values
+    def values(self, points):
+        return values_one_by_one(self, points, self.value({}).size)
+
+    @property
+    def output_sizes(self):
+        return (self.value({}).size,)
 
     def value(self, moved):
         at = [moved.get(k, x) for k, x in enumerate(self.points)]
@@ -54,8 +59,7 @@ def base_of(problem, gradients, cotangent=None, noise=0.0):
     return Base(
         points=problem.points,
         value=value,
-        repeat_noise=np.zeros(value.size),
-        noise=noise,
+        noise=np.hypot(rounding(value, UNIT), noise),
         cotangent=np.ones(value.size) if cotangent is None else cotangent,
         gradients=tuple(gradients),
         gradient_errors=tuple(np.zeros(g.size) for g in gradients),
@@ -159,9 +163,9 @@ def test_noise_of_the_function_is_in_the_error_bar(rng):
 def measured_base(problem, seed):
     value, again = problem.value({}), problem.value({})
     cotangent = np.ones(value.size)
-    return measure_base(
-        problem, value, abs(again - value), cotangent, problem.gradient(cotangent), np.random.default_rng(seed)
-    )
+    rng = np.random.default_rng(seed)
+    around = surroundings(problem, value, abs(again - value), rng)
+    return measure_base(problem, value, around, cotangent, problem.gradient(cotangent), rng)
 
 
 def test_the_functions_noise_is_recovered(rng):
@@ -169,7 +173,7 @@ def test_the_functions_noise_is_recovered(rng):
     noise = np.random.default_rng(1)
     x = rng.normal(size=4)
     problem = Analytic(lambda x: np.sin(x).sum() + sigma * noise.standard_normal(), lambda x: (np.cos(x),), x)
-    found = [measured_base(problem, seed).noise for seed in range(200)]
+    found = [measured_base(problem, seed).projected_noise for seed in range(200)]
     assert np.median(found) == pytest.approx(sigma, rel=0.5)
     assert np.quantile(found, 0.02) > sigma / 5
 
@@ -178,7 +182,7 @@ def test_the_functions_noise_is_recovered(rng):
 def test_a_function_that_is_rounded_inside_is_noisy_by_what_it_rounds_to(quantum, rng):
     x = rng.normal(size=4)
     problem = Analytic(lambda x: np.round(np.sin(x) / quantum) * quantum, lambda x: (np.cos(x),), x)
-    found = [measured_base(problem, seed).noise for seed in range(50)]
+    found = [measured_base(problem, seed).projected_noise for seed in range(50)]
     assert np.median(found) > 0.1 * quantum
     assert np.median(found) < 10 * quantum
 
@@ -205,24 +209,24 @@ def test_what_only_one_ladder_sees_is_not_confirmed(smooth, rng):
     gradients = smooth.slope(*smooth.points)
     base = base_of(smooth, gradients)
     honest = measure_line(smooth, base, {0: rng.normal(size=5)})
-    imagined = Line(honest.direction, honest.analytic, 1e-3, 1e-9, 1e-9, 0.0, 0.0, honest.rung)
+    imagined = Line(honest.direction, honest.analytic, 1e-3, 1e-9, 1e-9, 0.0, 0.0, 0.0, honest.rung)
     assert imagined.suspect(0.0)
     assert not confirmed(smooth, base, imagined, 0.0)
 
 
 def test_confirmation_uses_other_steps():
     own = set(ladder_for(UNIT).steps)
-    assert all(not own & set(ladder_for(UNIT).scaled(factor).steps) for factor in CONFIRM_AT)
+    assert all(not own & set(ladder_for(UNIT).multiple(multiple).steps) for multiple in CONFIRM_FROM)
 
 
 def test_widening_adds_independent_errors():
-    line = Line({}, 1.0, 0.5, 3.0, 0.0, 0.0, 0.25, 0)
+    line = Line({}, 1.0, 0.5, 3.0, 0.0, 0.0, 0.0, 0.25, 0)
     assert line.widened(4.0).error == pytest.approx(5.0)
     assert line.bar == pytest.approx(SUSPECT_AT * 3 + 0.25)
     assert line.numeric == 1.5
 
 
 def test_immaterial_differences_are_not_suspect():
-    line = Line({}, 1.0, 1e-8, 1e-12, 0.0, 0.0, 0.0, 0)
+    line = Line({}, 1.0, 1e-8, 1e-12, 0.0, 0.0, 0.0, 0.0, 0)
     assert line.suspect(0.0)
     assert not line.suspect(1e-7)

@@ -120,7 +120,7 @@ def test_gradients_that_were_there_stay_the_same_object_with_the_same_values():
     assert torch.equal(gradient, values)
 
 
-@pytest.mark.parametrize("at", [1, 2, 4, 7, 40, 150])
+@pytest.mark.parametrize("at", [1, 2, 4, 7, 20, 40])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=["interrupt", "exit"])
 def test_after_an_interrupt_in_the_middle_everything_is_as_before(restless, at, error):
     model, x = restless
@@ -131,7 +131,7 @@ def test_after_an_interrupt_in_the_middle_everything_is_as_before(restless, at, 
     state.assert_kept()
 
 
-@pytest.mark.parametrize("at", [1, 4])
+@pytest.mark.parametrize("at", [1, 2])
 def test_after_a_failing_forward_everything_is_as_before(restless, at):
     model, x = restless
     model.calls, model.raise_at, model.error = 0, at, RuntimeError("broken")

@@ -98,6 +98,7 @@ def _entry(problem: Problem, base: Base, at: int, index: int, ladder: Ladder) ->
     unit = np.zeros(base.points[at].size)
     unit[index] = scale
     line = measure_line(problem, base, {at: unit}, ladder)
+    scale = float(line.direction[at][index])  # as far as the dtype lets it move
     # An entry that is small beside the tensor's others may be rounding only: compare with what is material for the
     # tensor.
     rms = float(np.linalg.norm(base.gradients[at])) / np.sqrt(base.points[at].size)

@@ -326,11 +326,12 @@ def derivative(function: Callable[[float], float], at: float, *, scale: float | 
     steps = ladder.steps * unit_step
     centre = function(at)
     plus, minus = (np.array([[function(at + sign * h)] for h in steps]) for sign in (1, -1))
-    near, far = (
-        np.array([[function(at + k * spacing * unit_step)] for k in NEARBY])
-        for spacing in (spacing_for(unit), FARTHEST_STAIR)
-    )
-    stairs = stair_height(far) / math.sqrt(12) if (np.diff(near, axis=0) == 0).any() else np.zeros(1)
-    noise = np.fmax(np.fmax(rounding(np.array([centre]), unit), noise_from(near)), stairs)
+    spacing, stairs = spacing_for(unit), np.zeros(1)
+    near = values = np.array([[function(at + k * spacing * unit_step)] for k in NEARBY])
+    while spacing < FARTHEST_STAIR and (np.diff(values, axis=0) == 0).any():
+        spacing *= 4
+        values = np.array([[function(at + k * spacing * unit_step)] for k in NEARBY])
+        stairs = np.fmax(stairs, stair_height(values))
+    noise = np.fmax(np.fmax(rounding(np.array([centre]), unit), noise_from(near)), stairs / math.sqrt(12))
     quotients = (plus - minus) / (2 * steps[:, None])
     return extrapolate(quotients, steps, noise, kink_errors(plus + minus - 2 * centre, steps, noise))
