@@ -11,8 +11,10 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 SOURCE = ROOT / "src" / "gradvitals"
-#: The folders in which torch may be imported by name.
-TORCH_SIDE = ("frameworks/torch/", "faces/")
+#: The modules whose import takes a framework for granted.
+AFTER_A_FRAMEWORK = ("frameworks/torch/", "frameworks/jax/", "faces/starters/", "faces/torch_patients.py")
+#: The folders in which torch or jax may be imported by name.
+TORCH_SIDE = ("frameworks/torch/", "frameworks/jax/", "faces/")
 
 
 def imports(path: Path, *, everywhere: bool) -> set[str]:
@@ -74,6 +76,6 @@ def test_what_the_package_needs_is_what_it_declares() -> None:
     known = sys.stdlib_module_names | {"gradvitals", "numpy", "click", "rich"}
     for path in SOURCE.rglob("*.py"):
         name = path.relative_to(SOURCE).as_posix()
-        if name.startswith(("frameworks/torch/", "faces/starters/")) or name == "faces/torch_patients.py":
+        if name.startswith(AFTER_A_FRAMEWORK):
             continue
         assert imports(path, everywhere=False) <= known, path

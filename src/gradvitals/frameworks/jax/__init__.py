@@ -1,0 +1,1 @@
+"""JAX functions, modules that are pytrees, and hand-written gradients of either."""
