@@ -8,6 +8,7 @@ other is only reported.
     python benchmarks/gradients_operators.py                          # measure what is missing; print the tables
     python benchmarks/gradients_operators.py --half tuning --dtypes float32 --judges gradvitals --failures
     python benchmarks/gradients_operators.py --ops 'linalg.*' --fresh
+    python benchmarks/gradients_operators.py --correct --failures     # no mutants: what is refused, in two minutes
     python benchmarks/gradients_operators.py --shadow                 # evaluations in float64: a judge of its own
     python benchmarks/gradients_operators.py --table                  # print only, from the results that are there
 
@@ -180,7 +181,7 @@ def _is_above_stated(record, mutant):
     return record["change"] > float(record[stated])
 
 
-def operator_records(found, ask, cap):
+def operator_records(found, ask, cap, *, only_correct=False):
     """All answers about an operator, given its cases; and what was left out, counted."""
     records, left_out = [], Counter()
     for case in found:
@@ -192,7 +193,7 @@ def operator_records(found, ask, cap):
         record["entries"] = [sum(x.numel() for x in case.inputs), sum(y.numel() for y in case.function(*case.inputs))]
         record["own_error"] = [case.reference.own_error(at) for at in range(len(case.inputs))]
         records.append(record)
-        for mutant in operator_mutants.mutants(case):
+        for mutant in () if only_correct else operator_mutants.mutants(case):
             if isinstance(mutant, operators.Unusable):
                 left_out[f"mutant: {mutant.reason}"] += 1
             elif record["verdict"] in {"pass", "warn"}:
@@ -226,7 +227,7 @@ def measure(options, chosen):
                     continue
                 print(f"{dtype} {count}/{len(names)} {name} · {who}", file=sys.stderr, flush=True)
                 cases = operators.cases(name, chosen[dtype][name], dtype) if cases is None else cases
-                result = operator_records(cases, ask, options.cap)
+                result = operator_records(cases, ask, options.cap, only_correct=options.correct)
                 result = {"state": states[who], "judge": who, "dtype": dtype, "operator": name, **result}
                 file.parent.mkdir(parents=True, exist_ok=True)
                 part = file.with_suffix(".part")
@@ -241,7 +242,7 @@ def is_wanted(file, options, state):
 
 
 def result_file(options, who, dtype, name):
-    folder = who.replace(",", "").replace(" ", "-")
+    folder = who.replace(",", "").replace(" ", "-") + ("-correct" if options.correct else "")
     return options.results / folder / dtype / f"{name.replace(':', '--')}.json"
 
 
@@ -283,6 +284,7 @@ def arguments():
     parser.add_argument("--dtypes", nargs="+", default=["float64", "float32", "bfloat16"], choices=operators.DTYPES)
     parser.add_argument("--half", default="all", choices=["tuning", "reported", "all"])
     parser.add_argument("--judges", nargs="+", default=["gradvitals", *GRADCHECKS], choices=[*PRECISIONS, *GRADCHECKS])
+    parser.add_argument("--correct", action="store_true", help="no mutants: a quick look at what is refused")
     parser.add_argument("--shadow", action="store_true", help="ask also 'gradvitals float64'")
     parser.add_argument("--shard", type=_shard, default=(0, 1), help="i/n: of n processes, the i-th from 0")
     parser.add_argument("--cap", type=float, default=60.0, help="CPU seconds that one check may take")
