@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradvitals.frameworks.case import Case
+from gradvitals.frameworks.numpy_pullback import LAYOUTS, NumpyPullback, laid_out, split
 from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree, matching, values_one_by_one
 from gradvitals.frameworks.tree import leaves, rebuilt, short_names
 from gradvitals.frameworks.user_code import HostRandomState, argument_names, positionals, user_code
@@ -45,6 +46,10 @@ class NumpyProblem:
         When both or neither of ``grad=`` and ``vjp=`` are given.
 
     """
+
+    layouts = LAYOUTS
+    #: The caller hands each backward pass a cotangent of its own.
+    shares_cotangents = False
 
     def __init__(self, case: Case, wrt: Sequence[str] | None = None) -> None:
         if (case.grad is None) == (case.vjp is None):
@@ -85,6 +90,8 @@ class NumpyProblem:
         self.roundoff = max(tensor.roundoff for tensor in self.tensors)
         self.evaluation = "sequential"
         self._size = self.value({}).size
+        #: A gradient that is no backward pass takes no cotangent.
+        self.pullback = None if case.vjp is None else self._ready
 
     def shadow(self) -> NumpyProblem | None:
         if self.roundoff <= _ROUNDOFF["float64"]:
@@ -141,7 +148,7 @@ class NumpyProblem:
 
     def representable(self, cotangent: Array) -> Array:
         outputs, _ = self._forward({})  # in the user's precision, in which the cotangent arrives
-        return np.concatenate([part.astype(np.float64).reshape(-1) for part in _split(cotangent, outputs)])
+        return np.concatenate([part.astype(np.float64).reshape(-1) for part in split(cotangent, outputs)])
 
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
         moved = moved or {}
@@ -151,10 +158,7 @@ class NumpyProblem:
         else:
             found = self._pulled_back(cotangent, moved)
             factor = 1.0
-        return tuple(
-            _judgeable(found.get(path), tensor, factor)
-            for path, tensor in zip(self._full_paths, self.tensors, strict=True)
-        )
+        return self._judgeable(found, factor)
 
     def wide_gradient(self, cotangent: Array) -> tuple[Gradient, ...] | None:
         if not self.wide or (self._case.vjp is None and not callable(self._case.grad)):
@@ -164,17 +168,32 @@ class NumpyProblem:
             found = self._pulled_back(cotangent, {}, wide=True) if by_hand else self._claimed({}, wide=True)
         except (ModelError, InputError):
             return None
-        factor = 1.0 if by_hand else float(cotangent[0])
+        return self._judgeable(found, 1.0 if by_hand else float(cotangent[0]))
+
+    def tangent(self, direction: Mapping[int, Array]) -> Array | None:
+        del direction
+        return None  # NumPy has no forward mode
+
+    def _judgeable(self, found: Mapping[str, Any], factor: float = 1.0) -> tuple[Gradient, ...]:
         return tuple(
             _judgeable(found.get(path), tensor, factor)
             for path, tensor in zip(self._full_paths, self.tensors, strict=True)
         )
 
-    def tangent(self, direction: Mapping[int, Array]) -> Array | None:
-        del direction
-        return None  # noqa: RET501 - NumPy has no forward mode
+    def _ready(
+        self,
+        moved: Mapping[int, Array] | None = None,
+        *,
+        layout: str = "plain",
+        shared: Sequence[tuple[int, int]] = (),  # noqa: ARG002 - see NumpyPullback.own_backward
+        only: Sequence[int] | None = None,  # noqa: ARG002 - there is nothing that could be spared
+    ) -> NumpyPullback:
+        outputs, cache = self._forward(moved or {}, layout=layout)
+        return NumpyPullback(outputs, lambda parts: self._judgeable(self._back(parts, cache)))
 
-    def _arguments(self, moved: Mapping[int, Array], *, wide: bool = False) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments(
+        self, moved: Mapping[int, Array], *, wide: bool = False, layout: str = "plain"
+    ) -> tuple[list[Any], dict[str, Any]]:
         elsewhere = {self._full_paths[at]: values for at, values in moved.items()}
 
         def leaf(path: str, value: Any) -> Any:
@@ -187,15 +206,17 @@ class NumpyProblem:
             base = self._base[path]
             dtype = np.dtype(np.float64) if wide else base.dtype
             out = (elsewhere[path].reshape(base.shape) if path in elsewhere else base).astype(dtype)
-            return out if isinstance(value, np.ndarray) else out[()]
+            return laid_out(out, layout) if isinstance(value, np.ndarray) else out[()]
 
         made = [rebuilt(tree, root, leaf) for root, tree in self._roots]
         keywords = [root for root, _ in self._roots[self._count :]]
         return made[: self._count], dict(zip(keywords, made[self._count :], strict=True))
 
-    def _forward(self, moved: Mapping[int, Array], *, wide: bool = False) -> tuple[list[NDArray[Any]], Any]:
+    def _forward(
+        self, moved: Mapping[int, Array], *, wide: bool = False, layout: str = "plain"
+    ) -> tuple[list[NDArray[Any]], Any]:
         """Outputs as arrays, and the cache (None where there is none)."""
-        args, keywords = self._arguments(moved, wide=wide)
+        args, keywords = self._arguments(moved, wide=wide, layout=layout)
         self._random.restore()
         # A step may leave the function's domain: the NaN that it gives there says so, a warning would only puzzle.
         with user_code(f"{self._case.subject}()"), np.errstate(all="ignore"):
@@ -222,9 +243,11 @@ class NumpyProblem:
         return result, None
 
     def _pulled_back(self, cotangent: Array, moved: Mapping[int, Array], *, wide: bool = False) -> dict[str, Any]:
-        backward: Any = self._case.vjp
         outputs, cache = self._forward(moved, wide=wide)
-        parts = _split(cotangent, outputs)
+        return self._back(split(cotangent, outputs), cache)
+
+    def _back(self, parts: list[NDArray[Any]], cache: Any) -> dict[str, Any]:
+        backward: Any = self._case.vjp
         dout: Any = parts[0] if len(parts) == 1 else tuple(parts)
         if isinstance(dout, np.ndarray) and dout.ndim == 0:
             dout = dout[()]
@@ -286,14 +309,6 @@ class NumpyProblem:
                 "name the gradient of W1 'dW1' (or 'W1')",
             )
         yield from matched
-
-
-def _split(cotangent: Array, outputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    parts, start = [], 0
-    for out in outputs:
-        parts.append(cotangent[start : start + out.size].reshape(out.shape).astype(out.dtype))
-        start += out.size
-    return parts
 
 
 def _is_floating(value: Any) -> bool:

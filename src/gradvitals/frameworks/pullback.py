@@ -87,4 +87,4 @@ class Pullable(Problem, Protocol):
 
 def can_pull_back(problem: Problem) -> TypeGuard[Pullable]:
     """Whether a problem is a :class:`Pullable`."""
-    return hasattr(problem, "pullback")
+    return getattr(problem, "pullback", None) is not None
