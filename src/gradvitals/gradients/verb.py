@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from gradvitals.frameworks import as_case, opened
+from gradvitals.frameworks import as_case, burnt_in, opened, penalty
 from gradvitals.frameworks.environment import environment
 from gradvitals.frameworks.problem import Tensor
 from gradvitals.gradients.grades import grade
 from gradvitals.gradients.measure import Measurement, Outcome, measure
+from gradvitals.gradients.measure_exhaustive import measure_exhaustively
 from gradvitals.gradients.rules import judge
+from gradvitals.gradients.terms import in_one, parameters_of, words_of
 from gradvitals.vocabulary.errors import InputError, UsageError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Report, Table
@@ -26,6 +28,7 @@ _SHOWN_ENTRIES = 3
 #: What slopes may be measured in.
 PRECISIONS = ("auto", "native", "float64")
 _KEYWORDS = ("loss", "grad", "vjp", "kwargs", "wrt", "sensitivity", "budget", "precision", "seed", "name", "progress")
+_MORE_KEYWORDS = ("exhaustive", "outputs", "order", "regularisation", "burn_in", "optimizer")
 
 
 def check(
@@ -35,9 +38,15 @@ def check(
     grad: Any = None,
     vjp: Callable[..., Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
-    wrt: str | Sequence[str] | None = None,
+    wrt: Any = None,
+    outputs: Any = None,
+    order: int = 1,
+    regularisation: Callable[..., Any] | None = None,
+    burn_in: int = 0,
+    optimizer: Callable[..., Any] | None = None,
     sensitivity: float | None = None,
     budget: int | None = None,
+    exhaustive: bool = False,
     precision: str = "auto",
     seed: int = 0,
     name: str | None = None,
@@ -62,13 +71,27 @@ def check(
         ``(out, cache)``.
     kwargs : mapping, optional
         Keyword inputs of the model.
-    wrt : str or sequence of str, optional
-        Names or patterns (``"encoder.*"``) of the tensors to check.
+    wrt : str, module, parameter, sequence of these, or mapping of names to modules, optional
+        Names or patterns (``"encoder.*"``) of the tensors to check; modules stand for their parameters, also those
+        that a plain function uses: ``check(step, x, wrt=[G, D])``.
+    outputs : str, int, or sequence of them, optional
+        What of the output is differentiated: ``"logits"``, ``"states[0]"``, ``1``.
+    order : int
+        2: the second derivative, as ``create_graph=True`` gives it, is checked against slopes of the gradient.
+    regularisation : callable, optional
+        A second term of the objective, a scalar function of the model: checked by itself.
+    burn_in : int
+        Training steps on a copy of the model, before it is checked.
+    optimizer : callable, optional
+        For these: makes an optimizer of parameters. Plain gradient descent when not given.
     sensitivity : float, optional
         The relative error that must be resolved; coarser is *unresolved*, never a pass. 1e-4 in float64, 1e-3 in
         float32, 1e-1 in 16-bit formats.
     budget : int, optional
         The most evaluations of the model; what isn't settled then is unresolved.
+    exhaustive : bool
+        Every entry of every tensor is measured as well (two evaluations each, many at once), and what deviates is
+        measured closely.
     precision : {"auto", "native", "float64"}
         What slopes are measured in: the model's own dtype; float64 at the very same point, where the model can and
         computes the same there; or (``"auto"``) natively first, and what that leaves unresolved in float64.
@@ -116,7 +139,7 @@ def check(
 
     """
     for keyword in unknown:
-        raise unknown_keyword("check", keyword, _KEYWORDS)
+        raise unknown_keyword("check", keyword, (*_KEYWORDS, *_MORE_KEYWORDS))
     if sensitivity is not None and not 0 < sensitivity < 1:
         raise InputError(
             "the sensitivity is not a relative error",
@@ -133,20 +156,42 @@ def check(
         raise InputError("the budget is not a number of evaluations", f"budget={budget}", "give 60 or more, or None")
     started = time.perf_counter()
     case = as_case("check", model, inputs, loss=loss, grad=grad, vjp=vjp, kwargs=kwargs, name=name)
+    _require_sound(order, burn_in, optimizer)
+    if burn_in:
+        case, wrt = burnt_in(case, wrt, burn_in, optimizer)
+    if regularisation is not None:
+        given: dict[str, Any] = {"sensitivity": sensitivity, "budget": budget, "precision": precision, "seed": seed}
+        given |= {"progress": progress, "order": order, "exhaustive": exhaustive}
+        data = check(case, wrt=wrt, outputs=outputs, **given)
+        term = check(penalty(case, regularisation), wrt=parameters_of(data, wrt), **given)
+        return in_one(data, term, {"burn_in": burn_in} if burn_in else {})
     patterns = [wrt] if isinstance(wrt, str) else wrt
-    with opened(case, patterns) as problem:
+    with opened(case, patterns, outputs=outputs, order=order) as problem:
         coarsest = max(tensor.roundoff for tensor in problem.tensors)
         wanted = sensitivity or next(value for bound, value in SENSITIVITY if coarsest < bound)
         measured = measure(
             problem, sensitivity=wanted, seed=seed, progress=progress, budget=budget, precision=precision
         )
+        if exhaustive:
+            measured = measure_exhaustively(problem, measured, sensitivity=wanted, seed=seed, progress=progress)
         tensors, objective = problem.tensors, problem.objective
+        left_out: tuple[str, ...] = getattr(problem, "left_out", ())
     return Report(
         verb="check",
         subject=case.subject,
         findings=judge(tensors, measured, wanted),
         tables=(_tensor_table(tensors, measured), _entry_table(tensors, measured)),
-        settings={"seed": seed, "sensitivity": wanted, "objective": objective, "precision": precision},
+        settings={
+            "seed": seed,
+            "sensitivity": wanted,
+            "objective": objective,
+            "precision": precision,
+            **({"outputs": words_of(outputs)} if outputs is not None else {}),
+            **({"left_out": left_out} if left_out else {}),
+            **({"derivative": order} if order != 1 else {}),
+            **({"burn_in": burn_in} if burn_in else {}),
+            **({"exhaustive": True} if exhaustive else {}),
+        },
         environment=environment(),
         cost={
             "seconds": round(time.perf_counter() - started, 4),
@@ -154,6 +199,15 @@ def check(
             "backwards": measured.backwards,
         },
     )
+
+
+def _require_sound(order: int, burn_in: int, optimizer: Any) -> None:
+    if order not in {1, 2}:
+        raise UsageError("only first and second derivatives are checked", f"order={order}", "give order=1 or order=2")
+    if burn_in < 0 or burn_in != int(burn_in):
+        raise InputError("burn_in is not a number of steps", f"burn_in={burn_in}", "give a whole number, such as 10")
+    if optimizer is not None and not burn_in:
+        raise UsageError("an optimizer trains nothing without steps", "optimizer= without burn_in", "give burn_in=10")
 
 
 def _tensor_table(tensors: Sequence[Tensor], measured: Measurement) -> Table:
@@ -167,7 +221,7 @@ def _tensor_row(tensor: Tensor, outcome: Outcome) -> tuple[Fact, ...]:
     return (
         tensor.path,
         tensor.role,
-        tensor.shape,
+        tensor.shown_shape,
         tensor.dtype,
         outcome.status,
         outcome.relative_error,

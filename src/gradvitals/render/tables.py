@@ -12,7 +12,7 @@ from gradvitals.vocabulary.report import Report, Table
 
 #: Columns whose texts are words of the locale; every other text is a name and stays as it is.
 _WORDS = frozenset(
-    {"role", "status", "grade", "likely", "direction", "what", "scheme", "bias", "reason", "harmless_grade"}
+    {"role", "status", "grade", "likely", "direction", "what", "scheme", "bias", "reason", "harmless_grade", "term"}
 )
 #: Columns that are compared with one another digit by digit.
 _COMPARED_BY_EYE = frozenset({"numeric", "analytic"})

@@ -105,11 +105,13 @@ def filled(base: torch.Tensor, values: torch.Tensor, dtype: torch.dtype) -> torc
     """A sparse tensor of the base's pattern with other values, in their order."""
     values = values.to(base.device, dtype).reshape(_values(base).shape)
     if base.layout == torch.sparse_coo:
-        return torch.sparse_coo_tensor(base.indices(), values, base.shape, is_coalesced=True)
+        return torch.sparse_coo_tensor(base.indices(), values, base.shape, is_coalesced=True, check_invariants=False)
     by_row = base.layout in {torch.sparse_csr, torch.sparse_bsr}
     compressed = base.crow_indices() if by_row else base.ccol_indices()
     plain = base.col_indices() if by_row else base.row_indices()
-    return torch.sparse_compressed_tensor(compressed, plain, values, base.shape, layout=base.layout)
+    return torch.sparse_compressed_tensor(
+        compressed, plain, values, base.shape, layout=base.layout, check_invariants=False
+    )
 
 
 def _values(tensor: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.problem import Array, Gradient, agree
@@ -22,6 +23,7 @@ from gradvitals.frameworks.torch.behind import generators_behind
 from gradvitals.frameworks.torch.entries import described, flat, moved_to, snapshot, unit_roundoff, wider, write
 from gradvitals.frameworks.torch.inputs import validate
 from gradvitals.frameworks.torch.layouts import LAYOUTS
+from gradvitals.frameworks.torch.leaves import LeafSweep, leaf_sweeps
 from gradvitals.frameworks.torch.objective import Objective
 from gradvitals.frameworks.torch.replay import Replay
 from gradvitals.frameworks.torch.resend import TorchPullback, made_ready
@@ -169,6 +171,11 @@ class TorchProblem:
     def evaluation(self) -> str:
         return self._batch.evaluation
 
+    def sweeps(self) -> tuple[LeafSweep, ...]:
+        """Faster ways to the entries of parameters than moving them one by one."""
+        numbers = {id(own): at for at, own in enumerate(self._own.values())}
+        return () if self._batch.reason else leaf_sweeps(self, involved(self._case), numbers)
+
     def tensor_at(self, at: int, values: Array) -> torch.Tensor:
         """Flat values of shape (..., size) as the tensor takes them: (..., *shape), in its dtype and on its device."""
         base = self._base[self._keys[at]]
@@ -181,14 +188,12 @@ class TorchProblem:
         return numbers.to(base.device, dtype).reshape(*values.shape[:-1], *base.shape)
 
     def outputs_at(self, moved: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
-        """Outputs with some tensors replaced, which may be those of ``torch.func.vmap``."""
+        """Outputs as real views, with some tensors replaced, which may be those of ``torch.func.vmap``."""
         elsewhere = {self._keys[at]: tensor for at, tensor in moved.items()}
-        with torch.no_grad():
-            if self.wide:
-                with self._in_float64():
-                    return self._run(self._widened({}) | elsewhere, wide=True)
-            with self._placed({}) as point:
-                return self._run(point | elsewhere)
+        with torch.no_grad(), self._in_float64() if self.wide else contextlib.nullcontext(), self._placed({}) as here:
+            point = self._widened({}) if self.wide else here
+            outputs = self._run(point | elsewhere, wide=self.wide)
+            return [torch.view_as_real(output) if output.is_complex() else output for output in outputs]
 
     @property
     def output_roundoff(self) -> Array:
@@ -198,14 +203,18 @@ class TorchProblem:
     def output_sizes(self) -> tuple[int, ...]:
         return tuple(output.numel() * (2 if output.is_complex() else 1) for output in self._outputs)
 
+    @property
+    def output_dtypes(self) -> tuple[torch.dtype, ...]:
+        """In the user's precision."""
+        return tuple(output.dtype for output in self._native_outputs)
+
     def representable(self, cotangent: Array) -> Array:
         parts = zip(self._native_outputs, pullback.split(cotangent, self._native_outputs), strict=True)
         return np.concatenate([flat(moved_to(like, part)) for like, part in parts])
 
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
-        with torch.enable_grad(), self._placed(moved or {}, differentiable=True) as point:
-            outputs = self._run(point)
-            return self._pulled_back(outputs, cotangent, point)
+        with self.recorded(moved or {}, wide=False) as (starts, outputs):
+            return self._pulled_back(outputs, cotangent, starts)
 
     def pullback(
         self,
@@ -224,19 +233,33 @@ class TorchProblem:
         if not self.wide:
             return None
         try:
-            with torch.enable_grad(), self._in_float64():
-                point = {key: tensor.requires_grad_() for key, tensor in self._widened({}).items()}
+            with self.recorded({}, wide=True) as (starts, outputs):
+                return self._pulled_back(outputs, cotangent, starts)
+        except (ModelError, InputError):
+            return None
+
+    @contextlib.contextmanager
+    def recorded(
+        self, moved: Mapping[int, Array], *, wide: bool
+    ) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+        """One leaf per tensor and the outputs, with the graph between them; in float64 if wanted."""
+        with torch.enable_grad():
+            if not wide:
+                with self._placed(moved, differentiable=True) as point:
+                    yield list(point.values()), self._run(point)
+                return
+            with self._in_float64():
+                point = {key: tensor.requires_grad_() for key, tensor in self._widened(moved).items()}
                 for key, tensor in point.items():
                     if key[0] == "parameter":  # hooks on a parameter are part of its backward pass
                         for hook in (self._own[key]._backward_hooks or {}).values():  # noqa: SLF001
                             tensor.register_hook(hook)  # type: ignore[no-untyped-call]
-                return self._pulled_back(self._run(point, wide=True), cotangent, point)
-        except (ModelError, InputError):
-            return None
+                yield list(point.values()), self._run(point, wide=True)
 
     def tangent(self, direction: Mapping[int, Array]) -> Array | None:
         try:
-            with torch.no_grad(), uncompiled(), forward_ad.dual_level():
+            # Of the kernels for attention only the plain one has a forward mode.
+            with torch.no_grad(), uncompiled(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
                 moves = {self._keys[at]: values for at, values in direction.items()}
                 mode = self._in_float64() if self.wide else contextlib.nullcontext()
                 with mode, self._placed({}) as here:
@@ -255,14 +278,13 @@ class TorchProblem:
         )
 
     def _pulled_back(
-        self, outputs: list[torch.Tensor], cotangent: Array, point: Mapping[Key, torch.Tensor]
+        self, outputs: list[torch.Tensor], cotangent: Array, starts: list[torch.Tensor]
     ) -> tuple[Gradient, ...]:
         parts = [
             moved_to(out.detach(), part) for out, part in zip(outputs, pullback.split(cotangent, outputs), strict=True)
         ]
-        tensors = [point[key] for key in self._keys]
         with user_code(f"the backward pass of {self._case.subject}"):
-            return pullback.pulled_back(outputs, parts, tensors, self.tensors)
+            return pullback.pulled_back(outputs, parts, starts, self.tensors)
 
     @contextlib.contextmanager
     def _placed(self, moved: Mapping[int, Array], *, differentiable: bool = False) -> Iterator[dict[Key, torch.Tensor]]:

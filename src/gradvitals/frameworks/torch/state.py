@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,14 @@ def preserved(model: Any, inputs: Any = (), *, also: Sequence[Any] = ()) -> Iter
         for generator, position in generators:
             generator.set_state(position)
         torch.clear_autocast_cache()
+
+
+@contextlib.contextmanager
+def without_our_noise() -> Iterator[None]:
+    """Silence what libraries warn of only because values are computed without recording gradients."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")  # checkpoints
+        yield
 
 
 #: An attribute's value and, of a plain container, a copy of its contents.

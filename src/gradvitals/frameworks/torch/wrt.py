@@ -103,8 +103,7 @@ def _chosen(found: dict[Key, torch.Tensor], behind: dict[Key, torch.Tensor], wrt
         known = found | {k: v for k, v in behind.items() if any(fnmatch.fnmatchcase(k[1], p) for p in patterns)}
         names = set(matching([path for _, path in known], patterns))
         chosen |= {key: tensor for key, tensor in known.items() if key[1] in names}
-    order = list(found | behind)
-    return dict(sorted(chosen.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    return chosen
 
 
 def _of_module(
