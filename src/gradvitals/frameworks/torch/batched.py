@@ -120,7 +120,7 @@ class Batch:
                 continue
             if compare:
                 plain = self._alone(points[0], size) if plain is None else plain
-                if not _same(rows[0], plain, roundoff):
+                if not same_values(rows[0], plain, roundoff):
                     if not isinstance(self._masks, SameMasks):  # perhaps it is dropout that differs
                         self._masks = SameMasks()
                         continue
@@ -215,7 +215,7 @@ def _flat(problem: Evaluated, point: Mapping[int, Array], at: int) -> Array:
     return point[at] if at in point else problem.point(at)
 
 
-def _same(one: Array, other: Array, roundoff: float) -> bool:
+def same_values(one: Array, other: Array, roundoff: float) -> bool:
     """Whether two evaluations at one point agree but for rounding."""
     if one.shape != other.shape:
         return False

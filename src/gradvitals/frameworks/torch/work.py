@@ -42,6 +42,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._work = work
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or the first operation imports the compiler, which takes seconds
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         work = self._work
