@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradvitals.gradients.measure import OVERLOOK, detectable
+from gradvitals.gradients.search import OVERLOOK, detectable
 from gradvitals.maths.differences import (
     NEARBY,
     Ladder,

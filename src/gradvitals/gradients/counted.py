@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
 
@@ -11,39 +12,55 @@ class BudgetSpent(Exception):  # noqa: N818 - not an error: what is unsettled st
     """There are no evaluations left."""
 
 
-class Counted:
-    """The same problem, counted.
+@dataclass(slots=True)
+class Count:
+    """What was done so far: points at which F was evaluated, and backward passes.
 
     Parameters
     ----------
-    problem : Problem
-    progress : callable, optional
-        Called with (evaluations done, evaluations expected).
     expected : int
         A first guess for the progress bar.
+    progress : callable, optional
+        Called with (evaluations done, evaluations expected).
     budget : int, optional
         The most evaluations that are made.
 
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        progress: Callable[[int, int], None] | None = None,
-        *,
-        expected: int = 1,
-        budget: int | None = None,
-    ) -> None:
-        self._progress = progress
-        self._expected = expected
-        self._budget = budget
-        self.evaluations = 0
-        self.backwards = 0
-        self.turn_to(problem)
+    expected: int = 1
+    progress: Callable[[int, int], None] | None = None
+    budget: int | None = None
+    evaluations: int = 0
+    backwards: int = 0
 
-    def turn_to(self, problem: Problem) -> None:
-        """Go on counting with another form of the problem (its float64 shadow)."""
-        self._problem = problem
+    @property
+    def points(self) -> int:
+        """Every point at which F was computed, for a value or on the way to a gradient."""
+        return self.evaluations + self.backwards
+
+    def add(self, points: int) -> None:
+        """Count evaluations before they are made. Raises BudgetSpent where there are too few left."""
+        if self.budget is not None and self.evaluations + points > self.budget:
+            raise BudgetSpent
+        self.evaluations += points
+        if self.progress is not None:
+            self.expected = max(self.expected, self.evaluations + 1)
+            self.progress(self.evaluations, self.expected)
+
+
+class Counted:
+    """A problem whose evaluations are counted; several forms of one problem share a count.
+
+    Parameters
+    ----------
+    problem : Problem
+    count : Count
+
+    """
+
+    def __init__(self, problem: Problem, count: Count) -> None:
+        self.problem = problem
+        self.count = count
         self.tensors = problem.tensors
         self.sample_sizes = problem.sample_sizes
         self.objective = problem.objective
@@ -52,44 +69,29 @@ class Counted:
         self.rounded = problem.rounded
         self.representable = problem.representable
         self.shadow = problem.shadow
-
-    @property
-    def points(self) -> int:
-        """Every point at which F was computed, for a value or on the way to a gradient."""
-        return self.evaluations + self.backwards
+        self.wide_gradient = problem.wide_gradient
+        self.tangent = problem.tangent
 
     @property
     def evaluation(self) -> str:
-        return self._problem.evaluation
-
-    @evaluation.setter
-    def evaluation(self, how: str) -> None:
-        self._problem.evaluation = how
+        return self.problem.evaluation
 
     @property
     def output_roundoff(self) -> Array:
-        return self._problem.output_roundoff
+        return self.problem.output_roundoff
 
     @property
     def output_sizes(self) -> tuple[int, ...]:
-        return self._problem.output_sizes
+        return self.problem.output_sizes
 
     def value(self, moved: Mapping[int, Array]) -> Array:
-        self._count(1)
-        return self._problem.value(moved)
+        self.count.add(1)
+        return self.problem.value(moved)
 
     def values(self, points: Sequence[Mapping[int, Array]]) -> Array:
-        self._count(len(points))
-        return self._problem.values(points)
+        self.count.add(len(points))
+        return self.problem.values(points)
 
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
-        self.backwards += 1
-        return self._problem.gradient(cotangent, moved)
-
-    def _count(self, points: int) -> None:
-        if self._budget is not None and self.evaluations + points > self._budget:
-            raise BudgetSpent
-        self.evaluations += points
-        if self._progress is not None:
-            self._expected = max(self._expected, self.evaluations + 1)
-            self._progress(self.evaluations, self._expected)
+        self.count.backwards += 1
+        return self.problem.gradient(cotangent, moved)

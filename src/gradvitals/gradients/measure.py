@@ -1,98 +1,27 @@
-"""Measure whether the claimed gradient of every tensor is right, wrong or not to be resolved.
-
-All tensors are moved at once, each by as much as makes it contribute alike, along a few random directions. Where
-nothing is missing, all of them are right at once. Where something is, the tensors are bisected; tensors too weak to
-be resolved in company are examined again without the strong ones. A few entries of every tensor are measured one by
-one: they are what a reader compares.
+"""Measure whether the claimed gradient of every tensor is right, wrong or not to be resolved: natively, and what that
+leaves open in float64 or a step beside a kink.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
-from gradvitals.gradients.counted import BudgetSpent, Counted
-from gradvitals.gradients.measure_base import (
-    ZERO_WITHIN,
-    Base,
-    cotangent_of,
-    measure_base,
-    surroundings,
-    with_gradients,
-)
-from gradvitals.gradients.measure_entries import Entry, measure_entries
-from gradvitals.gradients.measure_kinks import Kinks, bent_outputs, outside, without
-from gradvitals.gradients.measure_lines import SUSPECT_AT, Line, confirmed, measure_ray, read
-from gradvitals.gradients.measure_rays import Ray
-from gradvitals.gradients.mistakes import Mistake, recognise
-from gradvitals.maths.differences import MEDIAN_TO_STD, ladder_for
+from gradvitals.gradients.beside import Beside
+from gradvitals.gradients.counted import Count, Counted
+from gradvitals.gradients.measure_base import Base, cotangent_of, measure_base, surroundings
+from gradvitals.gradients.measure_lines import SUSPECT_AT
+from gradvitals.gradients.outcome import Measurement, Outcome
+from gradvitals.gradients.search import USUAL_POINTS, Search
 from gradvitals.vocabulary.errors import InputError
 
-#: Random directions per group of tensors: so many at least and at most. With normal directions what is missing is
-#: N(0, ‖error‖²) whatever the error's pattern, so that the chance of overlooking it can be computed: ``detectable``.
-LEAST_DIRECTIONS, MOST_DIRECTIONS = 2, 6
-#: So many at most in 16-bit formats, whose lines are coarse.
-_MOST_IN_16_BIT, _COARSE = 10, 1e-4
-#: The chance of overlooking an error as large as the stated resolution.
-OVERLOOK = 0.005
-#: No further direction is asked for when this share of the sensitivity is resolved; nor, when the usual number of
-#: points is spent, at that one.
-_AMPLE, _ENOUGH = 0.02, 0.2
-#: Points that a check of something sound takes, forward passes of the backward ones included.
-USUAL_POINTS = 52
-#: Of so few tensors each gets a line of its own.
-_FEW_TENSORS = 4
-#: A line has shown enough when its bar is this share of what is asked for.
-_WELL_WITHIN = 0.03
-#: Below this a slope is nothing, whatever it is compared with.
-_NOTHING = 1e-30
-#: Normal directions are cut here, so that no entry is moved absurdly far.
-_FARTHEST = 4.0
-#: Relative to the widest of several bars, smaller errors aren't looked for.
-_LEAST_DETECTABLE = 1e-15
-#: Outputs are left out when kinks make up this share of a line's error (of its square).
-_MOSTLY_KINKS = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What was found for one tensor.
-
-    ``status`` is right, wrong or unresolved; ``relative_error`` is over everything measured of this tensor (of the
-    tensors that were moved with it, where it never was moved alone) and ``numeric_error`` that number's own error;
-    ``resolution`` the relative error (2-norm) that would have been caught with 99.5 % probability,
-    ``entry_resolution`` the same for a single entry relative to the tensor's RMS.
-    """
-
-    status: str
-    relative_error: float
-    numeric_error: float
-    resolution: float
-    entry_resolution: float
-    entries: tuple[Entry, ...] = ()
-    mistake: Mistake | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """Everything that the rules judge; ``gradients`` as the backward pass gave them, one per tensor.
-
-    ``bases`` holds what was known at the point, natively and (where it was needed) of the float64 shadow.
-    """
-
-    outcomes: tuple[Outcome, ...]
-    gradients: tuple[Gradient, ...]
-    evaluations: int
-    backwards: int
-    spread: float = 0.0
-    value_finite: bool = True
-    kinks: Kinks | None = None
-    bases: tuple[Base, ...] = ()
-    evaluation: str = "sequential"
+#: The rounding of a gradient in float64 is that in the model's own dtype, scaled down; raised by this, for it isn't
+#: measured.
+_DISTRUST_WIDE = 10.0
 
 
 def measure(
@@ -123,7 +52,8 @@ def measure(
 
     """
     shadow = problem.shadow() if precision == "float64" else None
-    counted = Counted(shadow or problem, progress, expected=USUAL_POINTS, budget=budget)
+    count = Count(USUAL_POINTS, progress, budget)
+    counted = Counted(shadow or problem, count)
     rng = np.random.default_rng(seed)
     value, again = counted.value({}), counted.value({})
     if value.size == 0:
@@ -134,44 +64,127 @@ def measure(
         gradients = counted.gradient(cotangent_of(counted, np.zeros(value.size), rng))
         nothing = Outcome("unresolved", math.nan, math.nan, math.inf, math.inf)
         outcomes: tuple[Outcome, ...] = (nothing,) * len(problem.tensors)
-        return Measurement(outcomes, gradients, counted.evaluations, counted.backwards, value_finite=False)
+        return Measurement(outcomes, gradients, count.evaluations, count.backwards, value_finite=False)
     around = surroundings(counted, value, np.abs(again - value), rng)
     cotangent = cotangent_of(counted, around.change, rng)
     gradients = counted.gradient(cotangent)
     base = measure_base(counted, value, around, cotangent, gradients, rng)
-    search = _Search(counted, base, sensitivity, rng)
+    search = Search(counted, base, sensitivity, rng)
     judged = [at for at, gradient in enumerate(gradients) if _can_be_judged(gradient)]
     search.examine(judged)
     search.look_closer(judged)
-    bases = [search.base]
-    left = [at for at in judged if search.status(at) == "unresolved"]
-    if left:
-        shadow = problem.shadow() if precision == "auto" else None
-        if shadow is None:
-            search.examine_alone(judged)
-        else:
-            counted.turn_to(shadow)
-            second = _Search(counted, _wide_base(counted, search.base, rng), sensitivity, rng)
-            second.examine(left)
-            second.examine_alone(left)
-            bases.append(second.base)
+    searches = dict.fromkeys(judged, search)
+    shadow = problem.shadow() if precision != "float64" else None
+    if shadow is not None:
+        searches |= _in_shadow(Counted(shadow, count), search, searches, auto=precision == "auto", rng=rng)
+    if precision != "auto" or shadow is None:
+        search.examine_alone(judged)
+    at_kinks = [at for at in _open(searches) if searches[at].is_at_a_kink(at)]
+    beside = _beside(searches[at_kinks[0]], at_kinks, rng) if at_kinks else {}
+    searches |= beside
     wrong, unknown = (Outcome(status, math.nan, math.nan, math.nan, math.nan) for status in ("wrong", "unresolved"))
     outcomes = tuple(
-        (second if shadow is not None and at in left else search).outcome(at)
-        if at in judged
-        else (unknown if gradient.stopped else wrong)
+        _outcome(searches[at], search.base, at) if at in judged else (unknown if gradient.stopped else wrong)
         for at, gradient in enumerate(gradients)
     )
     return Measurement(
         outcomes,
         gradients,
-        counted.evaluations,
-        counted.backwards,
+        count.evaluations,
+        count.backwards,
         spread,
-        kinks=search.kinks,
-        bases=tuple(bases),
-        evaluation=counted.evaluation,
+        kinks=replace(search.kinks, beside=bool(beside)),
+        base=search.base,
+        evaluation=problem.evaluation,
     )
+
+
+def _in_shadow(
+    shadow: Counted, native: Search, searches: Mapping[int, Search], *, auto: bool, rng: np.random.Generator
+) -> dict[int, Search]:
+    """What float64 tells of tensors that are open natively (``auto``), and of wrong ones whose formula is right there:
+    those are merely imprecise.
+    """
+    base = native.base
+    wide = _wide_gradients(shadow, base)
+    doubtful = [at for at in searches if native.status(at) == "wrong" and wide is not None]
+    asked = [at for at in searches if at in doubtful or (auto and native.status(at) == "unresolved")]
+    if not asked:
+        return {}
+    value, again = shadow.value({}), shadow.value({})
+    around = surroundings(shadow, value, np.abs(again - value), rng)
+    base = replace(base, value=value, noise=around.noise, roundoff=shadow.roundoff)
+    if wide is not None:
+        share = _DISTRUST_WIDE * shadow.roundoff / base.gradient_roundoff
+        base = replace(
+            base,
+            gradients=wide,
+            gradient_errors=tuple(share * errors for errors in base.gradient_errors),
+            gradient_doubts=tuple(share * doubts for doubts in base.gradient_doubts),
+            gradient_roundoff=shadow.roundoff,
+        )
+    search = Search(shadow, base, native.sensitivity, rng)
+    search.examine(asked)
+    search.examine_alone(asked)
+    return {
+        at: search
+        for at in asked
+        if at not in doubtful
+        or (search.status(at) == "right" and _imprecision(search.base, native.base, at) <= native.sensitivity)
+    }
+
+
+def _wide_gradients(shadow: Counted, native: Base) -> tuple[Array, ...] | None:
+    """The claimed gradient's formula in float64, where it can be had."""
+    found = shadow.wide_gradient(native.cotangent)
+    if found is None or any(g.value is not None and not np.isfinite(g.value).all() for g in found):
+        return None
+    if any(g.got_shape is not None or g.stopped for g in found):
+        return None
+    return tuple(np.zeros_like(x) if g.value is None else g.value for g, x in zip(found, native.points, strict=True))
+
+
+def _imprecision(wide: Base, native: Base, at: int) -> float:
+    """How far the claimed gradient lies from its own formula in float64, relatively; 0 where rounding explains it."""
+    apart = float(np.linalg.norm(native.gradients[at] - wide.gradients[at]))
+    explained = SUSPECT_AT * float(np.linalg.norm(native.gradient_errors[at]))
+    size = float(np.linalg.norm(wide.gradients[at]))
+    return apart / size if size and apart > max(explained, native.material * size) else 0.0
+
+
+def _beside(search: Search, at_kinks: Sequence[int], rng: np.random.Generator) -> dict[int, Search]:
+    """The search a step beside the kinks that the point lies on, for the tensors that it settles."""
+    problem = Counted(Beside(search.problem.problem, search.base, rng), search.problem.count)
+    value, again = problem.value({}), problem.value({})
+    around = surroundings(problem, value, np.abs(again - value), rng)
+    gradients = problem.gradient(search.base.cotangent)
+    base = measure_base(problem, value, around, search.base.cotangent, gradients, rng)
+    beside = Search(problem, base, search.sensitivity, rng)
+    beside.examine(at_kinks)
+    trusted = {"right", "wrong"} if _differ(gradients, search.base) else {"right"}
+    return {at: beside for at in at_kinks if beside.status(at) in trusted}
+
+
+def _differ(gradients: Sequence[Gradient], base: Base) -> bool:
+    """Whether gradients are others than those at the base; those given as computed values never are."""
+    return any(
+        g.value is not None and not np.array_equal(g.value, b) for g, b in zip(gradients, base.gradients, strict=True)
+    )
+
+
+def _outcome(search: Search, native: Base, at: int) -> Outcome:
+    """What a search tells of a tensor, and how imprecise its claimed gradient is."""
+    outcome = search.outcome(at)
+    imprecision = (
+        _imprecision(search.base, native, at) if search.base.gradient_roundoff < native.gradient_roundoff else 0.0
+    )
+    if imprecision == 0.0:
+        return outcome
+    return replace(outcome, imprecision=imprecision, relative_error=max(outcome.relative_error, imprecision / 2))
+
+
+def _open(searches: Mapping[int, Search]) -> list[int]:
+    return [at for at, search in searches.items() if search.status(at) == "unresolved"]
 
 
 def _can_be_judged(gradient: Gradient) -> bool:
@@ -179,278 +192,3 @@ def _can_be_judged(gradient: Gradient) -> bool:
     if gradient.got_shape is not None or gradient.stopped:
         return False
     return gradient.value is None or bool(np.isfinite(gradient.value).all())
-
-
-def _wide_base(shadow: Counted, native: Base, rng: np.random.Generator) -> Base:
-    """The native base with values and noise of the shadow; the claimed gradient and its rounding stay."""
-    value, again = shadow.value({}), shadow.value({})
-    around = surroundings(shadow, value, np.abs(again - value), rng)
-    return replace(native, value=value, noise=around.noise, roundoff=shadow.roundoff)
-
-
-class _Search:
-    """The examination of groups of tensors; remembers what each tensor's lines showed."""
-
-    def __init__(self, problem: Counted, base: Base, sensitivity: float, rng: np.random.Generator) -> None:
-        self._problem = problem
-        self.base = base
-        self._sensitivity = sensitivity
-        self._rng = rng
-        self._most = MOST_DIRECTIONS if base.gradient_roundoff < _COARSE else _MOST_IN_16_BIT
-        self._status: dict[int, str] = {}
-        self._resolution: dict[int, float] = {}
-        self._lines: dict[int, list[Line]] = {}
-        self.kinks = Kinks(np.zeros(base.value.size, dtype=bool))
-        #: What a gradient that is zero by itself is compared with.
-        self._reference = max((base.strength(at) for at in range(len(base.points))), default=0.0) or float(
-            np.linalg.norm(base.cotangent * base.value)
-        )
-
-    def status(self, at: int) -> str:
-        """Right, wrong or unresolved."""
-        return self._status.get(at, "unresolved")
-
-    def examine(self, group: Sequence[int]) -> None:
-        """Settle every tensor of the group."""
-        if not group:
-            return
-        reach = self._reaches(group)
-        lines, wrong = self._ask(group, reach)
-        if wrong and len(group) > 1:
-            half = len(group) // 2
-            self.examine(group[:half])
-            self.examine(group[half:])
-            return
-        for at in group:
-            self._lines[at] = lines
-            self._resolution[at] = self._resolved(lines, at, group, reach)
-            if wrong:
-                self._status[at] = "wrong"
-            elif self._resolution[at] <= self._sensitivity:
-                self._status[at] = "right"
-            else:
-                self._status[at] = "unresolved"
-
-    def examine_alone(self, group: Sequence[int]) -> None:
-        """Examine again, without the strong ones, those tensors that are too weak to be resolved in company."""
-        weak = [at for at in group if self.status(at) == "unresolved" and self._resolvable_alone(at)]
-        if not weak or len(group) == 1:
-            return
-        half = len(weak) // 2
-        for part in (weak[:half], weak[half:]) if len(weak) == len(group) else (weak,):
-            self.examine(part)
-            self.examine_alone(part)
-
-    def look_closer(self, group: Sequence[int]) -> None:
-        """A line of its own for each tensor that is right in company, as far as the usual number of points goes."""
-        if not 1 < len(group) <= _FEW_TENSORS:
-            return
-        for at in group:
-            lines = self._lines.get(at, [])
-            if self.status(at) != "right" or any(set(line.direction) == {at} for line in lines):
-                continue
-            if lines and self._problem.points + self._cost() > USUAL_POINTS:
-                return
-            reach = {at: self.base.scales[at]}
-            own, wrong = self._ask([at], reach, most=1)
-            self._lines[at] = [*lines, *own]
-            if wrong:
-                self._status[at] = "wrong"
-
-    def outcome(self, at: int) -> Outcome:
-        """What is known of one tensor, with its entries and, where it is wrong, the kind of mistake."""
-        base, tensor = self.base, self._problem.tensors[at]
-        if at not in self._lines:  # the budget was spent before its turn
-            return Outcome("unresolved", math.nan, math.nan, math.inf, math.inf)
-        lines, status = self._lines[at], self._status[at]
-        entries, complete = self._entries(at)
-        if status != "wrong" and any(entry.wrong for entry in entries):
-            status = "wrong"
-        own = [line for line in lines if set(line.direction) == {at}]
-        measured = [entry.line for entry in entries] if complete or (entries and not own) else (own or lines)
-        relative_error, numeric_error = _relative_error(measured)
-        rms = float(np.linalg.norm(base.gradients[at])) / math.sqrt(max(tensor.size, 1))
-        if complete and rms > 0:
-            bars = [max(e.line.bar, base.material * abs(e.line.analytic)) / e.scale for e in entries]
-            entry_resolution = max(bars, default=math.inf) / rms
-        else:
-            entry_resolution = self._resolution[at] * math.sqrt(tensor.size)
-        mistake = None
-        if status == "wrong":
-            mistake = recognise(
-                tensor, base.gradients[at], [*own, *(e.line for e in entries)], entries, self._problem.sample_sizes, at
-            )
-        return Outcome(status, relative_error, numeric_error, self._resolution[at], entry_resolution, entries, mistake)
-
-    def _entries(self, at: int) -> tuple[tuple[Entry, ...], bool]:
-        """Entries of one tensor: the pattern of what is wrong, or a few of a right one for the reader."""
-        lines, wrong = self._lines[at], self._status[at] == "wrong"
-        rung = int(np.median([line.rung for line in lines])) if lines else 0
-        left = USUAL_POINTS - self._problem.points
-        allowed = left // (self._cost() * max(1, len(self._problem.tensors) - at)) if not wrong else 0
-        try:
-            return measure_entries(self._problem, self.base, at, self._rng, rung=rung, wrong=wrong, allowed=allowed)
-        except BudgetSpent:
-            return (), False
-
-    def _ask(
-        self, group: Sequence[int], reach: Mapping[int, float], *, most: int | None = None
-    ) -> tuple[list[Line], bool]:
-        """Lines through a group; True with them when one shows, confirmed, that something is missing."""
-        rays: list[Ray] = []
-        lines: list[Line] = []
-        verdicts: dict[int, bool] = {}
-        try:
-            while len(rays) < (most or self._most):
-                direction = {at: reach[at] * self._normal(self._problem.tensors[at].size) for at in group}
-                rays.append(measure_ray(self._problem, self.base, direction, enough=self._needed(group, reach)))
-                if self._leaves_out_kinks(rays, group, reach):
-                    lines, verdicts = [], {}
-                lines += [read(self.base, ray) for ray in rays[len(lines) :]]
-                judged = self._judged(lines, self._material(group, reach), verdicts)
-                wrong = any(verdicts.values())
-                if wrong and len(group) > 1:
-                    break
-                if not wrong and len(rays) >= LEAST_DIRECTIONS and self._has_seen_enough(judged, group, reach):
-                    break
-        except BudgetSpent:
-            judged = self._judged(lines, math.inf, verdicts)
-        return judged, any(verdicts.values())
-
-    def _judged(self, lines: Sequence[Line], material: float, verdicts: dict[int, bool]) -> list[Line]:
-        """The lines with bars that hold; ``verdicts`` remembers, by line, which suspicions were confirmed."""
-        # Kinks nearby bend one line more and another less: their typical size is what any of the lines may be off by.
-        kinks = MEDIAN_TO_STD * float(np.median([line.kinks for line in lines])) if lines else 0.0
-        judged = []
-        for number, line in enumerate(line.widened(kinks) for line in lines):
-            if line.suspect(material) and number not in verdicts:
-                known = any(verdicts.values())
-                verdicts[number] = known or confirmed(self._problem, self.base, line, material)
-            # A suspicion that doesn't repeat itself widens the bar, so that the resolution stays true.
-            doubtful = line.suspect(material) and not verdicts.get(number, False)
-            judged.append(line.widened(abs(line.missing)) if doubtful else line)
-        return judged
-
-    def _has_seen_enough(self, lines: Sequence[Line], group: Sequence[int], reach: Mapping[int, float]) -> bool:
-        worst = max(self._resolved(lines, at, group, reach) for at in group)
-        spent = self._problem.points + self._cost() > USUAL_POINTS
-        coarse = self.base.gradient_roundoff >= _COARSE
-        if worst <= (_AMPLE if not spent else 1.0 if coarse else _ENOUGH) * self._sensitivity:
-            return True
-        # Noise is the same along all lines: when the best one is too coarse, more of them won't do.
-        best = min(lines, key=lambda line: line.bar)
-        return self._resolved([best] * self._most, group[0], group, reach) > self._sensitivity
-
-    def _leaves_out_kinks(self, rays: Sequence[Ray], group: Sequence[int], reach: Mapping[int, float]) -> bool:
-        """Leave outputs at kinks out of the cotangent where they spoil the lines; True when that was done just now."""
-        base = self.base
-        if self._problem.objective != "random" or base.value.size == 1 or self.kinks.masked.any():
-            return False
-        line = read(base, rays[-1])
-        spoilt = not math.isfinite(line.error) or line.kinks**2 > _MOSTLY_KINKS * line.error**2
-        if not spoilt or line.bar <= self._needed(group, reach):
-            return False
-        masked = bent_outputs(base, rays) & (base.cotangent != 0)
-        if not masked.any() or masked[base.cotangent != 0].all():
-            return False
-        cotangent, gradients = without(self._problem, base, masked)
-        self.base = with_gradients(self._problem, base, cotangent, gradients, self._rng)
-        self.kinks = Kinks(masked, outside(base, self.base, masked, rays))
-        return True
-
-    def _needed(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
-        """What a line may miss without another step being asked for."""
-        usual = float(np.median([reach[at] * float(np.linalg.norm(self.base.gradients[at])) for at in group]))
-        return max(_WELL_WITHIN * self._sensitivity * usual, self._material(group, reach))
-
-    def _cost(self) -> int:
-        """Points that one more line takes."""
-        start, stop = ladder_for(self.base.roundoff).middle
-        return 2 * (stop - start)
-
-    def _resolved(self, lines: Sequence[Line], at: int, group: Sequence[int], reach: Mapping[int, float]) -> float:
-        """The relative error of one tensor that the lines would have shown."""
-        material = self._material(group, reach)
-        caught = detectable([max(line.bar, material) for line in lines])
-        return self._relative(caught, reach[at] * self.base.strength(at) / self.base.scales[at], at)
-
-    def _reaches(self, group: Sequence[int]) -> dict[int, float]:
-        """How far each tensor is moved: its own scale, less for those that contribute more than the median one."""
-        base = self.base
-        strengths = [base.strength(at) for at in group if base.strength(at) > 0]
-        usual = float(np.median(strengths)) if strengths else 0.0
-        return {
-            at: base.scales[at] * (min(1.0, usual / base.strength(at)) if base.strength(at) > 0 else 1.0)
-            for at in group
-        }
-
-    def _material(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
-        base = self.base
-        contributions = [reach[at] * float(np.linalg.norm(base.gradients[at])) for at in group]
-        return base.material * math.sqrt(sum(c * c for c in contributions))
-
-    def _resolvable_alone(self, at: int) -> bool:
-        """Whether, without the others, the function's noise and the gradient's own rounding leave enough to be seen."""
-        own = self.base.scales[at] * float(np.linalg.norm(self.base.gradient_errors[at]))
-        # Alone it may be moved farther: the noise counts least at the longest step.
-        noise = self.base.projected_noise / (math.sqrt(2) * float(ladder_for(self.base.roundoff).steps[0]))
-        bars = [SUSPECT_AT * math.hypot(noise, own)] * self._most
-        resolution = max(self._relative(detectable(bars), self.base.strength(at), at), 2 * self.base.material)
-        return resolution <= self._sensitivity
-
-    def _relative(self, caught: float, contribution: float, at: int) -> float:
-        """An error that is caught, relative to the tensor's gradient, or to the largest one where this gradient is
-        zero.
-        """
-        own = self.base.gradients[at]
-        rounding = float(np.linalg.norm(self.base.gradient_errors[at]))
-        is_zero = float(np.linalg.norm(own)) <= ZERO_WITHIN * rounding
-        size = self._reference if is_zero else contribution
-        if (
-            size == 0
-        ):  # function and gradient are zero: so is what could be missing, but for numbers too small for a float32
-            return 0.0 if caught < _NOTHING else math.inf
-        return caught / size
-
-    def _normal(self, size: int) -> Array:
-        return np.clip(self._rng.standard_normal(size), -_FARTHEST, _FARTHEST)
-
-
-def detectable(bars: Sequence[float]) -> float:
-    """The size of an error that at least one of several random lines shows with probability 99.5 %.
-
-    Along a normal direction an error of size ρ is missing as N(0, ρ²), and is overlooked when that stays below the
-    line's bar. Solves Π P(|N(0, ρ²)| < barₖ) = 0.005 for ρ.
-
-    Parameters
-    ----------
-    bars : sequence of float
-        What must be exceeded along each line.
-
-    Examples
-    --------
-    >>> round(detectable([1.0] * 6), 2)
-    1.84
-
-    """
-    finite = [bar for bar in bars if math.isfinite(bar)]
-    if not finite:
-        return math.inf
-    unit = max(finite)
-    if unit == 0:
-        return 0.0
-    relative = [bar / unit for bar in finite]
-    low, high = _LEAST_DETECTABLE, 1e6
-    for _ in range(80):
-        middle = math.sqrt(low * high)
-        overlooked = math.prod(math.erf(bar / (middle * math.sqrt(2))) for bar in relative)
-        low, high = (middle, high) if overlooked > OVERLOOK else (low, middle)
-    return high * unit
-
-
-def _relative_error(lines: Sequence[Line]) -> tuple[float, float]:
-    """‖numeric − analytic‖ / (‖numeric‖ + ‖analytic‖) over lines, and the numeric side's own relative error."""
-    missing = math.sqrt(sum(line.missing**2 for line in lines))
-    size = math.sqrt(sum(line.numeric**2 for line in lines)) + math.sqrt(sum(line.analytic**2 for line in lines))
-    error = math.sqrt(sum(line.error**2 for line in lines))
-    return (missing / size, error / size) if size else (0.0, 0.0)

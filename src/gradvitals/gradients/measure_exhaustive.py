@@ -15,7 +15,7 @@ import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
 from gradvitals.frameworks.sweep import EntrySweep, Sweep, Swept
-from gradvitals.gradients.counted import Counted
+from gradvitals.gradients.counted import Count, Counted
 from gradvitals.gradients.measure_base import Base, surroundings
 from gradvitals.gradients.measure_entries import Entry
 from gradvitals.gradients.measure_lines import SUSPECT_AT, confirmed, measure_line
@@ -74,7 +74,7 @@ def measure_exhaustively(
         Called with (evaluations done, evaluations expected).
 
     """
-    if not measured.bases:
+    if measured.base is None:
         return measured
     where = problem.shadow() or problem
     examination = _Examination(where, measured, np.random.default_rng(seed), progress)
@@ -110,16 +110,16 @@ class _Examination:
         rng: np.random.Generator,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        self._problem = Counted(problem)
+        self._problem = Counted(problem, Count())
         self._rng = rng
         self._progress = progress
         self._before = measured.evaluations
         self._expected = measured.evaluations + 2 * sum(tensor.size for tensor in problem.tensors)
-        self.base = self._base(measured.bases[-1])
+        self.base = self._base(measured.base)
 
     @property
     def evaluations(self) -> int:
-        return self._problem.evaluations
+        return self._problem.count.evaluations
 
     def _base(self, base: Base) -> Base:
         """What is known at the point, of the evaluations that are made now."""
@@ -165,7 +165,7 @@ class _Examination:
         for start in range(0, len(entrances), block):
             some, far = entrances[start : start + block], displacements[start : start + block]
             values = sweep.values(np.concatenate([some, some]), np.concatenate([far, -far]))
-            self._problem.evaluations += len(values)
+            self._problem.count.evaluations += len(values)
             if self._progress is not None:
                 done = self._before + self.evaluations
                 self._progress(done, max(self._expected, done + 1))

@@ -22,12 +22,14 @@ _WITHIN, _LEEWAY = 5.0, 1.1
 
 @dataclass(frozen=True, slots=True)
 class Kinks:
-    """Which outputs were left out (``masked``, of shape (M,)), and ``outside``: how far, relatively, the claimed
-    gradient lies outside of what sub-gradients allow there (zero: inside).
+    """Which outputs were left out (``masked``, of shape (M,)); ``outside``: how far, relatively, the claimed gradient
+    lies outside of what sub-gradients allow there (zero: inside); ``beside``: whether tensors were checked a step
+    beside the point.
     """
 
     masked: np.ndarray
     outside: float = 0.0
+    beside: bool = False
 
     @property
     def share(self) -> float:

@@ -1,0 +1,324 @@
+"""The search through all tensors for those whose gradient is wrong.
+
+All tensors are moved at once, each by as much as makes it contribute alike, along a few random directions. Where
+nothing is missing, all of them are right at once. Where something is, the tensors are bisected; tensors too weak to
+be resolved in company are examined again without the strong ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from gradvitals.frameworks.problem import Array
+from gradvitals.gradients.counted import BudgetSpent, Counted
+from gradvitals.gradients.measure_base import ZERO_WITHIN, Base, with_gradients
+from gradvitals.gradients.measure_entries import Entry, measure_entries
+from gradvitals.gradients.measure_kinks import Kinks, bent_outputs, outside, without
+from gradvitals.gradients.measure_lines import SUSPECT_AT, Line, confirmed, measure_ray, read
+from gradvitals.gradients.measure_rays import Ray
+from gradvitals.gradients.mistakes import recognise
+from gradvitals.gradients.outcome import Outcome
+from gradvitals.maths.differences import MEDIAN_TO_STD, ladder_for
+
+#: Random directions per group of tensors: so many at least and at most. With normal directions what is missing is
+#: N(0, ‖error‖²) whatever the error's pattern, so that the chance of overlooking it can be computed: ``detectable``.
+LEAST_DIRECTIONS, MOST_DIRECTIONS = 2, 6
+#: So many at most in 16-bit formats, whose lines are coarse.
+_MOST_IN_16_BIT, _COARSE = 10, 1e-4
+#: The chance of overlooking an error as large as the stated resolution.
+OVERLOOK = 0.005
+#: No further direction is asked for when this share of the sensitivity is resolved; nor, when the usual number of
+#: points is spent, at that one.
+_AMPLE, _ENOUGH = 0.02, 0.2
+#: Points that a check of something sound takes, forward passes of the backward ones included.
+USUAL_POINTS = 52
+#: Of so few tensors each gets a line of its own.
+_FEW_TENSORS = 4
+#: A line has shown enough when its bar is this share of what is asked for.
+_WELL_WITHIN = 0.03
+#: Below this a slope is nothing, whatever it is compared with.
+_NOTHING = 1e-30
+#: Normal directions are cut here, so that no entry is moved absurdly far.
+_FARTHEST = 4.0
+#: Relative to the widest of several bars, smaller errors aren't looked for.
+_LEAST_DETECTABLE = 1e-15
+#: Outputs are left out when kinks make up this share of a line's error (of its square).
+_MOSTLY_KINKS = 0.25
+
+
+class Search:
+    """The examination of groups of tensors; remembers what each tensor's lines showed."""
+
+    def __init__(self, problem: Counted, base: Base, sensitivity: float, rng: np.random.Generator) -> None:
+        self.problem = problem
+        self.base = base
+        self.sensitivity = sensitivity
+        self._rng = rng
+        self._most = MOST_DIRECTIONS if base.gradient_roundoff < _COARSE else _MOST_IN_16_BIT
+        self._status: dict[int, str] = {}
+        self._resolution: dict[int, float] = {}
+        self._lines: dict[int, list[Line]] = {}
+        self.kinks = Kinks(np.zeros(base.value.size, dtype=bool))
+        #: What a gradient that is zero by itself is compared with.
+        self._reference = max((base.strength(at) for at in range(len(base.points))), default=0.0) or float(
+            np.linalg.norm(base.cotangent * base.value)
+        )
+
+    def status(self, at: int) -> str:
+        """Right, wrong or unresolved."""
+        return self._status.get(at, "unresolved")
+
+    def is_at_a_kink(self, at: int) -> bool:
+        """Whether kinks make up most of what is open about a tensor."""
+        return any(
+            line.slack > _MOSTLY_KINKS * line.bar or line.kinks > _MOSTLY_KINKS * line.error
+            for line in self._lines.get(at, ())
+        )
+
+    def examine(self, group: Sequence[int]) -> None:
+        """Settle every tensor of the group."""
+        if not group:
+            return
+        reach = self._reaches(group)
+        lines, wrong = self._ask(group, reach)
+        if wrong and len(group) > 1:
+            half = len(group) // 2
+            self.examine(group[:half])
+            self.examine(group[half:])
+            return
+        for at in group:
+            self._lines[at] = lines
+            self._resolution[at] = self._resolved(lines, at, group, reach)
+            if wrong:
+                self._status[at] = "wrong"
+            elif self._resolution[at] <= self.sensitivity:
+                self._status[at] = "right"
+            else:
+                self._status[at] = "unresolved"
+
+    def examine_alone(self, group: Sequence[int]) -> None:
+        """Examine again, without the strong ones, those tensors that are too weak to be resolved in company."""
+        weak = [at for at in group if self.status(at) == "unresolved" and self._resolvable_alone(at)]
+        if not weak or len(group) == 1:
+            return
+        half = len(weak) // 2
+        for part in (weak[:half], weak[half:]) if len(weak) == len(group) else (weak,):
+            self.examine(part)
+            self.examine_alone(part)
+
+    def look_closer(self, group: Sequence[int]) -> None:
+        """A line of its own for each tensor that is right in company, as far as the usual number of points goes."""
+        if not 1 < len(group) <= _FEW_TENSORS:
+            return
+        for at in group:
+            lines = self._lines.get(at, [])
+            if self.status(at) != "right" or any(set(line.direction) == {at} for line in lines):
+                continue
+            if lines and self.problem.count.points + self._cost() > USUAL_POINTS:
+                return
+            reach = {at: self.base.scales[at]}
+            own, wrong = self._ask([at], reach, most=1)
+            self._lines[at] = [*lines, *own]
+            if wrong:
+                self._status[at] = "wrong"
+
+    def outcome(self, at: int) -> Outcome:
+        """What is known of one tensor, with its entries and, where it is wrong, the kind of mistake."""
+        base, tensor = self.base, self.problem.tensors[at]
+        if at not in self._lines:  # the budget was spent before its turn
+            return Outcome("unresolved", math.nan, math.nan, math.inf, math.inf)
+        lines, status = self._lines[at], self._status[at]
+        entries, complete = self._entries(at)
+        if status != "wrong" and any(entry.wrong for entry in entries):
+            status = "wrong"
+        own = [line for line in lines if set(line.direction) == {at}]
+        measured = [entry.line for entry in entries] if complete or (entries and not own) else (own or lines)
+        relative_error, numeric_error = _relative_error(measured)
+        rms = float(np.linalg.norm(base.gradients[at])) / math.sqrt(max(tensor.size, 1))
+        if complete and rms > 0:
+            bars = [max(e.line.bar, base.material * abs(e.line.analytic)) / e.scale for e in entries]
+            entry_resolution = max(bars, default=math.inf) / rms
+        else:
+            entry_resolution = self._resolution[at] * math.sqrt(tensor.size)
+        mistake = None
+        if status == "wrong":
+            mistake = recognise(
+                tensor, base.gradients[at], [*own, *(e.line for e in entries)], entries, self.problem.sample_sizes, at
+            )
+        return Outcome(status, relative_error, numeric_error, self._resolution[at], entry_resolution, entries, mistake)
+
+    def _entries(self, at: int) -> tuple[tuple[Entry, ...], bool]:
+        """Entries of one tensor: the pattern of what is wrong, or a few of a right one for the reader."""
+        lines, wrong = self._lines[at], self._status[at] == "wrong"
+        rung = int(np.median([line.rung for line in lines])) if lines else 0
+        left = USUAL_POINTS - self.problem.count.points
+        allowed = left // (self._cost() * max(1, len(self.problem.tensors) - at)) if not wrong else 0
+        try:
+            return measure_entries(self.problem, self.base, at, self._rng, rung=rung, wrong=wrong, allowed=allowed)
+        except BudgetSpent:
+            return (), False
+
+    def _ask(
+        self, group: Sequence[int], reach: Mapping[int, float], *, most: int | None = None
+    ) -> tuple[list[Line], bool]:
+        """Lines through a group; True with them when one shows, confirmed, that something is missing."""
+        rays: list[Ray] = []
+        lines: list[Line] = []
+        verdicts: dict[int, bool] = {}
+        try:
+            while len(rays) < (most or self._most):
+                direction = {at: reach[at] * self._normal(self.problem.tensors[at].size) for at in group}
+                rays.append(measure_ray(self.problem, self.base, direction, enough=self._needed(group, reach)))
+                if self._leaves_out_kinks(rays, group, reach):
+                    lines, verdicts = [], {}
+                lines += [read(self.base, ray) for ray in rays[len(lines) :]]
+                judged = self._judged(lines, self._material(group, reach), verdicts)
+                wrong = any(verdicts.values())
+                if wrong and len(group) > 1:
+                    break
+                if not wrong and len(rays) >= LEAST_DIRECTIONS and self._has_seen_enough(judged, group, reach):
+                    break
+        except BudgetSpent:
+            judged = self._judged(lines, math.inf, verdicts)
+        return judged, any(verdicts.values())
+
+    def _judged(self, lines: Sequence[Line], material: float, verdicts: dict[int, bool]) -> list[Line]:
+        """The lines with bars that hold; ``verdicts`` remembers, by line, which suspicions were confirmed."""
+        # Kinks nearby bend one line more and another less: their typical size is what any of the lines may be off by.
+        kinks = MEDIAN_TO_STD * float(np.median([line.kinks for line in lines])) if lines else 0.0
+        judged = []
+        for number, line in enumerate(line.widened(kinks) for line in lines):
+            if line.suspect(material) and number not in verdicts:
+                known = any(verdicts.values())
+                verdicts[number] = known or confirmed(self.problem, self.base, line, material)
+            # A suspicion that doesn't repeat itself widens the bar, so that the resolution stays true.
+            doubtful = line.suspect(material) and not verdicts.get(number, False)
+            judged.append(line.widened(abs(line.missing)) if doubtful else line)
+        return judged
+
+    def _has_seen_enough(self, lines: Sequence[Line], group: Sequence[int], reach: Mapping[int, float]) -> bool:
+        worst = max(self._resolved(lines, at, group, reach) for at in group)
+        spent = self.problem.count.points + self._cost() > USUAL_POINTS
+        coarse = self.base.gradient_roundoff >= _COARSE
+        if worst <= (_AMPLE if not spent else 1.0 if coarse else _ENOUGH) * self.sensitivity:
+            return True
+        # Noise is the same along all lines: when the best one is too coarse, more of them won't do.
+        best = min(lines, key=lambda line: line.bar)
+        return self._resolved([best] * self._most, group[0], group, reach) > self.sensitivity
+
+    def _leaves_out_kinks(self, rays: Sequence[Ray], group: Sequence[int], reach: Mapping[int, float]) -> bool:
+        """Leave outputs at kinks out of the cotangent where they spoil the lines; True when that was done just now."""
+        base = self.base
+        if self.problem.objective != "random" or base.value.size == 1 or self.kinks.masked.any():
+            return False
+        line = read(base, rays[-1])
+        spoilt = not math.isfinite(line.error) or line.kinks**2 > _MOSTLY_KINKS * line.error**2
+        if not spoilt or line.bar <= self._needed(group, reach):
+            return False
+        masked = bent_outputs(base, rays) & (base.cotangent != 0)
+        if not masked.any() or masked[base.cotangent != 0].all():
+            return False
+        cotangent, gradients = without(self.problem, base, masked)
+        self.base = with_gradients(self.problem, base, cotangent, gradients, self._rng)
+        self.kinks = Kinks(masked, outside(base, self.base, masked, rays))
+        return True
+
+    def _needed(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
+        """What a line may miss without another step being asked for."""
+        usual = float(np.median([reach[at] * float(np.linalg.norm(self.base.gradients[at])) for at in group]))
+        return max(_WELL_WITHIN * self.sensitivity * usual, self._material(group, reach))
+
+    def _cost(self) -> int:
+        """Points that one more line takes."""
+        start, stop = ladder_for(self.base.roundoff).middle
+        return 2 * (stop - start)
+
+    def _resolved(self, lines: Sequence[Line], at: int, group: Sequence[int], reach: Mapping[int, float]) -> float:
+        """The relative error of one tensor that the lines would have shown."""
+        material = self._material(group, reach)
+        caught = detectable([max(line.bar, material) for line in lines])
+        return self._relative(caught, reach[at] * self.base.strength(at) / self.base.scales[at], at)
+
+    def _reaches(self, group: Sequence[int]) -> dict[int, float]:
+        """How far each tensor is moved: its own scale, less for those that contribute more than the median one."""
+        base = self.base
+        strengths = [base.strength(at) for at in group if base.strength(at) > 0]
+        usual = float(np.median(strengths)) if strengths else 0.0
+        return {
+            at: base.scales[at] * (min(1.0, usual / base.strength(at)) if base.strength(at) > 0 else 1.0)
+            for at in group
+        }
+
+    def _material(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
+        base = self.base
+        contributions = [reach[at] * float(np.linalg.norm(base.gradients[at])) for at in group]
+        return base.material * math.sqrt(sum(c * c for c in contributions))
+
+    def _resolvable_alone(self, at: int) -> bool:
+        """Whether, without the others, the function's noise and the gradient's own rounding leave enough to be seen."""
+        own = self.base.scales[at] * float(np.linalg.norm(self.base.gradient_errors[at]))
+        # Alone it may be moved farther: the noise counts least at the longest step.
+        noise = self.base.projected_noise / (math.sqrt(2) * float(ladder_for(self.base.roundoff).steps[0]))
+        bars = [SUSPECT_AT * math.hypot(noise, own)] * self._most
+        resolution = max(self._relative(detectable(bars), self.base.strength(at), at), 2 * self.base.material)
+        return resolution <= self.sensitivity
+
+    def _relative(self, caught: float, contribution: float, at: int) -> float:
+        """An error that is caught, relative to the tensor's gradient, or to the largest one where this gradient is
+        zero.
+        """
+        own = self.base.gradients[at]
+        rounding = float(np.linalg.norm(self.base.gradient_errors[at]))
+        is_zero = float(np.linalg.norm(own)) <= ZERO_WITHIN * rounding
+        size = self._reference if is_zero else contribution
+        if (
+            size == 0
+        ):  # function and gradient are zero: so is what could be missing, but for numbers too small for a float32
+            return 0.0 if caught < _NOTHING else math.inf
+        return caught / size
+
+    def _normal(self, size: int) -> Array:
+        return np.clip(self._rng.standard_normal(size), -_FARTHEST, _FARTHEST)
+
+
+def detectable(bars: Sequence[float]) -> float:
+    """The size of an error that at least one of several random lines shows with probability 99.5 %.
+
+    Along a normal direction an error of size ρ is missing as N(0, ρ²), and is overlooked when that stays below the
+    line's bar. Solves Π P(|N(0, ρ²)| < barₖ) = 0.005 for ρ.
+
+    Parameters
+    ----------
+    bars : sequence of float
+        What must be exceeded along each line.
+
+    Examples
+    --------
+    >>> round(detectable([1.0] * 6), 2)
+    1.84
+
+    """
+    finite = [bar for bar in bars if math.isfinite(bar)]
+    if not finite:
+        return math.inf
+    unit = max(finite)
+    if unit == 0:
+        return 0.0
+    relative = [bar / unit for bar in finite]
+    low, high = _LEAST_DETECTABLE, 1e6
+    for _ in range(80):
+        middle = math.sqrt(low * high)
+        overlooked = math.prod(math.erf(bar / (middle * math.sqrt(2))) for bar in relative)
+        low, high = (middle, high) if overlooked > OVERLOOK else (low, middle)
+    return high * unit
+
+
+def _relative_error(lines: Sequence[Line]) -> tuple[float, float]:
+    """‖numeric − analytic‖ / (‖numeric‖ + ‖analytic‖) over lines, and the numeric side's own relative error."""
+    missing = math.sqrt(sum(line.missing**2 for line in lines))
+    size = math.sqrt(sum(line.numeric**2 for line in lines)) + math.sqrt(sum(line.analytic**2 for line in lines))
+    error = math.sqrt(sum(line.error**2 for line in lines))
+    return (missing / size, error / size) if size else (0.0, 0.0)
