@@ -12,10 +12,14 @@ from gradvitals.frameworks import as_case, burnt_in, opened, penalty
 from gradvitals.frameworks.environment import environment
 from gradvitals.frameworks.problem import Tensor
 from gradvitals.gradients.grades import grade
-from gradvitals.gradients.measure import Measurement, Outcome, measure
+from gradvitals.gradients.measure import measure
+from gradvitals.gradients.outcome import Measurement, Outcome
 from gradvitals.gradients.measure_exhaustive import measure_exhaustively
+from gradvitals.gradients.measure_structure import structure_of
 from gradvitals.gradients.rules import judge
+from gradvitals.gradients.rules_structure import with_statuses, with_structure
 from gradvitals.gradients.terms import in_one, parameters_of, words_of
+from gradvitals.gradients.verb_reference import check_reference
 from gradvitals.vocabulary.errors import InputError, UsageError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Report, Table
@@ -28,7 +32,7 @@ _SHOWN_ENTRIES = 3
 #: What slopes may be measured in.
 PRECISIONS = ("auto", "native", "float64")
 _KEYWORDS = ("loss", "grad", "vjp", "kwargs", "wrt", "sensitivity", "budget", "precision", "seed", "name", "progress")
-_MORE_KEYWORDS = ("exhaustive", "outputs", "order", "regularisation", "burn_in", "optimizer")
+_MORE_KEYWORDS = ("exhaustive", "outputs", "order", "regularisation", "burn_in", "optimizer", "reference", "ratio")
 
 
 def check(
@@ -44,6 +48,8 @@ def check(
     regularisation: Callable[..., Any] | None = None,
     burn_in: int = 0,
     optimizer: Callable[..., Any] | None = None,
+    reference: Callable[..., Any] | None = None,
+    ratio: float | None = None,
     sensitivity: float | None = None,
     budget: int | None = None,
     exhaustive: bool = False,
@@ -84,6 +90,12 @@ def check(
         Training steps on a copy of the model, before it is checked.
     optimizer : callable, optional
         For these: makes an optimizer of parameters. Plain gradient descent when not given.
+    reference : callable, optional
+        Torch: the same function in plain operations, or a module with parameters of the same names. Values and
+        gradients are then compared with those of the reference in float64, and judged by the error that the reference
+        itself has in the kernel's precision.
+    ratio : float, optional
+        With a reference: how many times its error is allowed, 2 by default.
     sensitivity : float, optional
         The relative error that must be resolved; coarser is *unresolved*, never a pass. 1e-4 in float64, 1e-3 in
         float32, 1e-1 in 16-bit formats.
@@ -159,11 +171,17 @@ def check(
     _require_sound(order, burn_in, optimizer)
     if burn_in:
         case, wrt = burnt_in(case, wrt, burn_in, optimizer)
+    if reference is not None or ratio is not None:
+        others = {"regularisation": regularisation, "outputs": outputs, "sensitivity": sensitivity, "budget": budget}
+        others |= {"order": None if order == 1 else order, "exhaustive": exhaustive or None}
+        others |= {"precision": None if precision == "auto" else precision}
+        return check_reference(case, reference, ratio=ratio, wrt=wrt, seed=seed, progress=progress, others=others)
     if regularisation is not None:
         given: dict[str, Any] = {"sensitivity": sensitivity, "budget": budget, "precision": precision, "seed": seed}
         given |= {"progress": progress, "order": order, "exhaustive": exhaustive}
+        penalised = penalty(case, regularisation)
         data = check(case, wrt=wrt, outputs=outputs, **given)
-        term = check(penalty(case, regularisation), wrt=parameters_of(data, wrt), **given)
+        term = check(penalised, wrt=parameters_of(data, wrt), **given)
         return in_one(data, term, {"burn_in": burn_in} if burn_in else {})
     patterns = [wrt] if isinstance(wrt, str) else wrt
     with opened(case, patterns, outputs=outputs, order=order) as problem:
@@ -174,13 +192,15 @@ def check(
         )
         if exhaustive:
             measured = measure_exhaustively(problem, measured, sensitivity=wanted, seed=seed, progress=progress)
+        structure = structure_of(problem, measured, seed=seed, left=None if budget is None else budget - measured.evaluations)
+        lowered = getattr(problem, "lowered_precision", tuple)()
         tensors, objective = problem.tensors, problem.objective
         left_out: tuple[str, ...] = getattr(problem, "left_out", ())
     return Report(
         verb="check",
         subject=case.subject,
-        findings=judge(tensors, measured, wanted),
-        tables=(_tensor_table(tensors, measured), _entry_table(tensors, measured)),
+        findings=with_structure(judge(tensors, measured, wanted), tensors, measured, structure, wanted, lowered),
+        tables=(_tensor_table(tensors, with_statuses(measured, structure)), _entry_table(tensors, measured)),
         settings={
             "seed": seed,
             "sensitivity": wanted,
@@ -195,8 +215,9 @@ def check(
         environment=environment(),
         cost={
             "seconds": round(time.perf_counter() - started, 4),
-            "forwards": measured.evaluations,
+            "forwards": measured.evaluations + structure.forwards,
             "backwards": measured.backwards,
+            "cotangents": structure.backwards,
         },
     )
 

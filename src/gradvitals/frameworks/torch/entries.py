@@ -29,6 +29,15 @@ def unit_roundoff(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 2
 
 
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of the real part of a complex dtype, else the dtype itself.
+
+    >>> real_dtype(torch.complex64), real_dtype(torch.float16)
+    (torch.float32, torch.float16)
+    """
+    return dtype.to_real()
+
+
 def can_be_moved(value: object) -> bool:
     """Whether it is a tensor of real or complex numbers."""
     return isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex())

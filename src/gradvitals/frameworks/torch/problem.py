@@ -20,13 +20,23 @@ from gradvitals.frameworks.torch import pullback
 from gradvitals.frameworks.torch.arguments import Arguments, copied
 from gradvitals.frameworks.torch.batched import Batch
 from gradvitals.frameworks.torch.behind import generators_behind
-from gradvitals.frameworks.torch.entries import described, flat, moved_to, snapshot, unit_roundoff, wider, write
+from gradvitals.frameworks.torch.entries import (
+    described,
+    flat,
+    moved_to,
+    real_dtype,
+    snapshot,
+    unit_roundoff,
+    wider,
+    write,
+)
 from gradvitals.frameworks.torch.inputs import validate
 from gradvitals.frameworks.torch.layouts import LAYOUTS
 from gradvitals.frameworks.torch.leaves import LeafSweep, leaf_sweeps
 from gradvitals.frameworks.torch.objective import Objective
 from gradvitals.frameworks.torch.replay import Replay
 from gradvitals.frameworks.torch.resend import TorchPullback, made_ready
+from gradvitals.frameworks.torch.settings import lowered_precision
 from gradvitals.frameworks.torch.swap import Places
 from gradvitals.frameworks.torch.widening import in_float64, uncompiled
 from gradvitals.frameworks.torch.wrt import Key, differentiated, involved
@@ -229,6 +239,10 @@ class TorchProblem:
             starts, handed = made_ready(point, layout, shared, only)
             return TorchPullback(self._run(handed), starts, self.tensors)
 
+    def lowered_precision(self) -> tuple[str, ...]:
+        """The settings in force that make it compute with fewer digits than its dtypes have."""
+        return lowered_precision([base.device.type for base in self._base.values()])
+
     def wide_gradient(self, cotangent: Array) -> tuple[Gradient, ...] | None:
         if not self.wide:
             return None
@@ -318,7 +332,7 @@ class TorchProblem:
 
     def _in_float64(self) -> contextlib.AbstractContextManager[None]:
         coarsest = max(self._base.values(), key=lambda base: unit_roundoff(base.dtype))
-        return in_float64(coarsest.real.dtype if coarsest.is_complex() else coarsest.dtype)
+        return in_float64(real_dtype(coarsest.dtype))
 
     def _run(self, point: Mapping[Key, torch.Tensor], *, wide: bool = False) -> list[torch.Tensor]:
         """Outputs at a point, or the one scalar that they become; the random state is that of the start."""

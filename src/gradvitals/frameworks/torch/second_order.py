@@ -11,7 +11,7 @@ import torch
 
 from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree, values_one_by_one
 from gradvitals.frameworks.torch import pullback
-from gradvitals.frameworks.torch.entries import flat, moved_to, unit_roundoff, wider
+from gradvitals.frameworks.torch.entries import flat, moved_to, real_dtype, unit_roundoff, wider
 from gradvitals.frameworks.torch.problem import TorchProblem
 from gradvitals.frameworks.user_code import user_code
 from gradvitals.vocabulary.errors import InputError, ModelError
@@ -56,7 +56,7 @@ class SecondOrderProblem:
         self._cotangent = np.ones(1) if first.objective != "random" else first.representable(drawn)
         moves = first.objective == "random"
         dtypes = first.output_dtypes
-        self._dtype = max(dtypes, key=unit_roundoff)
+        self._dtype = max((real_dtype(dtype) for dtype in dtypes), key=unit_roundoff)
         name = str(self._dtype).removeprefix("torch.")
         sent = Tensor("cotangent", "input", (size,), name, unit_roundoff(self._dtype))
         self.tensors = (*first.tensors, sent) if moves else first.tensors
@@ -72,6 +72,7 @@ class SecondOrderProblem:
                 "check the first order before: gv.check(...) without order=2",
             )
         self._outputs = [flat(gradient) for gradient in self._first_gradients({})]
+        self._pulled_back(np.ones(sum(self.output_sizes)), {})  # what can't be differentiated says so here
 
     def point(self, tensor: int) -> Array:
         return self._cotangent.copy() if tensor == len(self._first.tensors) else self._first.point(tensor)
@@ -115,8 +116,7 @@ class SecondOrderProblem:
     def representable(self, cotangent: Array) -> Array:
         found, start = [], 0
         for size, dtype in zip(self.output_sizes, self._dtypes, strict=True):
-            real = torch.empty((), dtype=dtype).real.dtype if dtype.is_complex else dtype
-            found.append(flat(torch.from_numpy(cotangent[start : start + size].copy()).to(real)))
+            found.append(flat(torch.from_numpy(cotangent[start : start + size].copy()).to(real_dtype(dtype))))
             start += size
         return np.concatenate(found)
 

@@ -105,9 +105,10 @@ def preserved(model: Any, inputs: Any = (), *, also: Sequence[Any] = ()) -> Iter
 
 @contextlib.contextmanager
 def without_our_noise() -> Iterator[None]:
-    """Silence what libraries warn of only because values are computed without recording gradients."""
+    """Silence what libraries warn of only because of how we evaluate: without recording gradients, or forward mode."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")  # checkpoints
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.script", category=DeprecationWarning)
         yield
 
 
