@@ -13,10 +13,11 @@ from gradvitals.frameworks.environment import environment
 from gradvitals.frameworks.problem import Tensor
 from gradvitals.gradients.grades import grade
 from gradvitals.gradients.measure import measure
-from gradvitals.gradients.outcome import Measurement, Outcome
 from gradvitals.gradients.measure_exhaustive import measure_exhaustively
 from gradvitals.gradients.measure_structure import structure_of
+from gradvitals.gradients.outcome import Measurement, Outcome
 from gradvitals.gradients.rules import judge
+from gradvitals.gradients.rules_kinks import judge_kinks, with_kinks
 from gradvitals.gradients.rules_structure import with_statuses, with_structure
 from gradvitals.gradients.terms import in_one, parameters_of, words_of
 from gradvitals.gradients.verb_reference import check_reference
@@ -192,15 +193,26 @@ def check(
         )
         if exhaustive:
             measured = measure_exhaustively(problem, measured, sensitivity=wanted, seed=seed, progress=progress)
-        structure = structure_of(problem, measured, seed=seed, left=None if budget is None else budget - measured.evaluations)
-        lowered = getattr(problem, "lowered_precision", tuple)()
+        left = None if budget is None else budget - measured.evaluations
+        structure = structure_of(problem, measured, seed=seed, left=left)
+        lowered: tuple[str, ...] = getattr(problem, "lowered_precision", tuple)()
         tensors, objective = problem.tensors, problem.objective
         left_out: tuple[str, ...] = getattr(problem, "left_out", ())
     return Report(
         verb="check",
         subject=case.subject,
-        findings=with_structure(judge(tensors, measured, wanted), tensors, measured, structure, wanted, lowered),
-        tables=(_tensor_table(tensors, with_statuses(measured, structure)), _entry_table(tensors, measured)),
+        findings=with_structure(
+            [*judge(tensors, measured, wanted), *judge_kinks(tensors, measured, wanted)],
+            tensors,
+            measured,
+            structure,
+            wanted,
+            lowered,
+        ),
+        tables=(
+            _tensor_table(tensors, with_statuses(with_kinks(measured), structure)),
+            _entry_table(tensors, measured),
+        ),
         settings={
             "seed": seed,
             "sensitivity": wanted,

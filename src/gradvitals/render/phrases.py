@@ -93,6 +93,8 @@ def headline(report: Report, lang: str) -> str:
 
 def _asked(report: Report) -> str:
     """The verb whose question was answered: a check-up of what has no layers is a check."""
+    if report.verb == "check" and report.settings.get("reference"):
+        return "reference"
     return "check" if report.verb == "checkup" and report.settings.get("skipped") else report.verb.rstrip("_")
 
 

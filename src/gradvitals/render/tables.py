@@ -15,7 +15,7 @@ _WORDS = frozenset(
     {"role", "status", "grade", "likely", "direction", "what", "scheme", "bias", "reason", "harmless_grade", "term"}
 )
 #: Columns that are compared with one another digit by digit.
-_COMPARED_BY_EYE = frozenset({"numeric", "analytic"})
+_COMPARED_BY_EYE = frozenset({"numeric", "analytic", "eager"})
 #: The states that a page colours, by the severity they amount to.
 _STATES = {"right": "pass", "wrong": "fail", "unresolved": "inconclusive"}
 #: Columns in which an empty tuple means "nothing was found".
@@ -53,22 +53,30 @@ class Sheet:
 def sheet(table: Table, lang: str) -> Sheet:
     """Put a table into words; columns without any value are left out."""
     columns = []
+    name = told_as(table)
     for key, unit in zip(table.columns, table.units, strict=True):
         values = table.column(key)
         if all(value is None or value == "" for value in values):
             continue
         cells = tuple(cell(value, key, unit, lang) for value in values)
-        heading = phrases.column_heading(table.name, key, unit, lang)
+        heading = phrases.column_heading(name, key, unit, lang)
         states = tuple(_STATES.get(str(value), "") for value in values) if key == "status" else ()
         columns.append(Column(key, heading, cells, _is_numeric(values), states))
     return Sheet(
         name=table.name,
-        title=phrases.label("table", table.name, lang),
-        about=phrases.lookup("table", f"{table.name}-about", lang) or "",
+        title=phrases.label("table", name, lang),
+        about=phrases.lookup("table", f"{name}-about", lang) or "",
         columns=tuple(columns),
         rows=len(table),
         remarks=tuple(phrases.remarks(table, lang)),
     )
+
+
+def told_as(table: Table) -> str:
+    """Under which name a table's words are looked up: beside a reference, a check's tables read otherwise."""
+    if table.name == "tensors" and "eager_error" in table.columns:
+        return "reference"
+    return "reference_entries" if table.name == "entries" and "eager" in table.columns else table.name
 
 
 def cell(value: Fact, column: str = "", unit: str = "", lang: str = "en") -> str:

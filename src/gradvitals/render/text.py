@@ -26,6 +26,8 @@ _LABEL_LIMIT = 20
 #: The columns that a narrow terminal keeps.
 _IMPORTANT = {
     "tensors": ("path", "status", "relative_error", "likely", "resolution", "grade", "role", "shape"),
+    "reference": ("path", "status", "relative_error", "eager_error", "ratio", "likely", "local_ratio", "conditioning"),
+    "reference_entries": ("path", "index", "numeric", "analytic", "eager"),
     "entries": ("path", "index", "numeric", "error", "analytic"),
     "layers": ("path", "kind", "forward_rms", "gradient_rms", "gradient_rms_bar", "zero_share", "dead_share", "shape"),
     "before": ("path", "kind", "forward_rms", "gradient_rms", "gradient_rms_bar"),
@@ -184,14 +186,14 @@ def _finding(finding: Finding, how: _Manner) -> Iterator[Line]:
 def _table(table: Table, report: Report, how: _Manner) -> Iterator[Line]:
     sheet = tables.sheet(_speaking(table), how.lang)
     yield ((layout.shorten(sheet.title, how.limit), "strong"),)
-    about = sheet.about if how.is_new(table.name) else ""
+    about = sheet.about if how.is_new(tables.told_as(table)) else ""
     for sentence in filter(None, [about, *sheet.remarks]):
         for line in layout.wrap(sentence, how.limit - 2):
             yield ((f"  {line}", "quiet"),)
     rows = tables.kept_rows(sheet.rows, how.rows, tables.flagged_rows(table, report))
     columns = _with_bars(table, sheet.columns, how.lang)
     visible = [row for row in rows if row is not None]
-    grid = layout.fit(columns, visible, how.limit - 2, _IMPORTANT.get(table.name, ()))
+    grid = layout.fit(columns, visible, how.limit - 2, _IMPORTANT.get(tables.told_as(table), ()))
     yield ((f"  {grid.header}", "head"),)
     last = -1
     for row, following in zip(rows, [*rows[1:], None], strict=True):
