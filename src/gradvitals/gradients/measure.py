@@ -93,7 +93,7 @@ def measure(
         count.evaluations,
         count.backwards,
         spread,
-        kinks=replace(search.kinks, beside=bool(beside)),
+        kinks=replace(search.kinks, beside=tuple(beside)),
         base=search.base,
         evaluation=problem.evaluation,
     )

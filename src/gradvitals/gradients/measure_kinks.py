@@ -22,14 +22,16 @@ _WITHIN, _LEEWAY = 5.0, 1.1
 
 @dataclass(frozen=True, slots=True)
 class Kinks:
-    """Which outputs were left out (``masked``, of shape (M,)); ``outside``: how far, relatively, the claimed gradient
-    lies outside of what sub-gradients allow there (zero: inside); ``beside``: whether tensors were checked a step
-    beside the point.
+    """Which outputs were left out (``masked``, of shape (M,)).
+
+    ``outside`` is how far, relatively, the claimed gradient of some ``tensors`` lies outside of what sub-gradients
+    allow there (zero: inside); ``beside`` are tensors that were checked a step beside the point.
     """
 
     masked: np.ndarray
     outside: float = 0.0
-    beside: bool = False
+    tensors: tuple[int, ...] = ()
+    beside: tuple[int, ...] = ()
 
     @property
     def share(self) -> float:
@@ -54,34 +56,38 @@ def without(problem: Problem, base: Base, masked: np.ndarray) -> tuple[Array, tu
     return cotangent, problem.gradient(cotangent)
 
 
-def outside(whole: Base, rest: Base, masked: np.ndarray, rays: Sequence[Ray]) -> float:
+def outside(problem: Problem, base: Base, masked: np.ndarray, ray: Ray) -> float:
     """How far the claimed gradient of the outputs left out lies outside the slopes on both sides of their kinks.
+
+    The outputs are weighed by the sign of their own slope, so that they don't cancel one another.
 
     Parameters
     ----------
-    whole, rest : Base
-        With all outputs, and without those left out.
+    base : Base
+        With all outputs.
     masked : array of shape (M,)
+        Those left out.
+    ray : Ray
 
     Returns
     -------
     float
-        Relative to the claimed slope; zero when it lies inside along every ray.
+        Relative to the claimed slope; zero when it lies inside.
 
     """
-    weight = np.where(masked, np.abs(whole.cotangent), 0.0)
-    worst = []
-    for ray in rays:
-        claimed = sum(float((whole.gradients[at] - rest.gradients[at]) @ u) for at, u in ray.direction.items())
-        with np.errstate(invalid="ignore"):
-            quotients = (ray.ahead - ray.behind) / (2 * ray.steps[:, None])
-            bend = np.abs(ray.ahead + ray.behind - 2 * whole.value) / (2 * ray.steps[:, None])
-            measured = np.where(masked, whole.cotangent * quotients, 0.0).sum(axis=1)
-            open_by = np.where(masked, weight * bend, 0.0).sum(axis=1)
-        noise = float(np.linalg.norm(weight * whole.noise)) / ray.steps
-        own = sum(float(np.sum((whole.gradient_errors[at] * u) ** 2)) for at, u in ray.direction.items()) ** 0.5
-        beyond = np.abs(claimed - measured) - _LEEWAY * open_by - _WITHIN * (noise + own)
-        finite = beyond[np.isfinite(beyond)]
-        # Of several steps the one that explains most counts: where any step allows the claim, it stands.
-        worst.append(float(finite.min()) / max(abs(claimed), 1e-300) if finite.size else 0.0)
-    return max(0.0, min(worst, default=0.0))
+    with np.errstate(invalid="ignore"):
+        quotients = (ray.ahead - ray.behind) / (2 * ray.steps[:, None])
+        bend = np.abs(ray.ahead + ray.behind - 2 * base.value) / (2 * ray.steps[:, None])
+    seen = masked & np.isfinite(quotients).all(axis=0)
+    signs = np.where(quotients[-1] < 0, -1.0, 1.0)
+    cotangent = problem.representable(np.where(seen, signs * np.abs(base.cotangent), 0.0))
+    values = [claim.value for claim in problem.gradient(cotangent)]
+    moved = [(values[at], u) for at, u in ray.direction.items()]
+    claimed = sum(float(value @ u) for value, u in moved if value is not None)
+    measured = quotients[:, seen] @ cotangent[seen]
+    open_by = bend[:, seen] @ np.abs(cotangent[seen])
+    noise = float(np.linalg.norm(cotangent * base.noise)) / ray.steps
+    own = sum(float(np.sum((base.gradient_errors[at] * u) ** 2)) for at, u in ray.direction.items()) ** 0.5
+    beyond = np.abs(claimed - measured) - _LEEWAY * open_by - _WITHIN * (noise + own)
+    # Of several steps the one that explains most counts: where any of them allows the claim, it stands.
+    return max(0.0, float(beyond.min())) / max(abs(claimed), 1e-300) if seen.any() and np.isfinite(claimed) else 0.0

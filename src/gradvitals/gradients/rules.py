@@ -10,8 +10,8 @@ import numpy as np
 
 from gradvitals.frameworks.problem import Tensor
 from gradvitals.gradients.grades import grade
-from gradvitals.gradients.measure import Measurement, Outcome
 from gradvitals.gradients.measure_entries import Entry
+from gradvitals.gradients.outcome import Measurement, Outcome
 from gradvitals.vocabulary.finding import Estimate, Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule
 
@@ -138,15 +138,12 @@ def _wrong_finding(group: Sequence[_Patient]) -> Finding:
     first = group[0]
     outcome, tensor = first.outcome, first.tensor
     mistake = outcome.mistake
-    entry = _telling_entry(outcome.entries)
     facts: dict[str, Fact] = {
         "tensors": tuple(p.tensor.path for p in group),
         "likely": mistake.likely if mistake else "formula",
         "relative_error": outcome.relative_error,
-        "numeric": Estimate(entry.numeric, entry.error),
-        "analytic": entry.analytic,
-        "checked_count": len(outcome.entries),
-        "wrong_count": sum(e.wrong for e in outcome.entries),
+        "checked_count": len(outcome.entries) if outcome.checked_count is None else outcome.checked_count,
+        "wrong_count": sum(e.wrong for e in outcome.entries) if outcome.wrong_count is None else outcome.wrong_count,
     }
     if mistake and mistake.factor is not None:
         facts |= {"factor": mistake.factor, "name": mistake.name}
@@ -155,7 +152,11 @@ def _wrong_finding(group: Sequence[_Patient]) -> Finding:
     shown = grade(outcome.relative_error, outcome.numeric_error)
     if shown in {"exact", "acceptable"}:
         facts["harmless_grade"] = shown
-    index = tuple(int(i) for i in np.unravel_index(entry.index, tensor.shape)) if tensor.shape else None
+    index = None
+    if outcome.entries:  # none where the budget was spent before
+        entry = _telling_entry(outcome.entries)
+        facts |= {"numeric": Estimate(entry.numeric, entry.error), "analytic": entry.analytic}
+        index = tuple(int(i) for i in np.unravel_index(entry.index, tensor.shape)) if tensor.shape else None
     return Finding(
         "G101", GRADIENT_WRONG.severity, Site(tensor.path, index), facts, mistake.confidence if mistake else 1.0
     )

@@ -223,7 +223,8 @@ class Search:
             return False
         cotangent, gradients = without(self.problem, base, masked)
         self.base = with_gradients(self.problem, base, cotangent, gradients, self._rng)
-        self.kinks = Kinks(masked, outside(base, self.base, masked, rays))
+        concerned = [at for at in group if not np.array_equal(base.gradients[at], self.base.gradients[at])]
+        self.kinks = Kinks(masked, outside(self.problem, base, masked, rays[-1]), tuple(concerned))
         return True
 
     def _needed(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
