@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ from gradvitals.frameworks.torch.objective import Objective
 from gradvitals.frameworks.torch.replay import Replay
 from gradvitals.frameworks.torch.resend import TorchPullback, made_ready
 from gradvitals.frameworks.torch.settings import lowered_precision
-from gradvitals.frameworks.torch.swap import Places
+from gradvitals.frameworks.torch.swap import Places, written_in_place
 from gradvitals.frameworks.torch.widening import in_float64, uncompiled
 from gradvitals.frameworks.torch.wrt import Key, differentiated, involved
 from gradvitals.frameworks.user_code import user_code
@@ -92,15 +92,8 @@ class TorchProblem:
         self._keys = list(self._base)
         rounding = _autocast_roundoff([tensor.device.type for tensor in self._base.values()])
         self.tensors = tuple(described(path, role, base, rounding) for (role, path), base in self._base.items())
-        self._widest = (
-            {
-                at: copied(tensor, wide=True).requires_grad_(tensor.requires_grad)
-                for at, tensor in self._places.tensors.items()
-                if wider(tensor.dtype) != tensor.dtype and not torch.nn.parameter.is_lazy(tensor)
-            }
-            if self._is_narrow()
-            else {}
-        )
+        self._in_place = written_in_place([tensor for key, tensor in self._own.items() if key[0] == "parameter"])
+        self._widest: dict[int, torch.Tensor] = {}
         self._objective = Objective(case.loss, outputs, f"{case.subject}()")
         self._outputs: list[torch.Tensor] = []
         self._paths: tuple[str, ...] = ()
@@ -141,6 +134,11 @@ class TorchProblem:
         native = self.value({})
         shadow = copy.copy(self)
         shadow.wide = True
+        shadow._widest = {  # noqa: SLF001 - it is of this class
+            at: copied(tensor, wide=True).requires_grad_(tensor.requires_grad)
+            for at, tensor in self._places.tensors.items()
+            if wider(tensor.dtype) != tensor.dtype and not torch.nn.parameter.is_lazy(tensor)
+        }
         shadow._batch = Batch(shadow, self._case.model, self._case.loss)  # noqa: SLF001 - it is of this class
         if not shadow.gives(native, self.roundoff):
             return None
@@ -150,7 +148,9 @@ class TorchProblem:
     def gives(self, native: Array, roundoff: float) -> bool:
         """Whether evaluations are in float64 throughout and give the value that was computed natively."""
         try:
-            same = agree(self.value({}), native, roundoff)
+            with torch.no_grad():
+                self._outputs = self._run(self._widened({}), wide=True, watched=self._widest)
+            same = agree(np.concatenate([flat(output) for output in self._outputs]), native, roundoff)
         except (ModelError, InputError):  # a kernel for one dtype, a constant of another
             return False
         return same and all(output.dtype == wider(output.dtype) for output in self._outputs)
@@ -167,8 +167,7 @@ class TorchProblem:
     def value(self, moved: Mapping[int, Array]) -> Array:
         with torch.no_grad():
             if self.wide:
-                with self._in_float64():
-                    self._outputs = self._run(self._widened(moved), wide=True)
+                self._outputs = self._run(self._widened(moved), wide=True)
             else:
                 with self._placed(moved) as point:
                     self._outputs = self._run(point)
@@ -200,7 +199,7 @@ class TorchProblem:
     def outputs_at(self, moved: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
         """Outputs as real views, with some tensors replaced, which may be those of ``torch.func.vmap``."""
         elsewhere = {self._keys[at]: tensor for at, tensor in moved.items()}
-        with torch.no_grad(), self._in_float64() if self.wide else contextlib.nullcontext(), self._placed({}) as here:
+        with torch.no_grad(), self._placed({}) as here:
             point = self._widened({}) if self.wide else here
             outputs = self._run(point | elsewhere, wide=self.wide)
             return [torch.view_as_real(output) if output.is_complex() else output for output in outputs]
@@ -262,28 +261,29 @@ class TorchProblem:
                 with self._placed(moved, differentiable=True) as point:
                     yield list(point.values()), self._run(point)
                 return
+            point = {key: tensor.requires_grad_() for key, tensor in self._widened(moved).items()}
+            for key, tensor in point.items():
+                if key[0] == "parameter":  # hooks on a parameter are part of its backward pass
+                    for hook in (self._own[key]._backward_hooks or {}).values():  # noqa: SLF001
+                        tensor.register_hook(hook)  # type: ignore[no-untyped-call]
+            outputs = self._run(point, wide=True)
             with self._in_float64():
-                point = {key: tensor.requires_grad_() for key, tensor in self._widened(moved).items()}
-                for key, tensor in point.items():
-                    if key[0] == "parameter":  # hooks on a parameter are part of its backward pass
-                        for hook in (self._own[key]._backward_hooks or {}).values():  # noqa: SLF001
-                            tensor.register_hook(hook)  # type: ignore[no-untyped-call]
-                yield list(point.values()), self._run(point, wide=True)
+                yield list(point.values()), outputs
 
     def tangent(self, direction: Mapping[int, Array]) -> Array | None:
         try:
             # Of the kernels for attention only the plain one has a forward mode.
             with torch.no_grad(), uncompiled(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
                 moves = {self._keys[at]: values for at, values in direction.items()}
-                mode = self._in_float64() if self.wide else contextlib.nullcontext()
-                with mode, self._placed({}) as here:
+                with self._placed({}) as here:
                     point = self._widened({}) if self.wide else here
                     for key, values in moves.items():
                         like = point[key].detach()
                         point[key] = forward_ad.make_dual(  # type: ignore[no-untyped-call]
                             like, moved_to(self._base[key], values, like.dtype)
                         )
-                    outputs = self._run(point, wide=self.wide)
+                    replaced = [*self._widest, *(id(self._own[key]) for key in moves)]
+                    outputs = self._run(point, wide=self.wide, watched=replaced)
                 found = [forward_ad.unpack_dual(output) for output in outputs]  # type: ignore[no-untyped-call]
         except (ModelError, InputError, RuntimeError):  # an operation without a forward mode
             return None
@@ -308,7 +308,7 @@ class TorchProblem:
         try:
             for key, base in self._base.items():
                 own = self._own[key]
-                if key[0] == "parameter" and (key not in elsewhere or base.layout == torch.strided):
+                if key[0] == "parameter" and (key not in elsewhere or id(own) in self._in_place):
                     if key in elsewhere:
                         written.append(key)
                         write(own, elsewhere[key])
@@ -334,8 +334,13 @@ class TorchProblem:
         coarsest = max(self._base.values(), key=lambda base: unit_roundoff(base.dtype))
         return in_float64(real_dtype(coarsest.dtype))
 
-    def _run(self, point: Mapping[Key, torch.Tensor], *, wide: bool = False) -> list[torch.Tensor]:
-        """Outputs at a point, or the one scalar that they become; the random state is that of the start."""
+    def _run(
+        self, point: Mapping[Key, torch.Tensor], *, wide: bool = False, watched: Iterable[int] = ()
+    ) -> list[torch.Tensor]:
+        """Outputs at a point, or the one scalar that they become; the random state is that of the start.
+
+        Replaced tensors that are ``watched``, by their ids, mustn't be used from anywhere else.
+        """
         inputs = {path: tensor for (role, path), tensor in point.items() if role == "input"}
         others = {
             id(self._own[key]): t for key, t in point.items() if key[0] == "parameter" and t is not self._own[key]
@@ -346,7 +351,9 @@ class TorchProblem:
         if wide:
             moving = {at: copied(self._places.tensors[at], wide=True) for at in self._widest if self._moves(at)}
             others = {**self._widest, **moving, **others}
-        with self._places.swapped(others), user_code(f"{self._case.subject}()"):
+        mode = self._in_float64() if wide else contextlib.nullcontext()
+        watch = self._places.only_replaced(watched) if watched else contextlib.nullcontext()
+        with self._places.swapped(others), user_code(f"{self._case.subject}()"), mode, watch:
             output = self._case.model(*args, **keywords)
             tensors, self.objective = self._objective.of(output)
         self._paths = tuple(tensors)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gradvitals.vocabulary.errors import InputError
 
 _Place = tuple[dict[str, Any], str]
 
@@ -41,12 +45,68 @@ class Places:
     @contextlib.contextmanager
     def swapped(self, replacements: Mapping[int, torch.Tensor]) -> Iterator[None]:
         """Put tensors in the places of others, which are named by their ids; all come back at the end."""
-        taken = [(place, self.tensors[at]) for at in replacements for place in self._places.get(at, ())]
+        if any(at not in self._places for at in replacements):
+            raise InputError(
+                "a parameter can't be replaced",
+                "it belongs to no module that is known to the check",
+                "pass the module that holds it, or name it in wrt=",
+            )
+        taken = [(place, self.tensors[at]) for at in replacements for place in self._places[at]]
         try:
             for at, tensor in replacements.items():
-                for holder, name in self._places.get(at, ()):
+                for holder, name in self._places[at]:
                     holder[name] = tensor
             yield
         finally:
             for (holder, name), tensor in taken:
                 holder[name] = tensor
+
+    @contextlib.contextmanager
+    def only_replaced(self, replaced: Iterable[int]) -> Iterator[None]:
+        """Raise where code computes with a tensor that was replaced: it keeps it somewhere else as well."""
+        with _Watch({at for at in replaced if at in self._places}):
+            yield
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, replaced: AbstractSet[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._replaced = replaced
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        if any(id(item) in self._replaced for item in (*args, *(kwargs or {}).values())):
+            raise RuntimeError("a parameter is used from another place than its module")
+        return function(*args, **(kwargs or {}))
+
+
+def written_in_place(parameters: Sequence[torch.Tensor]) -> set[int]:
+    """Ids of the parameters that can be moved in place without another one moving along.
+
+    >>> table = torch.zeros(4, 2)
+    >>> alone, first, both = torch.zeros(2), table[:2], table
+    >>> written_in_place([alone, first, both]) == {id(alone)}
+    True
+    """
+    dense = [p for p in parameters if p.layout == torch.strided and p.numel() == _reach(p)]
+    spans = sorted(
+        ((p.data_ptr(), p) for p in dense),
+        key=lambda item: item[0],
+    )
+    apart = {id(p) for p in dense}
+    end: int = 0
+    last: torch.Tensor | None = None
+    for start, parameter in spans:
+        if last is not None and start < end:
+            apart -= {id(last), id(parameter)}
+        if start + _reach(parameter) * parameter.element_size() >= end:
+            end, last = start + _reach(parameter) * parameter.element_size(), parameter
+    return apart
+
+
+def _reach(tensor: torch.Tensor) -> int:
+    """Entries between the first and the last one in memory, both counted."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return 1 + sum((int(size) - 1) * int(stride) for size, stride in sizes) if tensor.numel() else 0
