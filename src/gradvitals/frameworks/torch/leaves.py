@@ -119,36 +119,33 @@ class LeafSweep:
 
     def _run(self, entrances: Indices, displacements: torch.Tensor) -> tuple[Array, float]:
         """F at each displacement, and the unit roundoff of its coarsest output."""
-        leaf = self._leaf
-        added = self._added(torch.from_numpy(entrances), displacements.double())
-        added = added.to(leaf.output.dtype).reshape(len(entrances), *leaf.output.shape)
+        given = self._displaced(torch.from_numpy(entrances), displacements.to(self._leaf.output.dtype))
 
-        def entered(addend: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            def forward(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-                return original(*args, **kwargs) + addend
-
-            with _running(leaf.layer, forward):
+        def entered(output: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            with _running(self._leaf.layer, lambda *_, **__: output):
                 return tuple(self._problem.outputs_at({}))
 
         with torch.no_grad(), SameMasks(), without_fallback():
-            outputs = torch.func.vmap(entered, randomness="same")(added)
+            outputs = torch.func.vmap(entered, randomness="same")(given)
         rows = [output.to("cpu", torch.float64).reshape(len(entrances), -1).numpy() for output in outputs]
         return np.concatenate(rows, axis=1), max(torch.finfo(output.dtype).eps / 2 for output in outputs)
 
-    def _added(self, entrances: torch.Tensor, displacements: torch.Tensor) -> torch.Tensor:
-        """What each displacement adds to the layer's output, of shape (K, R, O, S)."""
-        terms = self._leaf.design.terms
-        added = torch.zeros(len(entrances), *self._shape, dtype=torch.float64)
-        every = torch.arange(len(entrances))
+    def _displaced(self, entrances: torch.Tensor, displacements: torch.Tensor) -> torch.Tensor:
+        """The layer's output with each displacement, of shape (K, *shape)."""
+        leaf, count = self._leaf, len(entrances)
+        given = leaf.output.expand(count, *leaf.output.shape).contiguous()
+        every = torch.arange(count)
         if self._by_outputs:
-            added.view(len(entrances), -1)[every, entrances] = displacements
-            return added
+            given.view(count, -1)[every, entrances] += displacements
+            return given
+        terms = leaf.design.terms
         unit, column = entrances // len(self._columns), self._columns[entrances % len(self._columns)]
-        group = unit // (self._leaf.design.units // terms.shape[1])
-        is_weight = column < terms.shape[2]
+        group = unit // (leaf.design.units // terms.shape[1])
+        is_weight = (column < terms.shape[2])[:, None, None]
         seen = terms[:, group, column.clamp(max=terms.shape[2] - 1)].permute(1, 0, 2)
-        added[every, :, unit] = torch.where(is_weight[:, None, None], seen, 1.0) * displacements[:, None, None]
-        return added
+        added = torch.where(is_weight, seen, 1.0).to(given.dtype) * displacements[:, None, None]
+        given.view(count, *self._shape)[every, :, unit] += added
+        return given
 
 
 def leaf_sweeps(
