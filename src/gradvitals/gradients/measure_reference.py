@@ -7,12 +7,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Tensor
 from gradvitals.frameworks.rivals import Pass, Rivals
 from gradvitals.gradients.tally import Tally
+
+if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
+    from numpy.typing import NDArray
 
 #: Trials to begin with, and at most: each has its own cotangent, and inputs that differ by an ulp from the given ones.
 #: Eight know a ratio of RMS errors within 5–15 % (one standard error, measured on attention, layer norm and softmax).
@@ -36,6 +40,9 @@ _NEAR, _MOST_UNITS = 2.0**-8, 64.0
 _MOVES = 2
 #: To tell imprecision from a mistake, inputs are moved by so many times the relative error, at most this far, so often.
 _FAR, _FARTHEST, _STRAYS = 8.0, 2.0**-4, 3
+#: A kink lies exactly at the inputs where the gradient in float64 jumps, by this share of its largest entry, between so
+#: many points this far away, relatively: a smooth gradient changes by 1e-9 there, a thousand times that if steep.
+_ASIDE, _SIDES, _JUMP = 1e-9, 6, 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,7 @@ class _Match:
         self._stopped = [False] * len(self._subjects)
         self._cotangents: tuple[Array, ...] = ()
         self._truth = Pass((), ())
+        self._places: list[tuple[dict[int, Array], tuple[Array, ...]]] = []
 
     def result(self) -> Compared:
         for trial in range(TRIALS):
@@ -128,30 +136,41 @@ class _Match:
                 self._try(trials)
                 trials += 1
             compared = self._judged(moved)
+        kinked = self._kinked(compared)
+        if kinked:
+            smooth, self._tallies = self._tallies, [Tally(t.shape, t.dtype) for t in self._subjects]
+            for trial in range(TRIALS):
+                self._try(trial, at_kinks=kinked)
+            self._tallies = [mine if at in kinked else smooth[at] for at, mine in enumerate(self._tallies)]
+            compared = self._judged(moved)
         compared = self._strayed(compared)
         count = len(self._rivals.outputs)
         return Compared(tuple(compared[:count]), tuple(compared[count:]), trials, self._done)
 
-    def _try(self, trial: int) -> None:
+    def _try(self, trial: int, *, at_kinks: Sequence[int] = ()) -> None:
+        """One trial; of the tensors that have kinks, any sub-gradient is right."""
         point = {} if trial == 0 else self._beside()
         cotangents = self._drawn()
+        self._places.append((point, cotangents))
         kernel = self._ran(self._rivals.kernel, point, cotangents)
         eager = self._ran(self._rivals.eager, point, cotangents)
         truth = self._ran(self._rivals.truth, point, cotangents)
         if trial == 0:
             self._cotangents, self._truth = cotangents, truth
-        for at, values in enumerate(zip(kernel.outputs, eager.outputs, truth.outputs, strict=True)):
-            self._tallies[at].add(*values)
+        for at, (got, beside, right) in enumerate(zip(kernel.outputs, eager.outputs, truth.outputs, strict=True)):
+            self._tallies[at].add(got, beside, right)
         for at, (mine, theirs, true) in enumerate(
             zip(kernel.gradients, eager.gradients, truth.gradients, strict=True), start=len(kernel.outputs)
         ):
             size = self._subjects[at].size
+            got, beside, right = (np.zeros(size) if g.value is None else g.value for g in (mine, theirs, true))
+            if at in at_kinks:
+                low, high = self._hull(point, cotangents)[at - len(kernel.outputs)]
+                got, beside = (np.where(_at_kink(low, high, value), right, value) for value in (got, beside))
+            self._tallies[at].add(got, beside, right)
             self._missing[at] |= mine.value is None and not mine.stopped
             self._shapes[at] = self._shapes[at] or mine.got_shape
             self._stopped[at] |= mine.stopped
-            self._tallies[at].add(
-                *(np.zeros(size) if gradient.value is None else gradient.value for gradient in (mine, theirs, true))
-            )
 
     def _ran(
         self,
@@ -273,6 +292,34 @@ class _Match:
         kernel, _, truth = tally.first[0]
         return int(np.argmax(np.abs(kernel - truth))) if truth.size else 0
 
+    def _kinked(self, compared: Sequence[Comparison]) -> list[int]:
+        """Gradients that aren't right and that have a kink, or a tie, where they are worst."""
+        start = len(self._rivals.outputs)
+        found = []
+        for at, c in enumerate(compared[start:]):
+            if c.status == "right" or c.broken_count or c.missing or c.got_shape is not None:
+                continue
+            place = self._places[int(np.argmax(c.tally.kernel))]
+            low, high = self._hull(*place)[at]
+            mine = self._ran(self._rivals.kernel, *place).gradients[at].value
+            true = self._ran(self._rivals.truth, *place).gradients[at].value
+            if mine is not None and np.any(_at_kink(low, high, mine) & (mine != true)):
+                found.append(start + at)
+        return found
+
+    def _hull(self, point: Mapping[int, Array], cotangents: Sequence[Array]) -> list[tuple[Array, Array]]:
+        """The least and the largest gradient, entry by entry, hardly away from a point."""
+        found: list[list[Array]] = [[] for _ in self._points]
+        for _ in range(_SIDES):
+            near = {}
+            for at, x in enumerate(self._points):
+                here = point.get(at, x)
+                size = float(np.sqrt(np.mean(here**2))) or 1.0
+                near[at] = here + _ASIDE * size * self._rng.uniform(-1, 1, x.size)
+            for at, gradient in enumerate(self._ran(self._rivals.truth, near, cotangents).gradients):
+                found[at].append(np.zeros(self._points[at].size) if gradient.value is None else gradient.value)
+        return [(np.min(values, axis=0), np.max(values, axis=0)) for values in found]
+
     def _strayed(self, compared: Sequence[Comparison]) -> list[Comparison]:
         """Where something is wrong: does the error stay the same at other places, as a mistake's does?"""
         wrong = [at for at, c in enumerate(compared) if c.status == "wrong" and not self._missing[at]]
@@ -302,6 +349,13 @@ class _Match:
             replace(c, agreement=_agreement(errors[at])) if at in errors and c.tally.kernel_error < 1 else c
             for at, c in enumerate(compared)
         ]
+
+
+def _at_kink(low: Array, high: Array, value: Array) -> NDArray[np.bool_]:
+    """Where a gradient jumps, and this is one of the sub-gradients."""
+    size = float(np.max(np.abs(np.concatenate([low, high])), initial=0.0))
+    found: NDArray[np.bool_] = (high - low > _JUMP * size) & (low <= value) & (value <= high)
+    return found
 
 
 def _agreement(errors: Sequence[Array]) -> float:

@@ -152,6 +152,8 @@ def _tensor_row(c: Comparison, explanation: Explanation | None, ratio: float) ->
         return (*identity, *(None,) * (len(_COLUMNS) - len(identity) - 1), likely)
     if c.broken_count:
         return (*identity, math.inf, tally.eager_error, math.inf, *(None,) * 5, "kernel-not-finite")
+    if tally.least > 0:  # zero by design: nothing is relative to it
+        return (*identity, None, None, tally.ratio, c.local, *(None,) * 4, c.reason or None)
     return (
         *identity,
         tally.kernel_error,
