@@ -47,7 +47,7 @@ class NumpyPullback:
         try:
             found = self._back(parts)
         except GradvitalsError as error:
-            return Pull((), sent, raised=str(error.__cause__ or error).partition("\n")[0])
+            return Pull((), sent, raised=str(error.__cause__ or error).partition("\n")[0].rstrip("."))
         copies = tuple(Gradient(None if g.value is None else g.value.copy(), g.got_shape) for g in found)
         kept = all(np.array_equal(part, was, equal_nan=True) for part, was in zip(parts, before, strict=True))
         return Pull(copies, sent, modified=not kept)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
+from gradvitals.vocabulary.errors import GradvitalsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,25 @@ class Pullable(Problem, Protocol):
         ...
 
 
-def can_pull_back(problem: Problem) -> TypeGuard[Pullable]:
-    """Whether a problem is a :class:`Pullable`."""
-    return getattr(problem, "pullback", None) is not None
+class PlainPullback:
+    """The pullback of a problem that knows nothing but :meth:`Problem.gradient`: a forward pass for every cotangent.
+
+    Parameters
+    ----------
+    problem : Problem
+
+    """
+
+    own_backward = False
+    own_forward_mode = False
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self.value = problem.value({})
+
+    def send(self, cotangent: Array, layout: str = "plain") -> Pull:
+        del layout  # arrays have none
+        try:
+            return Pull(self._problem.gradient(cotangent), cotangent)
+        except GradvitalsError as error:
+            return Pull((), cotangent, raised=str(error))

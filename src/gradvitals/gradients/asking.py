@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
-from gradvitals.frameworks.pullback import Pull, Pullable, Pullback
+from gradvitals.frameworks.pullback import PlainPullback, Pull, Pullback
 from gradvitals.vocabulary.errors import GradvitalsError
 
 #: Gradients that differ less than this, relatively (2-norm), may be the same sums in another order; by unit roundoff
@@ -33,7 +33,7 @@ class Fault:
     ----------
     kind : str
         ignores-cotangent, nonzero-at-zero, not-linear, cotangent-strides, cotangent-expanded, modifies-cotangent,
-        second-pass, input-strides, value-strides, double-use, stale, needs-input-grad, forward-reverse-differ.
+        second-pass, input-strides, value-strides, double-use, call-between, needs-input-grad, forward-reverse-differ.
     tensors : tuple of int
         Whose gradients are affected.
     relative : float
@@ -56,9 +56,12 @@ class Fault:
 class Asking:
     """Forward and backward passes of a problem, counted."""
 
-    def __init__(self, problem: Pullable) -> None:
+    def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.forwards = self.backwards = 0
+        self._pullback: Callable[..., Pullback] | None = getattr(problem, "pullback", None)
+        #: The layouts that cotangents may have besides "plain".
+        self.layouts: tuple[str, ...] = getattr(problem, "layouts", ())
 
     def forward(
         self,
@@ -71,7 +74,9 @@ class Asking:
         """A forward pass; None where the function refuses it."""
         self.forwards += 1
         try:
-            return self.problem.pullback(moved, layout=layout, shared=shared, only=only)
+            if self._pullback is None:
+                return PlainPullback(self.problem)
+            return self._pullback(moved, layout=layout, shared=shared, only=only)
         except (GradvitalsError, RuntimeError):
             return None
 

@@ -92,7 +92,8 @@ class Calls:
             everything = tuple(range(len(self._tensors)))
             found.append(Fault("input-strides", everything, np.inf, ("strided",), self._refused))
         if self._halves:
-            by_nature = any(fault.kind == "value-strides" for fault in found)  # torch.as_strided reads memory as it lies
+            # Some read memory as it lies, by their nature: torch.as_strided.
+            by_nature = any(fault.kind == "value-strides" for fault in found)
             found += [f for f in self._at_the_other(rounding) if not (by_nature and f.kind == "input-strides")]
         if self._has_forward_mode:  # the framework's own drops, without a word, what has none
             found += self._forward_mode(spread)
@@ -158,7 +159,7 @@ class Calls:
         self._asking.forward(self._elsewhere)
         late = self._asking.gradients(one, self._weights)
         apart = rounding.apart(late, plain) if late is not None else {}
-        return [Fault("stale", tuple(apart), max(apart.values()))] if apart else []
+        return [Fault("call-between", tuple(apart), max(apart.values()))] if apart else []
 
     def _value_apart(self) -> float:
         """Relative difference between the value with strided inputs and the value."""

@@ -15,26 +15,33 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
-from gradvitals.frameworks.pullback import Pull, Pullback, can_pull_back
-from gradvitals.gradients.asking import Asking, Fault, Gradients, Rounding, joined, rounding_of
+from gradvitals.frameworks.pullback import Pull, Pullback
+from gradvitals.gradients.asking import ALIKE, Asking, Fault, Gradients, Rounding, joined, rounding_of
 from gradvitals.gradients.measure_calls import Calls
+from gradvitals.gradients.outcome import Measurement
 
 #: The cotangent is multiplied by this: neither its sign nor its size may matter, and a power of two rounds nothing.
 _MULTIPLE = -2.0
 #: What comes for a zero cotangent may be this many unit roundoffs of the gradient: a sum of zeros is zero, and no
 #: operation of ``benchmarks/gradients_operators.py`` gives anything else.
 _ZERO_UNITS = 1 / 16
+#: Forward passes of an examination that finds nothing, at most.
+_USUAL_FORWARDS = 5
 _STRIDED = ("transposed", "sliced", "channels-last")
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """The faults that were found, how much the gradient differs when asked again (relative), and what it took."""
+    """The faults that were found, how much the gradient differs when asked again (relative), and what it took.
+
+    ``shares_cotangents`` says whether a backward pass that writes into the cotangent spoils somebody else's gradient.
+    """
 
     faults: tuple[Fault, ...] = ()
     spread: float = 0.0
     forwards: int = 0
     backwards: int = 0
+    shares_cotangents: bool = True
 
 
 def examine_structure(
@@ -50,7 +57,7 @@ def examine_structure(
     Parameters
     ----------
     problem : Problem
-        One that isn't :class:`~gradvitals.frameworks.pullback.Pullable` can't be asked.
+        Of one that isn't :class:`~gradvitals.frameworks.pullback.Pullable`, cotangents have no memory layouts.
     cotangent : array of shape (M,)
         The cotangent with which gradients were checked; 1 for a loss.
     gradients : sequence of Gradient
@@ -64,7 +71,7 @@ def examine_structure(
     Structure
 
     """
-    if not can_pull_back(problem):
+    if getattr(problem, "pullback", problem) is None:  # a gradient that takes no cotangent
         return Structure()
     asking = Asking(problem)
     claimed = asking.flat(gradients)
@@ -84,7 +91,27 @@ def examine_structure(
             cotangents = _Cotangents(asking, pullback, cotangent, claimed, rng)
         faults = cotangents.faults()
         faults += calls.faults(cotangents.first, cotangents.rounding, spread=cotangents.spread)
-    return Structure(tuple(faults), cotangents.spread, asking.forwards, asking.backwards)
+    shares = getattr(problem, "shares_cotangents", False)
+    return Structure(tuple(faults), cotangents.spread, asking.forwards, asking.backwards, shares)
+
+
+def structure_of(problem: Problem, measured: Measurement, *, seed: int, left: int | None = None) -> Structure:
+    """The structure of a backward pass that was measured, where there are evaluations left for it.
+
+    Parameters
+    ----------
+    problem : Problem
+    measured : Measurement
+    seed : int
+    left : int, optional
+        How many evaluations there are left.
+
+    """
+    if measured.base is None or (left is not None and left < _USUAL_FORWARDS):
+        return Structure()
+    base = measured.base
+    rng = np.random.default_rng(seed)
+    return examine_structure(problem, base.cotangent, [Gradient(g) for g in base.gradients], rng, value=base.value)
 
 
 class _Cotangents:
@@ -194,7 +221,7 @@ class _Cotangents:
             self._known.clear()
             again = self._linear()
             self._repeatable = bool(again)
-            return again
+            return [] if again and self._is_linear_in_float64() else again
         found = []
         unmoved = set(scaled) - set(self.rounding.apart(at_multiple, first, abs(_MULTIPLE)))
         if unmoved:
@@ -210,6 +237,25 @@ class _Cotangents:
         if added:
             found.append(Fault("nonzero-at-zero", tuple(sorted(added)), max(nonzero[at] for at in added)))
         return found
+
+    def _is_linear_in_float64(self) -> bool:
+        """Whether the same backward pass is linear when it is computed in float64: then it is only imprecise."""
+        shadow = self._asking.problem.shadow()
+        if shadow is None:
+            return False
+        part = np.where(np.arange(self._weights.size) % 2, self._weights, 0.0)
+        sent = (self._weights, 0 * self._weights, _MULTIPLE * self._weights, part, self._weights - part)
+        pulled = [shadow.wide_gradient(cotangent) for cotangent in sent]
+        found = [None if gradients is None else self._asking.flat(gradients) for gradients in pulled]
+        if any(gradients is None for gradients in found):
+            return False
+        first, zero, multiple, one, other = (gradients or () for gradients in found)
+        rounding = Rounding(ALIKE[0][1], tuple(0.0 for _ in first))
+        return not (
+            self._nonzero(zero, first)
+            or rounding.apart(multiple, tuple(_MULTIPLE * g for g in first))
+            or rounding.apart(tuple(a + b for a, b in zip(one, other, strict=True)), first)
+        )
 
     def _nonzero(self, at_zero: Gradients, first: Gradients) -> dict[int, float]:
         """What comes for a zero cotangent, relative to the gradient: no rounding makes something of nothing."""
@@ -234,7 +280,7 @@ class _Cotangents:
 
     def _layouts(self) -> list[Fault]:
         seen: list[Fault] = []
-        for layout in self._asking.problem.layouts:
+        for layout in self._asking.layouts:
             fault = self._in_layout(layout, fresh=False)
             if fault is not None and self._repeatable:
                 fault = self._in_layout(layout, fresh=True)

@@ -48,4 +48,7 @@ def _others(tensor: torch.Tensor) -> torch.Tensor:
 def _repeated(row: torch.Tensor, shape: torch.Size, strides: tuple[int, ...]) -> torch.Tensor:
     """A row with strides that repeat it, over memory for all entries that holds something else behind the row."""
     rest = math.prod(shape) - row.numel()
-    return torch.cat([row, _others(row).repeat(math.ceil(rest / row.numel()))[:rest]]).as_strided(shape, strides)
+    numbers = torch.arange(rest, device=row.device)
+    varied = (1 - 2 * (numbers % 2)) * (1 + numbers % 3)  # a constant may be what a function's gradient is blind for
+    behind = _others(row).repeat(math.ceil(rest / row.numel()))[:rest] * varied
+    return torch.cat([row, behind.to(row.dtype)]).as_strided(shape, strides)

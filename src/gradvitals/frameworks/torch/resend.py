@@ -54,7 +54,9 @@ class TorchPullback:
         try:
             found = pulled_back(self._outputs, parts, self._leaves, [self._tensors[at] for at in self._wanted])
         except Exception as error:  # noqa: BLE001 - whatever a backward pass raises is what is looked for here
-            return Pull((), sent, raised=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+            return Pull(
+                (), sent, raised=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}"
+            )
         gradients = [Gradient(None)] * len(self._tensors)
         for at, gradient in zip(self._wanted, found, strict=True):
             # A copy: a backward pass may return a buffer of its own, and write into it again.
