@@ -297,7 +297,7 @@ def test_progress_comes_to_its_end():
 
 def test_entries_that_share_a_layer_with_frozen_ones_are_measured():
     model = nn.Linear(4, 3)
-    model.weight.requires_grad_(False)
+    model.weight.requires_grad_(requires_grad=False)
     with opened(Case(model, (torch.randn(2, 4),)), ["bias"]) as problem:
         assert isinstance(problem, TorchProblem)
         (sweep,) = problem.sweeps()
