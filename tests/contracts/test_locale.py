@@ -16,7 +16,7 @@ from gradvitals.vocabulary.words import LANGUAGES, locale
 CHINESE = ("zh-Hans", "zh-Hant")
 FIELDS = {"title", "what", "text", "why", "remedy", "general_remedy", "like", "references"}
 CHOICES = {"text_by", "text_with", "remedy_by", "remedy_with"}
-FORMS = {"", "%", "list", "word", "value", "exact", "findings"}
+FORMS = {"", "%", "list", "few", "word", "value", "exact", "findings"}
 #: Simplified or mainland words that a Taiwanese reader stumbles over, and the other way round.
 FOREIGN_WORDS = {
     "zh-Hant": [

@@ -34,9 +34,13 @@ class LayerCall(Protocol):
     kind: str
     parent: int | None
     functions: tuple[str, ...]
-    #: Of each tensor that the call is differentiated by, by its path in the call's Problem: the case's tensors whose
-    #: gradient comes back through it.
-    upstream: Mapping[str, frozenset[str]]
+
+    @property
+    def upstream(self) -> Mapping[str, frozenset[str]]:
+        """Of each tensor that the call is differentiated by, by its path in the call's Problem: the case's tensors
+        whose gradient comes back through it.
+        """
+        ...
 
     @property
     def arrived(self) -> Array | None:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from gradvitals.frameworks.layer_calls import CannotReplay, LayerCall, View
+from gradvitals.frameworks.case import Case
+from gradvitals.frameworks.layer_calls import CannotReplay, LayerCall, View, layer_calls
 from gradvitals.frameworks.problem import Array, Gradient, Tensor
+from gradvitals.gradients.counted import BudgetSpent
 from gradvitals.gradients.measure import measure
 from gradvitals.gradients.outcome import Measurement
 from gradvitals.vocabulary.errors import GradvitalsError
@@ -24,10 +27,17 @@ MOST_CALLS = 300
 #: Evaluations for a call at most. A right one takes 40 to 90. Of one with parts only whether it is right matters (else
 #: they are looked at), of the others also what kind of mistake it is.
 _WITH_PARTS, _WITHOUT = 400, 2000
+#: With fewer than these there is no use in beginning.
+_LEAST = 40
+#: A call that took this share of them isn't cleared.
+_NEARLY = 0.8
 #: A backward pass is linear: what it makes of a sum may differ from the sum of what it makes, in 2-norm, by this many
 #: unit roundoffs. It only chooses who is examined once more (measured: at most 60 on the layers of
 #: ``tests/oracles/layer_zoo.py`` in float32; a wrong one is off by 10⁵ and more).
 _LINEAR_WITHIN = 2000.0
+#: A gradient that is right shows that all behind it is; but one so many unit roundoffs below the largest may be nothing
+#: but rounding (a bias in front of batch norm: 4 to 200 in float32), which shows nothing.
+_ROUNDING = 1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +92,27 @@ class _Alone:
     upstream: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
-def failed(measured: Measurement) -> bool:
-    """Whether there is a wrong gradient that some layer must be at fault for."""
-    return measured.value_finite and any(outcome.status == "wrong" for outcome in measured.outcomes)
+def layers_at_fault(
+    case: Case,
+    wrt: Any,
+    tensors: Sequence[Tensor],
+    measured: Measurement,
+    *,
+    sensitivity: float,
+    seed: int,
+    precision: str = "auto",
+    budget: int | None = None,
+) -> LayersMeasured:
+    """Find the layers at fault where a check of a case has failed; where it hasn't, nothing is run."""
+    if not measured.value_finite or all(outcome.status != "wrong" for outcome in measured.outcomes):
+        return LayersMeasured()
+    try:
+        with layer_calls(case, wrt) as calls:
+            return measure_layers(
+                calls, tensors, measured, sensitivity=sensitivity, seed=seed, precision=precision, budget=budget
+            )
+    except GradvitalsError:  # the model doesn't run once more, watched
+        return LayersMeasured((Examined(case.subject, 0, "", "not-examined", reason="raises"),))
 
 
 def measure_layers(
@@ -95,6 +123,7 @@ def measure_layers(
     sensitivity: float,
     seed: int,
     precision: str = "auto",
+    budget: int | None = None,
 ) -> LayersMeasured:
     """Find the layers at fault for what was found wrong.
 
@@ -106,23 +135,23 @@ def measure_layers(
     measured : Measurement
     sensitivity, seed, precision
         As for ``measure``.
+    budget : int, optional
+        The most evaluations of layers, all together.
 
     """
-    if not any(call.parent is not None for call in calls):
+    if len(calls) < 2:
         return LayersMeasured()  # one layer alone: the tensors say all
     wrong = {t.path for t, o in zip(tensors, measured.outcomes, strict=True) if o.status == "wrong"}
+    strengths = [0.0 if g.value is None else float(np.linalg.norm(g.value)) for g in measured.gradients]
+    least = min(0.1, _ROUNDING * max(tensor.roundoff for tensor in tensors)) * max(strengths, default=0.0)
     right = {
         tensor.path
-        for tensor, outcome, gradient in zip(tensors, measured.outcomes, measured.gradients, strict=True)
-        if outcome.status == "right" and _passes(gradient)
+        for tensor, outcome, strength in zip(tensors, measured.outcomes, strengths, strict=True)
+        if outcome.status == "right" and strength > least
     }
-    search = _Search(calls, wrong, right, sensitivity, seed, precision)
+    search = _Search(calls, wrong, right, (sensitivity, seed, precision), budget)
     search.examine()
     return search.found()
-
-
-def _passes(gradient: Gradient) -> bool:
-    return gradient.value is not None and bool(gradient.value.any())
 
 
 class _Search:
@@ -133,13 +162,13 @@ class _Search:
         calls: Sequence[LayerCall],
         wrong: set[str],
         right: set[str],
-        sensitivity: float,
-        seed: int,
-        precision: str,
+        settings: tuple[float, int, str],
+        budget: int | None,
     ) -> None:
         self._calls = calls
         self._wrong, self._right = wrong, right
-        self._sensitivity, self._seed, self._precision = sensitivity, seed, precision
+        self._sensitivity, self._seed, self._precision = settings
+        self._budget = budget
         self._children: dict[int | None, list[int]] = {}
         for at, call in enumerate(calls):
             self._children.setdefault(call.parent, []).append(at)
@@ -149,15 +178,18 @@ class _Search:
 
     def examine(self) -> None:
         """Look at the suspects; where none of them is at fault, at everything that is connected with what is wrong."""
-        for suspects in (self._suspects(strictly=True), self._suspects(strictly=False)):
-            for root in reversed(self._children.get(None, [])):
+        roots = list(reversed(self._children.get(None, [])))
+        for strictly in (True, False):
+            suspects = self._suspects(self._wrong - self._explained(), strictly=strictly)
+            for root in roots:
                 self._below(root, suspects)
-            if self._at_fault:
-                return
-        for root in reversed(self._children.get(None, [])):
+        if self._at_fault:
+            return
+        for root in roots:
             alone = self._examined(root)
-            if alone.status == "wrong":
-                self._at_fault[root] = self._own_code(root) or alone
+            own = None if alone.status == "right" else self._own_code(root)
+            if own is not None or alone.status == "wrong":
+                self._at_fault[root] = own or alone
 
     def found(self) -> LayersMeasured:
         rows = [
@@ -168,11 +200,11 @@ class _Search:
         faults = tuple(self._fault(at, alone) for at, alone in sorted(self._at_fault.items()))
         return LayersMeasured(tuple(rows), faults, self._evaluations, self._backwards)
 
-    def _suspects(self, *, strictly: bool) -> set[int]:
+    def _suspects(self, wrong: set[str], *, strictly: bool) -> set[int]:
         """Calls with a tensor through which a wrong gradient went back; strictly, no right one beside it."""
         suspects = set()
         for at, call in enumerate(self._calls):
-            behind = [tensors for tensors in call.upstream.values() if tensors & self._wrong]
+            behind = [tensors for tensors in call.upstream.values() if tensors & wrong]
             if any(not (strictly and tensors & self._right) for tensors in behind):
                 suspects.add(at)
         for at in sorted(suspects, reverse=True):  # a part is reached through what holds it
@@ -180,6 +212,10 @@ class _Search:
             if parent is not None:
                 suspects.add(parent)
         return suspects
+
+    def _explained(self) -> set[str]:
+        """What is wrong because of the faults that are known."""
+        return {path for at, alone in self._at_fault.items() for path in self._fault(at, alone).explains}
 
     def _below(self, at: int, suspects: Iterable[int]) -> bool:
         """Whether a fault was found in the parts of a call, or in its own code beside them."""
@@ -205,19 +241,13 @@ class _Search:
         if self._below(at, suspects):
             alone.status = "wrong" if at in self._at_fault else "inherits"
             return True
-        if alone.status != "wrong":
-            own = self._own_code(at)
-            if own is not None:
-                self._at_fault[at] = own
-            return own is not None
-        if self._children.get(at):
-            own = self._own_code(at)
-            if own is None and self._cut_outputs(at):
-                alone.status = "inherits"
-                return True
-            self._at_fault[at] = own or alone
-        else:
-            self._at_fault[at] = alone
+        own = self._own_code(at)
+        if own is None and self._cut_outputs(at):
+            alone.status = "inherits"
+            return True
+        if own is None and alone.status != "wrong":
+            return False
+        self._at_fault[at] = own or alone
         return True
 
     def _cut_outputs(self, at: int) -> bool:
@@ -249,8 +279,12 @@ class _Search:
     def _measured(self, at: int, view: View) -> _Alone:
         if self._count >= MOST_CALLS:
             return _Alone("not-examined", reason="too-many-calls")
+        if self._budget is not None and self._evaluations + _LEAST > self._budget:
+            return _Alone("not-examined", reason="budget-spent")
         self._count += 1
         call = self._calls[at]
+        budget = _WITH_PARTS if view == "alone" and self._children.get(at) else _WITHOUT
+        budget = budget if self._budget is None else min(budget, self._budget - self._evaluations)
         try:
             with call.opened(view) as problem:
                 tensors = problem.tensors
@@ -259,10 +293,12 @@ class _Search:
                     sensitivity=self._sensitivity,
                     seed=self._seed,
                     precision=self._precision,
-                    budget=_WITH_PARTS if view == "alone" and self._children.get(at) else _WITHOUT,
+                    budget=budget,
                 )
         except CannotReplay as obstacle:
             return _Alone("not-examined", reason=obstacle.reason)
+        except BudgetSpent:  # before anything was settled
+            return _Alone("unresolved")
         except GradvitalsError:
             return _Alone("not-examined", reason="raises")
         self._evaluations += measured.evaluations
@@ -271,6 +307,8 @@ class _Search:
             return _Alone("not-examined", reason="not-finite")
         found = {outcome.status for outcome in measured.outcomes}
         status = next(status for status in ("wrong", "unresolved", "right") if status in found)
+        if status == "right" and measured.evaluations > _NEARLY * budget:
+            status = "unresolved"  # what took so much was a suspicion that couldn't be settled
         known = [outcome.resolution for outcome in measured.outcomes if np.isfinite(outcome.resolution)]
         return _Alone(status, tensors, measured, max(known, default=None), upstream=dict(call.upstream))
 

@@ -14,10 +14,11 @@ from gradvitals.frameworks.problem import Tensor
 from gradvitals.gradients.grades import grade
 from gradvitals.gradients.measure import measure
 from gradvitals.gradients.measure_exhaustive import measure_exhaustively
+from gradvitals.gradients.measure_layers import LayersMeasured, layers_at_fault
 from gradvitals.gradients.measure_structure import structure_of
 from gradvitals.gradients.outcome import Measurement, Outcome
-from gradvitals.gradients.rules import judge
 from gradvitals.gradients.rules_kinks import judge_kinks, with_kinks
+from gradvitals.gradients.rules_layers import judge_layers, layer_table
 from gradvitals.gradients.rules_structure import with_statuses, with_structure
 from gradvitals.gradients.terms import in_one, parameters_of, words_of
 from gradvitals.gradients.verb_reference import check_reference
@@ -65,7 +66,8 @@ def check(
     Parameters
     ----------
     model : torch.nn.Module, callable or Case
-        What is differentiated. Torch: autograd's gradient is checked. NumPy: give ``grad`` or ``vjp``.
+        What is differentiated. Torch: autograd's gradient is checked. NumPy: give ``grad`` or ``vjp``. JAX: ``jax.vjp``
+        is checked, or what ``grad`` or ``vjp`` give; a module that is a pytree has its leaves checked.
     *inputs : tensor, array, number, or dict of them
         Its positional inputs. Every floating-point one is checked, besides every parameter that requires a gradient.
     loss : callable, optional
@@ -118,7 +120,8 @@ def check(
     Returns
     -------
     Report
-        With the tables ``tensors`` and ``entries``.
+        With the tables ``tensors`` and ``entries``; where a gradient is wrong, ``modules`` with the layers that were
+        examined alone.
 
     Raises
     ------
@@ -198,11 +201,16 @@ def check(
         lowered: tuple[str, ...] = getattr(problem, "lowered_precision", tuple)()
         tensors, objective = problem.tensors, problem.objective
         left_out: tuple[str, ...] = getattr(problem, "left_out", ())
+    layers = LayersMeasured()
+    if order == 1:
+        asked: dict[str, Any] = {"sensitivity": wanted, "seed": seed, "precision": precision}
+        left = None if left is None else left - structure.forwards
+        layers = layers_at_fault(case, patterns, tensors, measured, **asked, budget=left)
     return Report(
         verb="check",
         subject=case.subject,
         findings=with_structure(
-            [*judge(tensors, measured, wanted), *judge_kinks(tensors, measured, wanted)],
+            [*judge_layers(tensors, measured, layers, wanted), *judge_kinks(tensors, measured, wanted)],
             tensors,
             measured,
             structure,
@@ -212,6 +220,7 @@ def check(
         tables=(
             _tensor_table(tensors, with_statuses(with_kinks(measured), structure)),
             _entry_table(tensors, measured),
+            *((layer_table(layers),) if layers.rows else ()),
         ),
         settings={
             "seed": seed,
@@ -227,8 +236,8 @@ def check(
         environment=environment(),
         cost={
             "seconds": round(time.perf_counter() - started, 4),
-            "forwards": measured.evaluations + structure.forwards,
-            "backwards": measured.backwards,
+            "forwards": measured.evaluations + structure.forwards + layers.evaluations,
+            "backwards": measured.backwards + layers.backwards,
             "cotangents": structure.backwards,
         },
     )

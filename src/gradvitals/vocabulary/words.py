@@ -2,7 +2,7 @@
 
 Facts come from the finding, sentences from ``locale/*.toml``: so the languages can't drift from the facts.
 A placeholder may ask for a form: ``{x}`` four digits, ``{x:exact}`` eight, ``{x:%}`` a percentage, ``{x:list}`` names
-joined by commas, ``{x:findings}`` the same of findings, of which there may be none, ``{x:word}`` a known value's own
+joined by commas, ``{x:few}`` the first of them, ``{x:findings}`` the same of findings, of which there may be none, ``{x:word}`` a known value's own
 word. Only where a sentence asks for it is a text translated: a layer that is called "output" keeps its name.
 """
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 #: The languages of the locale, by their BCP 47 tags.
 LANGUAGES = ("en", "zh-Hans", "zh-Hant")
+
+#: Names that are said where the others are only counted: as many as fit a line.
+_FEW = 5
 
 #: Sentences that depend on one fact: the evidence key that chooses among ``text_by`` and ``remedy_by``.
 _CHOOSER = "likely"
@@ -202,6 +205,9 @@ class _Formatter(string.Formatter):
             return word(f"value.{value}", self._lang)
         if format_spec == "findings" and value == ():
             return word("value.none", self._lang)
-        if format_spec in {"list", "findings"} and isinstance(value, tuple):
-            return ("、" if self._lang.startswith("zh") else ", ").join(say(item, self._lang) for item in value)
+        if format_spec in {"list", "findings", "few"} and isinstance(value, tuple):
+            shown = value[:_FEW] if format_spec == "few" and len(value) > _FEW + 1 else value
+            said = ("、" if self._lang.startswith("zh") else ", ").join(say(item, self._lang) for item in shown)
+            left = len(value) - len(shown)
+            return word("ui.and_more", self._lang, shown=said, count=left) if left else said
         return say(value, self._lang)

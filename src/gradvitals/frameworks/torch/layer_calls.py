@@ -67,7 +67,7 @@ class Record:
 
     @property
     def kind(self) -> str:
-        return type(self.module).__name__
+        return "function" if isinstance(self.module, _Function) else type(self.module).__name__
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def torch_layer_calls(case: Case, wrt: Any = None) -> Iterator[tuple[LayerCall, 
     """See :func:`gradvitals.frameworks.layer_calls.layer_calls`."""
     with preserved(case.model, (case.args, case.keywords)):
         # Nested: calls are made again from where the pass began, in which running statistics moved on.
-        with preserved(case.model, (case.args, case.keywords)):
+        with preserved(case.model, (case.args, case.keywords)), user_code(f"{case.subject}(), watched"):
             calls = _watched(case, wrt)
         yield calls
 
@@ -86,13 +86,17 @@ def _watched(case: Case, wrt: Any) -> tuple[ReplayedCall, ...]:
     inputs = {path: layout_kept(tensor).requires_grad_() for (role, path), tensor in own.items() if role == "input"}
     names = {id(tensor): path for (role, path), tensor in own.items() if role == "parameter"}
     names |= {id(tensor): path for path, tensor in inputs.items()}
-    watch = _Watch(_named_modules(case, wrt))
+    paths = _named_modules(case, wrt)
+    model = case.model if isinstance(case.model, nn.Module) else _Function(case.model)
+    loss = None if case.loss is None else _Function(case.loss)
+    paths |= {model: ""} | ({} if loss is None else {loss: "loss"})
+    watch = _Watch(paths)
     leaves = [*inputs.values(), *(tensor for (role, _), tensor in own.items() if role == "parameter")]
     with contextlib.closing(watch), torch.enable_grad(), uncompiled():
         args, keywords = arguments.at(inputs)
-        with watch.listening(), user_code(f"{case.subject}()"):
-            output = case.model(*args, **keywords)
-            value, _ = scalar(output, case.loss)
+        with watch.listening():
+            output = model(*args, **keywords)
+            value, _ = scalar(output, loss)
         targets = [value] if value is not None else [t for _, t in tensors_in(output, "") if can_be_moved(t)]
         roots = [tensor for tensor in targets if tensor.requires_grad]
         reach = Reach(names, roots)
@@ -114,6 +118,20 @@ def _watched(case: Case, wrt: Any) -> tuple[ReplayedCall, ...]:
         for given in record.given:
             given.source = None  # the graph isn't needed any more
     return tuple(calls)
+
+
+class _Function(nn.Module):
+    """A plain function, so that its call is seen like a module's; the modules behind it are its parts."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+        behind = [module for _, module in modules_behind(function) if module is not function]
+        self.behind = nn.ModuleList(behind)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function gives."""
+        return self.function(*args, **kwargs)
 
 
 def _named_modules(case: Case, wrt: Any) -> dict[nn.Module, str]:
@@ -140,8 +158,9 @@ class _Watch:
         self._copies: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._handles: list[Any] = []
         self._is_forward = False
-        self._at_start = {place: _version(tensor) for module in paths for *place, tensor in _buffers(module)
-                          for place in [(id(place[0]), place[1])]}
+        self._at_start = {
+            (id(holder), name): _version(tensor) for module in paths for holder, name, tensor in _buffers(module)
+        }
         self._modes = {module: module.training for module in paths}
         self._contexts = _autocast()
 
@@ -274,5 +293,5 @@ def _version(tensor: torch.Tensor | None) -> tuple[int, int]:
 
 
 def _autocast() -> list[tuple[str, torch.dtype, bool]]:
-    devices = ["cpu", "cuda"] if torch.cuda.is_initialized() else ["cpu"]
+    devices = ["cpu", "cuda"] if torch.cuda.is_initialized() else ["cpu"]  # type: ignore[no-untyped-call]
     return [(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)) for device in devices]

@@ -83,7 +83,11 @@ class _Copying(TorchFunctionMode):
 def layout_kept(tensor: torch.Tensor) -> torch.Tensor:
     """A copy outside any graph, of the same strides, also where several entries share one place."""
     tensor = tensor.detach()
-    if tensor.layout != torch.strided or type(tensor) not in {torch.Tensor, torch.nn.Parameter} or tensor.is_contiguous():
+    if (
+        tensor.layout != torch.strided
+        or type(tensor) not in {torch.Tensor, torch.nn.Parameter}
+        or tensor.is_contiguous()
+    ):
         return tensor.clone()
     extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     if tensor.numel() == 0 or tensor.is_conj() or tensor.is_neg():
