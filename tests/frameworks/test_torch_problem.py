@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from gradvitals.frameworks import Case, opened
 from gradvitals.frameworks.torch.problem import TorchProblem
@@ -145,3 +146,62 @@ def test_errors_of_the_model_are_the_users(linear):
     model, _ = linear
     with pytest.raises(ModelError, match="Linear"):
         TorchProblem(Case(model, (torch.randn(4, 7, dtype=torch.float64),)))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_gradients_through_a_re_entrant_checkpoint_are_those_without_one_and_leave_no_trace():
+    first, second, x = nn.Linear(4, 6), nn.Linear(6, 3), torch.randn(5, 4)
+    first.weight.grad = torch.ones(6, 4)
+    kept, stepped = first.weight.grad, []
+    first.weight.register_post_accumulate_grad_hook(stepped.append)
+    model = nn.Sequential(first, nn.Tanh(), second)
+
+    def checkpointed(x):
+        return second(checkpoint(lambda h: torch.tanh(first(h)), x, use_reentrant=True))
+
+    cotangent = np.linspace(-1, 1, 15)
+    truth = TorchProblem(Case(model, (x,))).gradient(cotangent)
+    with opened(Case(checkpointed, (x,)), [first, second, "x"]) as problem:
+        found = problem.gradient(cotangent)
+    assert all(np.array_equal(one.value, other.value) for one, other in zip(found, truth, strict=True))
+    assert first.weight.grad is kept
+    assert torch.equal(kept, torch.ones(6, 4))
+    assert second.weight.grad is None
+    assert not stepped
+
+
+def test_channels_last_inputs_keep_their_strides_wherever_they_are_moved():
+    seen = set()
+
+    def strided(x):
+        seen.add(x.stride())
+        return x * 2
+
+    x = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    problem = TorchProblem(Case(strided, (x,)))
+    problem.value({0: problem.point(0) + 1})
+    problem.gradient(np.ones(x.numel()))
+    assert seen == {x.stride()}
+
+
+def test_outputs_have_their_sizes_and_dtypes():
+    problem = TorchProblem(Case(lambda x: (x.double(), x * 1j), (torch.randn(3),)))
+    assert problem.output_sizes == (3, 6)
+    assert problem.output_dtypes == (torch.float64, torch.complex64)
+    assert problem.output_roundoff.tolist() == [2.0**-53] * 3 + [2.0**-24] * 6
+
+
+def test_under_autocast_the_roundoff_is_that_of_autocast():
+    model, x = nn.Linear(3, 2), torch.randn(4, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        problem = TorchProblem(Case(model, (x,)))
+        assert problem.roundoff == problem.tensors[0].roundoff == 2.0**-8
+        assert problem.tensors[0].dtype == "float32"
+        moved = problem.point(0) * 2
+        with torch.no_grad():
+            truth = nn.functional.linear(x, model.weight.detach() * 2, model.bias)
+        assert np.array_equal(problem.value({0: moved}), flat(truth))
+        assert np.array_equal(problem.value({}), flat(model(x)))
+        shadow = problem.shadow()
+        exact = x.double() @ model.weight.double().T + model.bias.double()
+        assert np.allclose(shadow.value({}), flat(exact), rtol=1e-14)

@@ -145,7 +145,6 @@ SOUND = {
     "LSTM": (lambda: nn.LSTM(4, 3, num_layers=2, dropout=0.2, batch_first=True), sequence),
     "GRU": (lambda: nn.GRU(4, 3, bidirectional=True), sequence),
     "checkpoint": (lambda: Checkpointed(use_reentrant=False), float_inputs),
-    "re-entrant checkpoint": (lambda: Checkpointed(use_reentrant=True), float_inputs),
     "in-place on its input": (InPlace, float_inputs),
     "hooks": (hooked, float_inputs),
     "weight norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), float_inputs),

@@ -340,3 +340,69 @@ def test_an_interrupt_in_a_backward_pass_beside_the_point_leaves_the_weights_as_
     assert model[0].weight.grad is gradient
     assert torch.equal(random_state, torch.get_rng_state())
     assert model.training is training
+
+
+class _Unruly(nn.Module):
+    """Owns a generator, keeps a hidden state and a tensor in a tuple, and has a hook that steps an optimiser."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.generator = torch.Generator().manual_seed(7)
+        self.hidden = None
+        self.pair = (torch.zeros(3), 0)
+        self.fails_with = None
+
+    def forward(self, x):
+        out = self.linear(x) * torch.rand(3, generator=self.generator)
+        self.hidden = out.detach()
+        self.pair[0].add_(1)
+        if self.fails_with is not None:
+            raise self.fails_with
+        return out
+
+
+@pytest.mark.parametrize(
+    "error", [None, RuntimeError("broken"), KeyboardInterrupt()], ids=["none", "error", "interrupt"]
+)
+@pytest.mark.parametrize("keywords", [{}, {"order": 2}, {"precision": "float64"}, {"outputs": 0}], ids=str)
+def test_generators_states_and_contexts_of_a_model_are_as_before(error, keywords):
+    torch.manual_seed(0)
+    model, x = _Unruly(), torch.randn(4, 3)
+    position, hidden, pair = model.generator.get_state(), model.hidden, model.pair
+    model.fails_with = error
+    state = State(model)
+    with contextlib.suppress(ModelError, KeyboardInterrupt):
+        gv.check(model, x, **keywords)
+    state.assert_kept()
+    assert torch.equal(model.generator.get_state(), position)
+    assert model.hidden is hidden
+    assert model.pair is pair
+    assert torch.equal(pair[0], torch.zeros(3))
+    assert not torch.overrides._get_current_function_mode_stack()
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+
+
+@pytest.mark.parametrize(
+    "error", [None, RuntimeError("broken"), KeyboardInterrupt()], ids=["none", "error", "interrupt"]
+)
+def test_modules_named_in_wrt_are_as_before(error):
+    torch.manual_seed(0)
+    first, second, x = _Unruly(), nn.Linear(3, 2), torch.randn(4, 3)
+    second(torch.randn(1, 3)).sum().backward()
+    first.fails_with = error
+    states = [State(first), State(second)]
+    with contextlib.suppress(ModelError, KeyboardInterrupt):
+        gv.check(lambda x: second(first(x)), x, wrt={"first": first, "second": second})
+    for state in states:
+        state.assert_kept()
+
+
+def test_under_autocast_nothing_cast_from_other_values_remains():
+    model, x = nn.Linear(3, 2), torch.randn(4, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = model(x)
+        gv.check(model, x)
+        assert torch.equal(model(x), before)
+        model(x).sum().backward()
+    assert model.weight.grad is not None

@@ -69,6 +69,8 @@ def _grad(
     try:
         return torch.autograd.grad(roots, leaves, sent, allow_unused=True, retain_graph=True)
     except RuntimeError as error:
+        if "donated buffers" in str(error):  # compiled code may run backwards once only
+            return torch.autograd.grad(roots, leaves, sent, allow_unused=True)
         # Re-entrant checkpoints run under backward() only.
         if "checkpoint" not in str(error).lower():
             raise
@@ -79,17 +81,18 @@ def _backward(
     roots: Sequence[torch.Tensor], sent: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor]
 ) -> Sequence[torch.Tensor | None]:
     """Gradients as ``backward()`` leaves them in ``.grad``, which is as before afterwards."""
-    kept = [(leaf, leaf.grad, leaf._post_accumulate_grad_hooks) for leaf in leaves]  # noqa: SLF001
+    hooks = [leaf._post_accumulate_grad_hooks or {} for leaf in leaves]  # noqa: SLF001 - they may step an optimiser
+    kept = [(leaf, leaf.grad, held, dict(held)) for leaf, held in zip(leaves, hooks, strict=True)]
     try:
-        for leaf in leaves:
+        for leaf, _, held, _ in kept:
             leaf.grad = None
-            leaf._post_accumulate_grad_hooks = None  # type: ignore[assignment]  # noqa: SLF001 - it may step an optimiser
+            held.clear()
         torch.autograd.backward(roots, sent, retain_graph=True)
         return [leaf.grad for leaf in leaves]
     finally:
-        for leaf, grad, hooks in kept:
+        for leaf, grad, held, contents in kept:
             leaf.grad = grad
-            leaf._post_accumulate_grad_hooks = hooks  # noqa: SLF001
+            held.update(contents)
 
 
 def _misshapen(tensors: Sequence[Tensor], got: tuple[int, ...], expected: tuple[int, ...]) -> tuple[Gradient, ...]:

@@ -157,9 +157,9 @@ class _Attributes:
 
 
 def _is_state(value: Any) -> bool:
-    """A tensor, a tuple of tensors, or None where one may come."""
+    """A tensor, a tuple with tensors, or None where one may come."""
     if isinstance(value, tuple):
-        return bool(value) and all(isinstance(item, torch.Tensor) for item in value)
+        return any(isinstance(item, torch.Tensor) for item in value)
     return value is None or isinstance(value, torch.Tensor)
 
 
@@ -169,7 +169,7 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
 
 def _each(value: Any, action: Callable[[torch.Tensor], Any]) -> Any:
     if isinstance(value, tuple):
-        return tuple([action(item) for item in value])
+        return tuple([action(item) if isinstance(item, torch.Tensor) else item for item in value])
     return None if value is None else action(value)
 
 
@@ -177,7 +177,7 @@ def _pairwise(value: Any, values: Any, action: Callable[[torch.Tensor, torch.Ten
     if value is None:
         return []
     pairs = zip(value, values, strict=True) if isinstance(value, tuple) else [(value, values)]
-    return [action(one, other) for one, other in pairs]
+    return [action(one, other) for one, other in pairs if isinstance(one, torch.Tensor)]
 
 
 def _same_state(one: Any, other: Any) -> bool:

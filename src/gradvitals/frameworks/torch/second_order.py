@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from gradvitals.vocabulary.errors import InputError, ModelError
 #: Entries of the random cotangent lie between these, of either sign, so that none vanishes.
 _COTANGENT = (0.5, 1.0)
 _SEED = 20_240_229
-#: Autograd's words for a backward pass without a backward pass of its own.
-_ONCE = ("differentiate twice", "is not implemented", "does not require grad", "once_differentiable")
+#: Autograd's words for a backward pass without a backward pass of its own, and its node in the place of one.
+_ONCE = ("differentiate twice", "is not implemented", "once_differentiable")
+_ERROR_NODE = "torch::autograd::Error"
 
 
 class SecondOrderProblem:
@@ -50,6 +52,7 @@ class SecondOrderProblem:
         self.wide = first.wide
         self.roundoff = first.roundoff
         self.sample_sizes = first.sample_sizes
+        self.input_shapes = first.input_shapes
         size = sum(first.output_sizes)
         rng = np.random.default_rng(_SEED)
         drawn = rng.choice((-1.0, 1.0), size) * rng.uniform(*_COTANGENT, size)
@@ -63,6 +66,8 @@ class SecondOrderProblem:
         self._live: list[int] = []
         self._native = self
         with self._recorded({}, create_graph=True) as (_, gradients):
+            if any(node.name() == _ERROR_NODE for node in _nodes(gradients)):
+                raise _not_twice("the backward of an autograd.Function is marked @once_differentiable")
             self._live = [at for at, gradient in enumerate(gradients) if gradient is not None]
             self._dtypes = [gradient.dtype for gradient in gradients if gradient is not None]
         if not self._live:
@@ -112,6 +117,17 @@ class SecondOrderProblem:
     @property
     def output_sizes(self) -> tuple[int, ...]:
         return tuple(output.size for output in self._outputs)
+
+    @property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(tensor.shape for tensor in self._first.tensors)
+
+    @property
+    def input_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        return self._first.input_shapes
+
+    def hand_written(self) -> None:
+        return None
 
     def representable(self, cotangent: Array) -> Array:
         found, start = [], 0
@@ -194,13 +210,29 @@ class SecondOrderProblem:
                 yield
         except ModelError as error:
             if any(word in error.where for word in _ONCE):
-                raise ModelError(
-                    "a backward pass can't be differentiated a second time",
-                    error.where,
-                    "write the backward of this function with differentiable operations, without @once_differentiable "
-                    "(of attention, use the plain kernel: torch.nn.attention.sdpa_kernel); or check the first order",
-                ) from error.__cause__
+                raise _not_twice(error.where) from error.__cause__
             raise
+
+
+def _not_twice(where: str) -> ModelError:
+    return ModelError(
+        "a backward pass can't be differentiated a second time",
+        where,
+        "write the backward of this function with differentiable operations, without @once_differentiable (of "
+        "attention, use the plain kernel: torch.nn.attention.sdpa_kernel); or check the first order",
+    )
+
+
+def _nodes(tensors: Sequence[torch.Tensor | None]) -> Iterator[Any]:
+    """Every node of the graph behind some tensors."""
+    waiting = [tensor.grad_fn for tensor in tensors if tensor is not None and tensor.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        ahead = {behind for behind, _ in node.next_functions if behind is not None} - seen
+        seen |= ahead
+        waiting += ahead
 
 
 def _dense(gradient: torch.Tensor | None, leaf: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import random
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -105,8 +106,13 @@ def preserved(model: Any, inputs: Any = (), *, also: Sequence[Any] = ()) -> Iter
 
 @contextlib.contextmanager
 def without_our_noise() -> Iterator[None]:
-    """Silence what libraries warn of only because of how we evaluate: without recording gradients, or forward mode."""
-    with warnings.catch_warnings():
+    """Silence what libraries warn of only because of how we evaluate: without recording gradients, or forward mode.
+
+    What is compiled meanwhile is made so that it can run backwards more than once.
+    """
+    settings: Any = sys.modules.get("torch._functorch.config")
+    reusable = settings.patch(donated_buffer=False) if settings else contextlib.nullcontext()
+    with reusable, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")  # checkpoints
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.script", category=DeprecationWarning)
         yield
@@ -143,6 +149,7 @@ def _tensors_of(attributes: list[tuple[torch.nn.Module, bool, _Saved]]) -> list[
         for value, contents in saved.values():
             candidates.append(value)
             candidates.extend(contents.values() if isinstance(contents, dict) else contents or ())
+            candidates.extend(value if isinstance(value, tuple) else ())
         found.update({id(item): item for item in candidates if isinstance(item, torch.Tensor)})
     return [tensor for tensor in found.values() if not torch.nn.parameter.is_lazy(tensor)]
 
