@@ -11,6 +11,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 SHOWN = {
     "check.py": ["a factor 1/N (N = 6) is missing", "it is transposed", "The gradient of x is wrong"],
+    "check_jax.py": ["The gradient of x is wrong", "params.dense.W"],
+    "check_reference.py": ["PASS Values and gradients are as exact", "weight is wrong", "computed too coarsely"],
     "probe.py": ["S203 gradient-vanishing", "gradient at 0:"],
     "init.py": ["he normal", "before: the signal's RMS", "after: the signal's RMS"],
     "checkup.py": ["a small classifier", "PASS"],

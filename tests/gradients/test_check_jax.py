@@ -322,6 +322,24 @@ def test_complex_functions_are_checked_as_pairs_of_real_numbers():
     assert statuses(gv.check(square, z)) == {"z": "wrong"}
 
 
+@pytest.mark.parametrize(("outputs", "verdict"), [("mean", "pass"), ("worst", "fail")])
+def test_the_outputs_that_are_judged_can_be_chosen(outputs, verdict):
+    wrong = scaled_backward(jnp.sin, -1)
+    report = gv.check(lambda x: {"mean": jnp.cos(x), "worst": wrong(x)}, X, outputs=outputs)
+    assert report.verdict.value == verdict
+
+
+@pytest.mark.parametrize("loss", [None, jnp.sum])
+def test_a_backward_that_ignores_what_comes_from_above_is_told(loss):
+    @jax.custom_vjp
+    def total(x):
+        return jnp.sin(x)
+
+    total.defvjp(lambda x: (jnp.sin(x), x), lambda x, dout: (jnp.cos(x),))
+    report = gv.check(total, X, loss=loss)
+    assert ("G101", "x", "ignores-cotangent") in kinds(report)
+
+
 # ---- given gradients -----------------------------------------------------------------------------------------------
 
 

@@ -60,17 +60,29 @@ class Function:
         return Function(self.case, self.inputs, self.objective, moved).based()
 
     def widened(self) -> Function:
-        """The same function in float64."""
+        """The same function in float64, not yet evaluated."""
         wide = copy.copy(self)
         wide.wide = True
         with wide.context():
             wide.fixed = [widened(value) for value in self.fixed]
-        return wide.based()
+        return wide
 
     def based(self) -> Function:
         """Itself, evaluated at the base."""
         self.outputs = self.plainly({})
         return self
+
+    def sketched(self) -> Function:
+        """Itself, traced at the base: its outputs have their shapes and dtypes, and no values."""
+        with self.context():
+            shapes = jax.eval_shape(lambda views: self.real(views, self.fixed), self.at({}))
+        self.outputs = [np.full(shape.shape, np.nan, shape.dtype) for shape in shapes]
+        return self
+
+    @property
+    def size(self) -> int:
+        """How many numbers its outputs hold."""
+        return sum(out.size for out in self.outputs)
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:

@@ -83,16 +83,16 @@ class JaxProblem:
         self.roundoff = max(tensor.roundoff for tensor in self.tensors)
         self.wide = False
         self.sample_sizes = _sample_sizes(inputs, scalar=self.objective != "random")
-        self._size = flat(self._native.outputs).size
-        self._begin(self._native)
+        self._size = self._native.size
+        self._begin(self._native, self._compiled(self._native))
         self._native_reverse = self._reverse
 
-    def _begin(self, function: Function) -> None:
+    def _begin(self, function: Function, program: Program) -> None:
         """Evaluate this function from now on."""
         self._function = function
-        self._program = self._compiled()
-        self.evaluation = self._program.how
-        self._reverse = Reverse(function, compiles=self._program.call is not None)
+        self._program = program
+        self.evaluation = program.how
+        self._reverse = Reverse(function, compiles=program.call is not None)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -102,18 +102,22 @@ class JaxProblem:
     def shadow(self) -> JaxProblem | None:
         if self.roundoff <= _FLOAT64:
             return None
-        try:
-            wide = self._native.widened()
-        except (ModelError, InputError):  # a constant of another dtype in a loop that must keep its own
-            return None
-        same = agree(flat(wide.outputs), flat(self._native.outputs), self.roundoff)
-        if not (same and all(out.dtype == np.float64 for out in wide.outputs)):
-            return None
+        wide = self._native.widened()
         shadow = copy.copy(self)
         shadow.wide = True
+        try:
+            # Where tracing shows another dtype, nothing needs to be compiled or run.
+            _ = wide.based() if self._program.call is None else wide.sketched()
+            if any(out.dtype != np.float64 for out in wide.outputs):
+                return None
+            shadow._begin(wide, shadow._compiled(wide))  # noqa: SLF001 - it is of this class
+            if shadow._program.call is None and self._program.call is not None:  # noqa: SLF001
+                return None  # compiled it gives another value than the native one
+            same = agree(shadow.value({}), flat(self._native.outputs), self.roundoff)
+        except Exception:  # noqa: BLE001 - a constant of another dtype in a loop that must keep its own, a kernel for one
+            return None
         shadow.roundoff = _FLOAT64
-        shadow._begin(wide)  # noqa: SLF001 - it is of this class
-        return shadow
+        return shadow if same else None
 
     def point(self, tensor: int) -> Array:
         return self._native.base[tensor].astype(np.float64).reshape(-1)
@@ -139,6 +143,17 @@ class JaxProblem:
     @property
     def output_sizes(self) -> tuple[int, ...]:
         return tuple(out.size for out in self._function.outputs)
+
+    @property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(out.shape for out in self._function.outputs)
+
+    @property
+    def input_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        return tuple((tensor.path, tensor.shape) for tensor in self.tensors)
+
+    def hand_written(self) -> None:
+        return None
 
     def representable(self, cotangent: Array) -> Array:
         return flat(self._native.split(cotangent))
@@ -199,7 +214,7 @@ class JaxProblem:
         leaves = everything.inputs.leaves
         paths = {at: leaves[at].path for at in everything.keys}
         if self._claim:
-            found = claimed(everything, np.ones(flat(everything.outputs).size), {})
+            found = claimed(everything, np.ones(everything.size), {})
             paths = {at: path for at, path in paths.items() if at in found}
         patterns = [wrt] if isinstance(wrt, str) else None if wrt is None else list(wrt)
         if patterns is not None and not all(isinstance(pattern, str) for pattern in patterns):
@@ -211,12 +226,12 @@ class JaxProblem:
         wanted = set(matching(list(paths.values()), patterns))
         return [at for at, path in paths.items() if path in wanted]
 
-    def _compiled(self) -> Program:
-        function = self._function
+    def _compiled(self, function: Function) -> Program:
         if self._claim == "vjp":
             return Program(None, batched=False, how="sequential: a hand-written layer may keep a state")
+        native = flat(self._native.outputs)
         with function.context():
-            return program_of(function.real, function.at({}), function.fixed, flat(function.outputs), self.roundoff)
+            return program_of(function.real, function.at({}), function.fixed, native, self.roundoff)
 
     def _computed(self, points: Sequence[Mapping[int, Array]]) -> Array | None:
         """F at points by the compiled program; None where there is none, or where it raises."""
