@@ -52,7 +52,6 @@ class SecondOrderProblem:
         self.wide = first.wide
         self.roundoff = first.roundoff
         self.sample_sizes = first.sample_sizes
-        self.input_shapes = first.input_shapes
         size = sum(first.output_sizes)
         rng = np.random.default_rng(_SEED)
         drawn = rng.choice((-1.0, 1.0), size) * rng.uniform(*_COTANGENT, size)
@@ -120,7 +119,7 @@ class SecondOrderProblem:
 
     @property
     def output_shapes(self) -> tuple[tuple[int, ...], ...]:
-        return tuple(tensor.shape for tensor in self._first.tensors)
+        return tuple(self._first.tensors[at].shape for at in self._live)
 
     @property
     def input_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
