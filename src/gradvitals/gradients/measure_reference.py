@@ -14,6 +14,7 @@ import numpy as np
 from gradvitals.frameworks.problem import Array, Tensor
 from gradvitals.frameworks.rivals import Pass, Rivals
 from gradvitals.gradients.tally import Tally
+from gradvitals.vocabulary.errors import InputError
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
@@ -156,6 +157,7 @@ class _Match:
         eager = self._ran(self._rivals.eager, point, cotangents)
         truth = self._ran(self._rivals.truth, point, cotangents)
         if trial == 0:
+            _require_gradient(kernel, truth)
             self._cotangents, self._truth = cotangents, truth
         for at, (got, beside, right) in enumerate(zip(kernel.outputs, eager.outputs, truth.outputs, strict=True)):
             self._tallies[at].add(got, beside, right)
@@ -349,6 +351,15 @@ class _Match:
             replace(c, agreement=_agreement(errors[at])) if at in errors and c.tally.kernel_error < 1 else c
             for at, c in enumerate(compared)
         ]
+
+
+def _require_gradient(kernel: Pass, truth: Pass) -> None:
+    if all(g.value is None for g in truth.gradients) and any(g.value is not None for g in kernel.gradients):
+        raise InputError(
+            "no gradient comes back through the reference",
+            "the kernel has one and the reference has none, for every tensor",
+            "give a reference in differentiable operations: no detach(), .item() or detour through NumPy",
+        )
 
 
 def _at_kink(low: Array, high: Array, value: Array) -> NDArray[np.bool_]:

@@ -26,7 +26,7 @@ _LABEL_LIMIT = 20
 #: The columns that a narrow terminal keeps.
 _IMPORTANT = {
     "tensors": ("path", "status", "relative_error", "likely", "resolution", "grade", "role", "shape"),
-    "reference": ("path", "status", "relative_error", "eager_error", "ratio", "likely", "local_ratio", "conditioning"),
+    "reference": ("path", "status", "relative_error", "eager_error", "resolution", "ratio", "likely", "conditioning"),
     "reference_entries": ("path", "index", "numeric", "analytic", "eager"),
     "entries": ("path", "index", "numeric", "error", "analytic"),
     "layers": ("path", "kind", "forward_rms", "gradient_rms", "gradient_rms_bar", "zero_share", "dead_share", "shape"),

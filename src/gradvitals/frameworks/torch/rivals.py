@@ -158,9 +158,9 @@ class TorchRivals:
     def _passed(self, place: Any, moved: Mapping[int, Array], cotangents: Sequence[Array] | None, case: Case) -> Pass:
         """Forwards and, with cotangents (or for a scalar), backwards."""
         elsewhere = {self._keys[at]: values for at, values in moved.items()}
+        self._replay.rewind()  # before other tensors stand in the places of its buffers
+        torch.clear_autocast_cache()
         with torch.enable_grad(), place(elsewhere) as (point, wide):
-            self._replay.rewind()
-            torch.clear_autocast_cache()
             inputs = {
                 key[1]: tensor if wide else _lying_as(self._own[key], tensor)
                 for key, tensor in point.items()
