@@ -278,6 +278,43 @@ def test_dropout_with_a_key_passes():
     assert (report.verdict.value, statuses(report)) == ("pass", {"x": "right"})
 
 
+# ---- second order --------------------------------------------------------------------------------------------------
+
+
+def softmax_with(kept_as):
+    @jax.custom_vjp
+    def own(x):
+        return jax.nn.softmax(x)
+
+    own.defvjp(
+        lambda x: (own(x), kept_as(jax.nn.softmax(x))),
+        lambda y, dout: (y * (dout - (dout * y).sum(-1, keepdims=True)),),
+    )
+    return own
+
+
+@pytest.mark.parametrize("loss", [None, lambda y: (y**3).sum()])
+def test_the_second_derivative_of_a_right_function_passes(loss):
+    report = gv.check(softmax_with(lambda y: y), X, loss=loss, order=2)
+    assert (report.verdict.value, statuses(report)) == ("pass", {"x": "right"})
+
+
+def test_a_backward_that_is_right_once_and_not_twice_fails_in_second_order_only():
+    cut = softmax_with(jax.lax.stop_gradient)
+    assert gv.check(cut, X).verdict.value == "pass"
+    assert gv.check(cut, X, order=2).verdict.value == "fail"
+
+
+def test_second_order_reaches_across_parameters():
+    report = gv.check(mlp, mlp_parameters(), X, loss=lambda y: (y**2).mean(), order=2, wrt="params.head.*")
+    assert statuses(report) == {"params.head.W": "right", "params.head.b": "right"}
+
+
+def test_second_order_of_a_given_gradient_is_refused():
+    with pytest.raises(gv.UsageError, match="order=2"):
+        gv.check(cost, {"W": W}, X, grad=jax.grad(cost), order=2)
+
+
 # ---- precisions ----------------------------------------------------------------------------------------------------
 
 

@@ -76,7 +76,7 @@ def opened(case: Case, wrt: Any = None, *, outputs: Any = None, order: int = 1) 
     framework = framework_of(case, wrt)
     if outputs is not None and framework != "jax":
         _require_torch(case, wrt, "outputs=")
-    if order != 1:
+    if order != 1 and framework != "jax":
         _require_torch(case, wrt, "order=2")
     if framework == "torch":
         from gradvitals.frameworks.torch.problem import TorchProblem
@@ -99,7 +99,7 @@ def opened(case: Case, wrt: Any = None, *, outputs: Any = None, order: int = 1) 
             if framework == "jax":
                 from gradvitals.frameworks.jax.problem import JaxProblem
 
-                yield JaxProblem(case, wrt, outputs=outputs)
+                yield JaxProblem(case, wrt, outputs=outputs, order=order)
             else:
                 from gradvitals.frameworks.numpy import NumpyProblem
 

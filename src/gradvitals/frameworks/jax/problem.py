@@ -21,6 +21,7 @@ from gradvitals.frameworks.jax.inputs import Inputs
 from gradvitals.frameworks.jax.objective import Objective
 from gradvitals.frameworks.jax.programs import Program, flat, program_of
 from gradvitals.frameworks.jax.reverse import JaxPullback, Reverse
+from gradvitals.frameworks.jax.second_order import SecondOrder
 from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree, matching, values_one_by_one
 from gradvitals.vocabulary.errors import InputError, ModelError, UsageError
 
@@ -40,6 +41,8 @@ class JaxProblem:
         Names or patterns of the leaves to differentiate; all floating-point and complex ones when not given.
     outputs : str, int, or sequence of them, optional
         What of the output is differentiated, see :class:`~gradvitals.frameworks.jax.objective.Objective`.
+    order : int
+        2: the function is the gradient.
 
     Raises
     ------
@@ -47,7 +50,8 @@ class JaxProblem:
         From ``Inputs``; when the output holds no floating-point array, when the value isn't a scalar where ``grad=``
         was given, and when gradients can't be matched with inputs.
     UsageError
-        When a name in ``wrt`` or ``outputs`` fits nothing, and when both ``grad=`` and ``vjp=`` are given.
+        When a name in ``wrt`` or ``outputs`` fits nothing, and when ``grad=`` and ``vjp=`` are given together, or
+        with order 2.
 
     """
 
@@ -55,12 +59,18 @@ class JaxProblem:
     layouts: tuple[str, ...] = ()
     shares_cotangents = False
 
-    def __init__(self, case: Case, wrt: Any = None, *, outputs: Any = None) -> None:
+    def __init__(self, case: Case, wrt: Any = None, *, outputs: Any = None, order: int = 1) -> None:
         if case.grad is not None and case.vjp is not None:
             raise UsageError(
                 "give either grad= or vjp=",
                 f"check({case.subject}, ...) with both",
                 "a scalar function takes grad=, a layer takes vjp=backward; without either jax.vjp is checked",
+            )
+        if order != 1 and (case.grad is not None or case.vjp is not None):
+            raise UsageError(
+                "order=2 goes with JAX's own gradient",
+                f"check({case.subject}, ..., order={order}) with grad= or vjp=",
+                "leave them out, or check the gradient function itself: gv.check(grad, *inputs)",
             )
         self._case = case
         self._claim = "grad" if case.grad is not None else "vjp" if case.vjp is not None else ""
@@ -73,7 +83,8 @@ class JaxProblem:
             self._objective.left_out = Reverse(self._native, compiles=True).constants()
             if self._objective.left_out:
                 self._native.based()
-        self._function = self._native
+        if order != 1:
+            self._native = SecondOrder(self._native).based()
         leaves = [inputs.leaves[at] for at in chosen]
         self.tensors = tuple(
             Tensor(leaf.path, leaf.role, base.shape, held_in(leaf.value).name, roundoff(base.dtype), _is_complex(leaf))
