@@ -30,6 +30,8 @@ from gradvitals.vocabulary import (
 if TYPE_CHECKING:
     from gradvitals._checkup import checkup
     from gradvitals.frameworks.case import Case
+    from gradvitals.frameworks.surrogate import surrogate
+    from gradvitals.gradients.assertion import UnresolvedGradientWarning, assert_gradients
     from gradvitals.gradients.verb import check
     from gradvitals.signals.verb import probe
     from gradvitals.weights.verb import init_, plan_init
@@ -48,24 +50,30 @@ __all__ = [
     "Severity",
     "Site",
     "Table",
+    "UnresolvedGradientWarning",
     "UsageError",
     "Verdict",
     "VerdictError",
     "__version__",
+    "assert_gradients",
     "check",
     "checkup",
     "init_",
     "plan_init",
     "probe",
+    "surrogate",
 ]
 
 _HOME = {
     "Case": "gradvitals.frameworks.case",
+    "UnresolvedGradientWarning": "gradvitals.gradients.assertion",
+    "assert_gradients": "gradvitals.gradients.assertion",
     "check": "gradvitals.gradients.verb",
     "checkup": "gradvitals._checkup",
     "init_": "gradvitals.weights.verb",
     "plan_init": "gradvitals.weights.verb",
     "probe": "gradvitals.signals.verb",
+    "surrogate": "gradvitals.frameworks.surrogate",
 }
 
 

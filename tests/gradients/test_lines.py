@@ -91,7 +91,9 @@ def test_of_a_right_gradient_nothing_is_missing(smooth, rng):
     for _ in range(20):
         direction = {0: rng.normal(size=5), 1: rng.normal(size=3)}
         line = measure_line(smooth, base, direction)
-        assert line.analytic == pytest.approx(gradients[0] @ direction[0] + gradients[1] @ direction[1], rel=1e-12)
+        moved = line.direction
+        assert all(np.allclose(moved[at], direction[at], rtol=1e-6) for at in direction)  # to exact displacements
+        assert line.analytic == pytest.approx(gradients[0] @ moved[0] + gradients[1] @ moved[1], rel=1e-12)
         assert abs(line.missing) <= SUSPECT_AT * line.error
         assert line.error < 1e-9
         assert not line.suspect(0.0)
@@ -104,8 +106,9 @@ def test_what_is_missing_is_the_gradients_error_along_the_direction(smooth, rng)
     for _ in range(10):
         direction = {0: rng.normal(size=5), 1: rng.normal(size=3)}
         line = measure_line(smooth, base, direction)
-        assert abs(line.missing - error @ direction[0]) <= SUSPECT_AT * line.error
-        assert line.numeric == pytest.approx(gradients[0] @ direction[0] + gradients[1] @ direction[1], rel=1e-8)
+        moved = line.direction
+        assert abs(line.missing - error @ moved[0]) <= SUSPECT_AT * line.error
+        assert line.numeric == pytest.approx(gradients[0] @ moved[0] + gradients[1] @ moved[1], rel=1e-8)
         assert line.suspect(0.0)
         assert confirmed(smooth, base, line, 0.0)
 

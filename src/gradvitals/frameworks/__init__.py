@@ -98,8 +98,10 @@ def opened(case: Case, wrt: Any = None, *, outputs: Any = None, order: int = 1) 
         try:
             if framework == "jax":
                 from gradvitals.frameworks.jax.problem import JaxProblem
+                from gradvitals.frameworks.jax.state import attributes_kept
 
-                yield JaxProblem(case, wrt, outputs=outputs, order=order)
+                with attributes_kept(case):
+                    yield JaxProblem(case, wrt, outputs=outputs, order=order)
             else:
                 from gradvitals.frameworks.numpy import NumpyProblem
 

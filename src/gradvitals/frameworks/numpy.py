@@ -146,6 +146,19 @@ class NumpyProblem:
     def output_sizes(self) -> tuple[int, ...]:
         return tuple(output.size for output in self._outputs)
 
+    @property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(output.shape for output in self._outputs)
+
+    @property
+    def input_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        values = [(path, value) for root, tree in self._roots for path, value in leaves(tree, root)]
+        names = short_names([path for path, _ in values])
+        return tuple((names[path], value.shape) for path, value in values if isinstance(value, np.ndarray))
+
+    def hand_written(self) -> None:
+        return None
+
     def representable(self, cotangent: Array) -> Array:
         outputs, _ = self._forward({})  # in the user's precision, in which the cotangent arrives
         return np.concatenate([part.astype(np.float64).reshape(-1) for part in split(cotangent, outputs)])

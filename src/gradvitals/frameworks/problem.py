@@ -160,6 +160,22 @@ class Problem(Protocol):
         """How many entries each output tensor has: they add up to M; known after the first :meth:`value`."""
         ...
 
+    @property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each output tensor; known after the first :meth:`value`."""
+        ...
+
+    @property
+    def input_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Path and shape of every array that the function was given, differentiated or not."""
+        ...
+
+    def hand_written(self) -> tuple[str, ...] | None:
+        """The functions of the user's own on the way back, where the framework writes the rest; None where all of it
+        may be.
+        """
+        ...
+
     def representable(self, cotangent: Array) -> Array:
         """The cotangent as the outputs' dtype holds it."""
         ...

@@ -54,6 +54,17 @@ class Beside:
     def output_sizes(self) -> tuple[int, ...]:
         return self._problem.output_sizes
 
+    @property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return self._problem.output_shapes
+
+    @property
+    def input_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        return self._problem.input_shapes
+
+    def hand_written(self) -> tuple[str, ...] | None:
+        return self._problem.hand_written()
+
     def point(self, tensor: int) -> Array:
         return self._points[tensor].copy()
 

@@ -71,6 +71,8 @@ class Counted:
         self.shadow = problem.shadow
         self.wide_gradient = problem.wide_gradient
         self.tangent = problem.tangent
+        self.input_shapes = problem.input_shapes
+        self.hand_written = problem.hand_written
 
     @property
     def evaluation(self) -> str:
@@ -83,6 +85,10 @@ class Counted:
     @property
     def output_sizes(self) -> tuple[int, ...]:
         return self.problem.output_sizes
+
+    @property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return self.problem.output_shapes
 
     def value(self, moved: Mapping[int, Array]) -> Array:
         self.count.add(1)

@@ -15,6 +15,7 @@ from gradvitals.gradients.beside import Beside
 from gradvitals.gradients.counted import Count, Counted
 from gradvitals.gradients.measure_base import Base, cotangent_of, measure_base, surroundings
 from gradvitals.gradients.measure_lines import SUSPECT_AT
+from gradvitals.gradients.mistakes import remembered
 from gradvitals.gradients.outcome import Measurement, Outcome
 from gradvitals.gradients.search import USUAL_POINTS, Search
 from gradvitals.vocabulary.errors import InputError
@@ -87,6 +88,7 @@ def measure(
         _outcome(searches[at], search.base, at) if at in judged else (unknown if gradient.stopped else wrong)
         for at, gradient in enumerate(gradients)
     )
+    outcomes = _with_history(counted, search.base, outcomes, rng)
     return Measurement(
         outcomes,
         gradients,
@@ -96,6 +98,19 @@ def measure(
         kinks=replace(search.kinks, beside=tuple(beside)),
         base=search.base,
         evaluation=problem.evaluation,
+    )
+
+
+def _with_history(
+    counted: Counted, base: Base, outcomes: tuple[Outcome, ...], rng: np.random.Generator
+) -> tuple[Outcome, ...]:
+    """Tensors whose gradient depends on the calls before are wrong, whatever their slopes said."""
+    found = remembered(counted, base, rng)
+    return tuple(
+        replace(outcome, status="wrong", relative_error=found[at].relative_error, mistake=found[at].mistake)
+        if at in found
+        else outcome
+        for at, outcome in enumerate(outcomes)
     )
 
 
@@ -123,15 +138,28 @@ def _in_shadow(
             gradient_doubts=tuple(share * doubts for doubts in base.gradient_doubts),
             gradient_roundoff=shadow.roundoff,
         )
-    search = Search(shadow, base, native.sensitivity, rng)
-    search.examine(asked)
-    search.examine_alone(asked)
-    return {
+    search = _examined(shadow, base, native.sensitivity, asked, rng)
+    found = {
         at: search
         for at in asked
         if at not in doubtful
         or (search.status(at) == "right" and _imprecision(search.base, native.base, at) <= native.sensitivity)
     }
+    # A formula that isn't right there may only not be computed in float64 throughout: then the claim itself is judged.
+    unlike = [at for at in found if search.status(at) != "right"] if wide is not None else []
+    if unlike:
+        claimed = replace(native.base, value=value, noise=around.noise, roundoff=shadow.roundoff)
+        found |= dict.fromkeys(unlike, _examined(shadow, claimed, native.sensitivity, unlike, rng))
+    return found
+
+
+def _examined(
+    problem: Counted, base: Base, sensitivity: float, group: Sequence[int], rng: np.random.Generator
+) -> Search:
+    search = Search(problem, base, sensitivity, rng)
+    search.examine(group)
+    search.examine_alone(group)
+    return search
 
 
 def _wide_gradients(shadow: Counted, native: Base) -> tuple[Array, ...] | None:

@@ -156,9 +156,9 @@ def _stairs(
     spacing = FARTHEST_STAIR
     while spacing > 2 * nearest:
         values = _values_along(problem, points, direction, spacing)
+        height = np.where(flat, np.fmax(height, stair_height(values)), 0.0)
         if float(np.mean(flat & np.any(np.diff(values, axis=0) != 0, axis=0))) <= _MANY_FLAT:
             break
-        height = np.fmax(height, stair_height(values))
         spacing /= 4
     return height
 

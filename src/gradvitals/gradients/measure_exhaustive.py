@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from gradvitals.frameworks.sweep import Indices
 
 #: Entrances at which the step is chosen.
-_PROBED = 16
+_PROBED = 12
 #: Steps tried there, as powers of two beside the root of the unit roundoff near which a difference is best: the cube
 #: root for central ones, the square root for those to one side.
 _CENTRAL, _ONE_SIDED = (4, 2, 0, -2), (6, 4, 2)
@@ -193,7 +193,10 @@ class _Examination:
         base, size = self.base, census.numeric.size
         singles = [np.eye(1, size, int(self._rng.integers(size)))[0] for _ in range(_COMPARED)]
         for direction in [self._rng.standard_normal(size), *singles]:
-            line = measure_line(self._problem, base, {at: base.scales[at] * direction})
+            displaced = base.scales[at] * direction
+            error = _AGREE * float(np.linalg.norm(np.where(direction == 0, 0.0, census.error * displaced)))
+            enough = error + base.material * float(np.linalg.norm(base.gradients[at] * displaced))
+            line = measure_line(self._problem, base, {at: displaced}, enough=enough)
             moved = line.direction[at] != 0
             u, gradient = line.direction[at][moved], base.gradients[at][moved]
             missing = float((census.numeric[moved] - gradient) @ u)
@@ -237,7 +240,16 @@ class _Examination:
         mistake = before.mistake
         if status == "wrong" and before.status != "wrong":
             lines = [entry.line for entry in entries]
-            mistake = recognise(self._problem.tensors[at], gradient, lines, entries, self._problem.sample_sizes, at)
+            mistake = recognise(
+                self._problem.tensors[at],
+                gradient,
+                lines,
+                entries,
+                self._problem.sample_sizes,
+                at,
+                problem=self._problem,
+                base=base,
+            )
         return Outcome(
             status,
             relative_error=missing / both if both else 0.0,

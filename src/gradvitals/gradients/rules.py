@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import numpy as np
 from gradvitals.frameworks.problem import Tensor
 from gradvitals.gradients.grades import grade
 from gradvitals.gradients.measure_entries import Entry
+from gradvitals.gradients.mistakes import same_cause
 from gradvitals.gradients.outcome import Measurement, Outcome
 from gradvitals.vocabulary.finding import Estimate, Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule
@@ -21,9 +21,6 @@ GRADIENT_NOT_FINITE = Rule("G103", Severity.ERROR, {})
 GRADIENT_UNRESOLVED = Rule("G104", Severity.UNRESOLVED, {})
 NOT_DETERMINISTIC = Rule("G105", Severity.INFO, {})
 RULES = (GRADIENT_WRONG, GRADIENT_MISSING, GRADIENT_NOT_FINITE, GRADIENT_UNRESOLVED, NOT_DETERMINISTIC)
-
-#: Two factors are one cause when they differ by less than this, relatively.
-_SAME_FACTOR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +114,13 @@ def _wrong(patients: Sequence[_Patient]) -> Iterator[Finding]:
     wrong = [p for p in patients if p.came and p.not_finite is None and p.outcome.status == "wrong"]
     groups: list[list[_Patient]] = []
     for p in wrong:
-        home = next((group for group in groups if _same_cause(group[0], p)), None)
+        home = next((group for group in groups if same_cause(group[0].outcome.mistake, p.outcome.mistake)), None)
         if home is None:
             groups.append([p])
         else:
             home.append(p)
     for group in groups:
         yield _wrong_finding(group)
-
-
-def _same_cause(one: _Patient, other: _Patient) -> bool:
-    a, b = one.outcome.mistake, other.outcome.mistake
-    if a is None or b is None or a.factor is None or b.factor is None or a.likely != b.likely:
-        return False
-    error = 3 * math.hypot(a.factor.error, b.factor.error)
-    return abs(a.factor.value - b.factor.value) <= max(error, _SAME_FACTOR * abs(a.factor.value))
 
 
 def _wrong_finding(group: Sequence[_Patient]) -> Finding:
@@ -145,6 +134,8 @@ def _wrong_finding(group: Sequence[_Patient]) -> Finding:
         "checked_count": len(outcome.entries) if outcome.checked_count is None else outcome.checked_count,
         "wrong_count": sum(e.wrong for e in outcome.entries) if outcome.wrong_count is None else outcome.wrong_count,
     }
+    if mistake:
+        facts |= {key: fact for key, fact in mistake.facts.items() if fact is not None}
     if mistake and mistake.factor is not None:
         facts |= {"factor": mistake.factor, "name": mistake.name}
     if len(group) > 1:

@@ -32,8 +32,12 @@ RULES = (PRECISION_LOW, BACKWARD_FRAGILE)
 _CONFIDENCE = 0.98
 #: Of one mistake in how the cotangent is treated the slopes show the same tensors.
 _OF_COTANGENT = frozenset({"ignores-cotangent", "not-linear", "nonzero-at-zero"})
-#: What slopes say when the cotangent is treated wrongly: of one cotangent alone such a mistake looks like these.
-_SEEMING = frozenset({"formula", "entries", "slice", "sign", "factor-missing", "factor-extra", "precision"})
+#: What slopes say of a constant that is added, where they don't recognise it.
+_SEEMING = frozenset(
+    {"formula", "entries", "slice", "sign", "factor-missing", "factor-extra", "precision", "not-linear", "stale"}
+)
+#: No explanation that is linear in the cotangent explains what isn't; only these stand beside it.
+_STANDING = frozenset({"ignores-cotangent", "not-linear", "accumulates", "shape"})
 #: Facts that belong to an explanation by a factor.
 _OF_FACTORS = frozenset({"factor", "name", "shared"})
 #: Faults that leave the gradient right but are a danger; those that raise are as well.
@@ -110,7 +114,9 @@ def with_statuses(measured: Measurement, structure: Structure) -> Measurement:
             known = outcomes[at]
             if known.status != "wrong":
                 outcomes[at] = replace(known, status="wrong", relative_error=fault.relative, mistake=mistake)
-            elif fault.kind in _OF_COTANGENT and (known.mistake is None or known.mistake.likely in _SEEMING):
+            elif fault.kind in _OF_COTANGENT and (
+                known.mistake is None or _is_better(fault.kind, known.mistake.likely)
+            ):
                 outcomes[at] = replace(known, mistake=mistake)
     return replace(measured, outcomes=tuple(outcomes))
 
@@ -152,7 +158,7 @@ def _fragile(fault: Fault, paths: tuple[str, ...], *, shares_cotangents: bool) -
         else (fault.kind, _FRAGILE[fault.kind])
     )
     if kind == "modifies-cotangent" and not shares_cotangents:
-        severity = Severity.WARNING
+        severity = Severity.INFO
     facts: dict[str, Fact] = {
         "tensors": paths,
         "likely": kind,
@@ -167,17 +173,40 @@ def _explained(
     findings: Sequence[Finding], fault: Fault, paths: tuple[str, ...]
 ) -> tuple[list[Finding], tuple[str, ...]]:
     """Findings of slopes that a fault explains, and the tensors that are left for a finding of its own."""
-    explained, left = [], set(paths)
+    explained: list[Finding] = []
+    left = set(paths)
     for finding in findings:
         own = finding.evidence.get("tensors", ())
         shared = set(own) & set(paths) if finding.code == "G101" and isinstance(own, tuple) else set()
         left -= shared
-        if shared and finding.evidence.get("likely") in _SEEMING:
-            facts = {key: value for key, value in finding.evidence.items() if key not in _OF_FACTORS}
-            explained.append(replace(finding, evidence={**facts, "likely": fault.kind}, confidence=_CONFIDENCE))
+        better = bool(shared) and _is_better(fault.kind, finding.evidence.get("likely"))
+        told = _as_fault(finding, fault.kind) if better else finding
+        twin = next((at for at, one in enumerate(explained) if _is_twin(one, told, fault.kind)), None)
+        if twin is None:
+            explained.append(told)
         else:
-            explained.append(finding)
+            explained[twin] = _with_tensors(explained[twin], own)
     return explained, tuple(path for path in paths if path in left)
+
+
+def _as_fault(finding: Finding, kind: str) -> Finding:
+    facts = {key: value for key, value in finding.evidence.items() if key not in _OF_FACTORS}
+    return replace(finding, evidence={**facts, "likely": kind}, confidence=_CONFIDENCE)
+
+
+def _is_better(kind: str, likely: Fact) -> bool:
+    """Whether a fault in how the cotangent is treated explains more than what slopes made of it."""
+    return likely in _SEEMING if kind == "nonzero-at-zero" else likely not in _STANDING
+
+
+def _is_twin(one: Finding, other: Finding, kind: str) -> bool:
+    return one.code == other.code == "G101" and one.evidence.get("likely") == other.evidence.get("likely") == kind
+
+
+def _with_tensors(finding: Finding, more: Fact) -> Finding:
+    own = finding.evidence["tensors"]
+    both = (*own, *more) if isinstance(own, tuple) and isinstance(more, tuple) else own
+    return replace(finding, evidence={**finding.evidence, "tensors": both})
 
 
 def _wrong(findings: Sequence[Finding]) -> set[Fact]:

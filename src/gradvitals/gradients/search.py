@@ -146,7 +146,14 @@ class Search:
         mistake = None
         if status == "wrong":
             mistake = recognise(
-                tensor, base.gradients[at], [*own, *(e.line for e in entries)], entries, self.problem.sample_sizes, at
+                tensor,
+                base.gradients[at],
+                [*own, *(e.line for e in entries)],
+                entries,
+                self.problem.sample_sizes,
+                at,
+                problem=self.problem,
+                base=base,
             )
         return Outcome(status, relative_error, numeric_error, self._resolution[at], entry_resolution, entries, mistake)
 

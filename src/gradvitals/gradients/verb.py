@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from gradvitals.frameworks import as_case, burnt_in, opened, penalty
-from gradvitals.frameworks.environment import environment
-from gradvitals.frameworks.problem import Tensor
-from gradvitals.gradients.grades import grade
-from gradvitals.gradients.measure import measure
-from gradvitals.gradients.measure_exhaustive import measure_exhaustively
-from gradvitals.gradients.measure_layers import LayersMeasured, layers_at_fault
-from gradvitals.gradients.measure_structure import structure_of
-from gradvitals.gradients.outcome import Measurement, Outcome
-from gradvitals.gradients.rules_kinks import judge_kinks, with_kinks
-from gradvitals.gradients.rules_layers import judge_layers, layer_table
-from gradvitals.gradients.rules_structure import with_statuses, with_structure
-from gradvitals.gradients.terms import in_one, parameters_of, words_of
+from gradvitals.frameworks import as_case, burnt_in, penalty
+from gradvitals.frameworks.surrogate import Surrogate
+from gradvitals.gradients.examination import Asked, examine
+from gradvitals.gradients.terms import in_one, parameters_of
 from gradvitals.gradients.verb_reference import check_reference
 from gradvitals.vocabulary.errors import InputError, UsageError, unknown_keyword
-from gradvitals.vocabulary.finding import Fact
-from gradvitals.vocabulary.report import Report, Table
+from gradvitals.vocabulary.report import Report
 
-#: The relative error that must be resolved, by the unit roundoff of the coarsest dtype: float64, float32, 16-bit
-#: formats.
-SENSITIVITY = ((1e-12, 1e-4), (1e-6, 1e-3), (1.0, 1e-1))
-#: Entries shown of each tensor, worst first.
-_SHOWN_ENTRIES = 3
 #: What slopes may be measured in.
 PRECISIONS = ("auto", "native", "float64")
-_KEYWORDS = ("loss", "grad", "vjp", "kwargs", "wrt", "sensitivity", "budget", "precision", "seed", "name", "progress")
-_MORE_KEYWORDS = ("exhaustive", "outputs", "order", "regularisation", "burn_in", "optimizer", "reference", "ratio")
 
 
 def check(
@@ -56,6 +38,7 @@ def check(
     budget: int | None = None,
     exhaustive: bool = False,
     precision: str = "auto",
+    expect: str | None = None,
     seed: int = 0,
     name: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -110,6 +93,9 @@ def check(
     precision : {"auto", "native", "float64"}
         What slopes are measured in: the model's own dtype; float64 at the very same point, where the model can and
         computes the same there; or (``"auto"``) natively first, and what that leaves unresolved in float64.
+    expect : {"surrogate"}, optional
+        The gradient is meant to differ from the slope (a straight-through estimator, gradient reversal): where it does,
+        that is noted and not reported as wrong. Functions inside a model are declared by ``gradvitals.surrogate``.
     seed : int
         Of directions, cotangents and the choice of entries.
     name : str, optional
@@ -155,7 +141,7 @@ def check(
 
     """
     for keyword in unknown:
-        raise unknown_keyword("check", keyword, (*_KEYWORDS, *_MORE_KEYWORDS))
+        raise unknown_keyword("check", keyword, tuple(inspect.signature(check).parameters)[2:-1])
     if sensitivity is not None and not 0 < sensitivity < 1:
         raise InputError(
             "the sensitivity is not a relative error",
@@ -170,7 +156,10 @@ def check(
         )
     if budget is not None and budget < 1:
         raise InputError("the budget is not a number of evaluations", f"budget={budget}", "give 60 or more, or None")
-    started = time.perf_counter()
+    if expect not in {None, "surrogate"}:
+        raise UsageError("that can't be expected", f"expect={expect!r}", "give expect='surrogate', or leave it out")
+    if isinstance(model, Surrogate):
+        model, expect = model.function, "surrogate"
     case = as_case("check", model, inputs, loss=loss, grad=grad, vjp=vjp, kwargs=kwargs, name=name)
     _require_sound(order, burn_in, optimizer)
     if burn_in:
@@ -180,67 +169,24 @@ def check(
         others |= {"order": None if order == 1 else order, "exhaustive": exhaustive or None}
         others |= {"precision": None if precision == "auto" else precision}
         return check_reference(case, reference, ratio=ratio, wrt=wrt, seed=seed, progress=progress, others=others)
-    if regularisation is not None:
-        given: dict[str, Any] = {"sensitivity": sensitivity, "budget": budget, "precision": precision, "seed": seed}
-        given |= {"progress": progress, "order": order, "exhaustive": exhaustive}
-        penalised = penalty(case, regularisation)
-        data = check(case, wrt=wrt, outputs=outputs, **given)
-        term = check(penalised, wrt=parameters_of(data, wrt), **given)
-        return in_one(data, term, {"burn_in": burn_in} if burn_in else {})
-    patterns = [wrt] if isinstance(wrt, str) else wrt
-    with opened(case, patterns, outputs=outputs, order=order) as problem:
-        coarsest = max(tensor.roundoff for tensor in problem.tensors)
-        wanted = sensitivity or next(value for bound, value in SENSITIVITY if coarsest < bound)
-        measured = measure(
-            problem, sensitivity=wanted, seed=seed, progress=progress, budget=budget, precision=precision
-        )
-        if exhaustive:
-            measured = measure_exhaustively(problem, measured, sensitivity=wanted, seed=seed, progress=progress)
-        left = None if budget is None else budget - measured.evaluations
-        structure = structure_of(problem, measured, seed=seed, left=left)
-        lowered: tuple[str, ...] = getattr(problem, "lowered_precision", tuple)()
-        tensors, objective = problem.tensors, problem.objective
-        left_out: tuple[str, ...] = getattr(problem, "left_out", ())
-    layers = LayersMeasured()
-    if order == 1:
-        asked: dict[str, Any] = {"sensitivity": wanted, "seed": seed, "precision": precision}
-        left = None if left is None else left - structure.forwards
-        layers = layers_at_fault(case, patterns, tensors, measured, **asked, budget=left)
-    return Report(
-        verb="check",
-        subject=case.subject,
-        findings=with_structure(
-            [*judge_layers(tensors, measured, layers, wanted), *judge_kinks(tensors, measured, wanted)],
-            tensors,
-            measured,
-            structure,
-            wanted,
-            lowered,
-        ),
-        tables=(
-            _tensor_table(tensors, with_statuses(with_kinks(measured), structure)),
-            _entry_table(tensors, measured),
-            *((layer_table(layers),) if layers.rows else ()),
-        ),
-        settings={
-            "seed": seed,
-            "sensitivity": wanted,
-            "objective": objective,
-            "precision": precision,
-            **({"outputs": words_of(outputs)} if outputs is not None else {}),
-            **({"left_out": left_out} if left_out else {}),
-            **({"derivative": order} if order != 1 else {}),
-            **({"burn_in": burn_in} if burn_in else {}),
-            **({"exhaustive": True} if exhaustive else {}),
-        },
-        environment=environment(),
-        cost={
-            "seconds": round(time.perf_counter() - started, 4),
-            "forwards": measured.evaluations + structure.forwards + layers.evaluations,
-            "backwards": measured.backwards + layers.backwards,
-            "cotangents": structure.backwards,
-        },
+    asked = Asked(
+        wrt=wrt,
+        outputs=outputs,
+        order=order,
+        sensitivity=sensitivity,
+        budget=budget,
+        exhaustive=exhaustive,
+        precision=precision,
+        expect=expect,
+        burn_in=burn_in,
+        seed=seed,
     )
+    if regularisation is None:
+        return examine(case, asked, progress)
+    penalised = penalty(case, regularisation)
+    data = examine(case, asked, progress)
+    term = examine(penalised, replace(asked, outputs=None, wrt=parameters_of(data, wrt)), progress)
+    return in_one(data, term, {"burn_in": burn_in} if burn_in else {})
 
 
 def _require_sound(order: int, burn_in: int, optimizer: Any) -> None:
@@ -250,35 +196,3 @@ def _require_sound(order: int, burn_in: int, optimizer: Any) -> None:
         raise InputError("burn_in is not a number of steps", f"burn_in={burn_in}", "give a whole number, such as 10")
     if optimizer is not None and not burn_in:
         raise UsageError("an optimizer trains nothing without steps", "optimizer= without burn_in", "give burn_in=10")
-
-
-def _tensor_table(tensors: Sequence[Tensor], measured: Measurement) -> Table:
-    identity = ("path", "role", "shape", "dtype")
-    columns = (*identity, "status", "relative_error", "resolution", "entry_resolution", "grade", "likely")
-    rows = tuple(_tensor_row(tensor, outcome) for tensor, outcome in zip(tensors, measured.outcomes, strict=True))
-    return Table("tensors", columns, ("",) * len(columns), rows)
-
-
-def _tensor_row(tensor: Tensor, outcome: Outcome) -> tuple[Fact, ...]:
-    return (
-        tensor.path,
-        tensor.role,
-        tensor.shown_shape,
-        tensor.dtype,
-        outcome.status,
-        outcome.relative_error,
-        outcome.resolution,
-        outcome.entry_resolution,
-        grade(outcome.relative_error, outcome.numeric_error),
-        outcome.mistake.likely if outcome.mistake else None,
-    )
-
-
-def _entry_table(tensors: Sequence[Tensor], measured: Measurement) -> Table:
-    rows: list[tuple[Fact, ...]] = []
-    for tensor, outcome in zip(tensors, measured.outcomes, strict=True):
-        worst = sorted(outcome.entries, key=lambda e: (-e.wrong, -abs(e.numeric - e.analytic)))[:_SHOWN_ENTRIES]
-        for entry in worst:
-            index = tuple(int(i) for i in np.unravel_index(entry.index, tensor.shape)) if tensor.shape else ()
-            rows.append((tensor.path, index, entry.numeric, entry.error, entry.analytic))
-    return Table("entries", ("path", "index", "numeric", "error", "analytic"), ("",) * 5, tuple(rows))

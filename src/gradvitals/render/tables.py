@@ -17,7 +17,7 @@ _WORDS = frozenset(
 #: Columns that are compared with one another digit by digit.
 _COMPARED_BY_EYE = frozenset({"numeric", "analytic", "eager"})
 #: The states that a page colours, by the severity they amount to.
-_STATES = {"right": "pass", "wrong": "fail", "unresolved": "inconclusive"}
+_STATES = {"right": "pass", "wrong": "fail", "unresolved": "inconclusive", "surrogate": "pass"}
 #: Columns in which an empty tuple means "nothing was found".
 _DIAGNOSES = frozenset({"expected", "found", "found_after"})
 #: What a comparison of two layers-like tables puts side by side.

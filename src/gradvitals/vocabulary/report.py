@@ -149,12 +149,14 @@ class Report:
         return self.render("fragment")
 
     def render(self, form: str, *, lang: str = "en") -> str:
-        """Render as ``"text"``, ``"html"``, ``"fragment"`` (HTML without a page around it) or ``"json"``."""
+        """Render as ``"text"``, ``"brief"`` (a few lines of it), ``"html"``, ``"fragment"`` (HTML without a page around
+        it) or ``"json"``.
+        """
         if form == "json":
             return self.to_json(lang=lang)
-        if form not in {"text", "html", "fragment"}:
-            raise UsageError(f"no renderer {form!r}", f"render({form!r})", "use text, html, fragment or json")
-        module = "text" if form == "text" else "html"
+        module = {"text": "text", "brief": "brief", "html": "html", "fragment": "html"}.get(form)
+        if module is None:
+            raise UsageError(f"no renderer {form!r}", f"render({form!r})", "use text, brief, html, fragment or json")
         # The one late binding of the house: renderers read reports, so a report can only find them by name.
         renderer = importlib.import_module(f"gradvitals.render.{module}")
         return str(getattr(renderer, form)(self, lang=lang))

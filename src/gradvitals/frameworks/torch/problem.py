@@ -20,6 +20,7 @@ from gradvitals.frameworks.torch import pullback
 from gradvitals.frameworks.torch.arguments import Arguments, copied
 from gradvitals.frameworks.torch.batched import Batch
 from gradvitals.frameworks.torch.behind import generators_behind
+from gradvitals.frameworks.torch.custom import custom_functions
 from gradvitals.frameworks.torch.entries import (
     described,
     flat,
@@ -37,9 +38,11 @@ from gradvitals.frameworks.torch.objective import Objective
 from gradvitals.frameworks.torch.replay import Replay
 from gradvitals.frameworks.torch.resend import TorchPullback, made_ready
 from gradvitals.frameworks.torch.settings import lowered_precision
+from gradvitals.frameworks.torch.surrogates import Surrogates
 from gradvitals.frameworks.torch.swap import Places, written_in_place
 from gradvitals.frameworks.torch.widening import in_float64, uncompiled
 from gradvitals.frameworks.torch.wrt import Key, differentiated, involved
+from gradvitals.frameworks.tree import leaves
 from gradvitals.frameworks.user_code import user_code
 from gradvitals.vocabulary.errors import InputError, ModelError, UsageError
 
@@ -94,6 +97,7 @@ class TorchProblem:
         self.tensors = tuple(described(path, role, base, rounding) for (role, path), base in self._base.items())
         self._in_place = written_in_place([tensor for key, tensor in self._own.items() if key[0] == "parameter"])
         self._widest: dict[int, torch.Tensor] = {}
+        self.surrogates = Surrogates()
         self._objective = Objective(case.loss, outputs, f"{case.subject}()")
         self._outputs: list[torch.Tensor] = []
         self._paths: tuple[str, ...] = ()
@@ -211,6 +215,19 @@ class TorchProblem:
     @property
     def output_sizes(self) -> tuple[int, ...]:
         return tuple(output.numel() * (2 if output.is_complex() else 1) for output in self._outputs)
+
+    @property
+    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple((*output.shape, 2) if output.is_complex() else tuple(output.shape) for output in self._outputs)
+
+    @property
+    def input_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        given = [(path, value) for root, tree in self._arguments.roots for path, value in leaves(tree, root)]
+        return tuple((path, tuple(value.shape)) for path, value in given if isinstance(value, torch.Tensor))
+
+    def hand_written(self) -> tuple[str, ...]:
+        with torch.enable_grad(), self._placed({}, differentiable=True) as point:
+            return custom_functions(self._run(point), self._own)
 
     @property
     def output_dtypes(self) -> tuple[torch.dtype, ...]:
@@ -352,8 +369,9 @@ class TorchProblem:
             moving = {at: copied(self._places.tensors[at], wide=True) for at in self._widest if self._moves(at)}
             others = {**self._widest, **moving, **others}
         mode = self._in_float64() if wide else contextlib.nullcontext()
+        meant = self.surrogates.at_work(differentiating=torch.is_grad_enabled())
         watch = self._places.only_replaced(watched) if watched else contextlib.nullcontext()
-        with self._places.swapped(others), user_code(f"{self._case.subject}()"), mode, watch:
+        with self._places.swapped(others), user_code(f"{self._case.subject}()"), mode, watch, meant:
             output = self._case.model(*args, **keywords)
             tensors, self.objective = self._objective.of(output)
         self._paths = tuple(tensors)

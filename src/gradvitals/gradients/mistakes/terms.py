@@ -1,0 +1,157 @@
+"""A term that is missing or too much: what is missing is a multiple of something that is known."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gradvitals.frameworks.problem import Array
+from gradvitals.gradients.mistakes.mistake import Mistake
+from gradvitals.gradients.mistakes.patterns import transpositions
+from gradvitals.gradients.mistakes.readings import Readings
+from gradvitals.vocabulary.finding import Fact
+
+if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
+    from numpy.typing import NDArray
+
+    from gradvitals.gradients.mistakes.scene import Scene
+
+#: Slices of which entries are measured, and entries in each, where a tensor is too large to be measured whole.
+_GROUPS, _EACH = 3, 8
+#: Observations per number that is fitted slice by slice.
+_PER_UNKNOWN = 2.0
+
+
+def one_term(scene: Scene, observed: Readings) -> Mistake | None:
+    """One coefficient times one known thing that explains all that is missing."""
+    for likely, facts, direction in _terms(scene):
+        if not direction.any():
+            continue
+        fit = observed.fit(observed.project(direction)[:, None])
+        if fit is not None:
+            certain = len(observed.numeric) > _PER_UNKNOWN
+            return Mistake(likely, 0.9 if certain else 0.5, facts={"coefficient": fit.estimate, **facts})
+    return None
+
+
+def _terms(scene: Scene) -> Iterator[tuple[str, dict[str, Fact], Array]]:
+    tensor, own = scene.tensor, scene.own
+    yield "term-own", {}, own
+    for direction in fitted(scene.base.cotangent, scene.outputs, tensor.shape):
+        yield "term-cotangent", {}, direction
+    yield "term-sign", {}, np.sign(own)
+    yield "term-constant", {}, np.ones(tensor.size)
+    for axes, turned in transpositions(scene.claimed.reshape(tensor.shape)):
+        yield "term-transposed", {"axes": ", ".join(map(str, axes))}, turned.reshape(-1)
+    others = [at for at in range(len(scene.problem.tensors)) if at != scene.at]
+    for at in others:
+        other = scene.problem.tensors[at]
+        if other.size == tensor.size and other.shape == tensor.shape:
+            yield "term-other", {"other": other.path}, scene.base.points[at]
+            yield "term-gradient", {"other": other.path}, scene.base.gradients[at]
+    for direction in fitted(scene.base.value, scene.outputs, tensor.shape):
+        yield "term-output", {}, direction
+    for at in others:
+        other = scene.problem.tensors[at]
+        if other.shape == tensor.shape:
+            for direction in fitted(scene.base.cotangent, scene.outputs, tensor.shape):
+                yield "term-other", {"other": other.path}, direction * scene.base.points[at]
+
+
+def fitted(values: Array, outputs: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> Iterator[Array]:
+    """Values of the outputs' shapes as a tensor of another shape: as they are, summed or repeated as broadcasting
+    does.
+    """
+    start = 0
+    for output in outputs:
+        size = int(np.prod(output, dtype=np.int64))
+        part = values[start : start + size].reshape(output)
+        start += size
+        if size <= 1:
+            continue
+        if part.size == int(np.prod(shape, dtype=np.int64)):
+            yield part.reshape(-1)
+        elif part.ndim >= len(shape):
+            lead = part.ndim - len(shape)
+            summed = part.sum(axis=tuple(range(lead)))
+            narrow = tuple(i for i, (n, m) in enumerate(zip(summed.shape, shape, strict=True)) if m == 1 < n)
+            summed = summed.sum(axis=narrow, keepdims=True)
+            if summed.shape == shape:
+                yield summed.reshape(-1)
+        else:
+            try:
+                yield np.broadcast_to(part, shape).reshape(-1)
+            except ValueError:
+                continue
+
+
+def per_slice(scene: Scene, observed: Readings) -> Mistake | None:
+    """A statistic that was taken for a constant: in each slice what is missing is the same multiple of something.
+
+    The way back through a mean adds the same to all entries that it was taken over, through a norm or a variance a
+    multiple of the entries themselves (and, when the mean is taken out, a constant), through a softmax a multiple of
+    the outputs.
+    """
+    shape = scene.tensor.shape
+    ones, own = np.ones(observed.size), scene.own
+    whole = [v for v in fitted(scene.base.value, scene.outputs, shape) if not np.allclose(v, own)]
+    choices: list[tuple[str, list[Array]]] = [("mean", [ones]), ("norm-or-variance", [own])]
+    choices += [("softmax", [value]) for value in whole] + [("mean-and-variance", [own, ones])]
+    wide = [axis for axis, n in enumerate(shape) if n > 1]
+    for statistic, columns in choices:
+        for count in range(1, len(wide) + 1):
+            for axes in itertools.combinations(wide, count):
+                over = int(np.prod([shape[axis] for axis in axes]))
+                if over <= _PER_UNKNOWN * len(columns):
+                    continue
+                if _explained_per_slice(scene, observed, axes, columns):
+                    facts: dict[str, Fact] = {"statistic": statistic, "axis": axes[0] if len(axes) == 1 else None}
+                    facts["axes"] = ", ".join(map(str, axes))
+                    return Mistake("detached", 0.85, facts=facts)
+    return None
+
+
+def _explained_per_slice(scene: Scene, observed: Readings, axes: tuple[int, ...], columns: list[Array]) -> bool:
+    """Whether in every slice a combination of the columns explains what is missing; measures more where needed."""
+    labels = slice_labels(scene.tensor.shape, axes)
+    if not observed.is_complete:
+        return False
+    explained = 0
+    for label in np.unique(labels):
+        part = observed.only(labels == label)
+        if not part.wrong.any():
+            continue
+        if part.fit(np.stack([part.project(column) for column in columns], axis=1)) is None:
+            return False
+        explained += 1
+    return explained > 0
+
+
+def slice_labels(shape: tuple[int, ...], axes: tuple[int, ...]) -> NDArray[np.int64]:
+    """A number per entry, of shape (size,): equal where entries differ along the axes only."""
+    kept = [1 if axis in axes else n for axis, n in enumerate(shape)]
+    numbers = np.arange(int(np.prod(kept))).reshape(kept)
+    return np.broadcast_to(numbers, shape).reshape(-1)
+
+
+def repeated(scene: Scene, observed: Readings) -> Mistake | None:
+    """One gradient repeated along an axis, where each position has its own."""
+    claimed = scene.claimed.reshape(scene.tensor.shape)
+    for axis, n in enumerate(claimed.shape):
+        first = np.take(claimed, [0], axis)
+        if n < 2 or not np.array_equal(np.broadcast_to(first, claimed.shape), claimed):
+            continue
+        facts: dict[str, Fact] = {"axis": axis}
+        if observed.is_complete:
+            slopes = observed.slopes.reshape(claimed.shape)
+            named = {"mean": slopes.mean(axis, keepdims=True), "sum": slopes.sum(axis, keepdims=True)}
+            size = np.linalg.norm(first)
+            how = [name for name, value in named.items() if np.linalg.norm(value - first) <= 1e-3 * size]
+            if np.linalg.norm(slopes - slopes.mean(axis, keepdims=True)) <= 1e-3 * np.linalg.norm(slopes):
+                continue  # each position has the same slope: then it isn't the repetition that is wrong
+            facts["how"] = how[0] if how else None
+        return Mistake("broadcast", 0.85, facts=facts)
+    return None
