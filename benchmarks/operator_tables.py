@@ -22,16 +22,21 @@ GOALS = {
     "float16": {},
 }
 GOALS_OF_ALL = {"silent": "≤ 0.5", **dict.fromkeys(COTANGENT_KINDS, "= 100"), "points (median)": "≤ 60"}
+#: A gradient that is really off by more than this is refused rightly: what ``check`` asks for by default.
+SENSITIVITY = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 1e-1, "float16": 1e-1}
+#: One that is off by more than this many times its size cancels to nothing, and says nothing of the operator.
+CANCELLED = 10.0
 
 
-def figures(records):
+def figures(records, dtype):
     """What one judge reached on some operators: percentages, and the cost of a pass."""
     correct = [r for r in records if r["kind"] == "correct"]
     wrong = [r for r in records if r["kind"] != "correct"]
     passed = [r for r in correct if r["verdict"] in PASSED]
     found = {
         "cases": len(correct),
-        "refused": percent(r["verdict"] in {"fail", "error"} for r in correct),
+        "refused": percent(is_refused(r) and not is_imprecise(r, dtype) for r in correct),
+        "refused rightly": sum(is_refused(r) and is_imprecise(r, dtype) for r in correct),
         "unresolved": percent(r["verdict"] in {"inconclusive", "timeout"} for r in correct),
     }
     for kind in operator_mutants.KINDS:
@@ -44,6 +49,15 @@ def figures(records):
     found["points (p90)"] = percentile(90, [r["points"] for r in passed])
     found["CPU ms (median)"] = 1000 * statistics.median(r["seconds"] for r in passed) if passed else None
     return found
+
+
+def is_refused(record):
+    return record["verdict"] in {"fail", "error"}
+
+
+def is_imprecise(record, dtype):
+    """Whether the operator's own backward pass rounds so badly that its gradient is wrong."""
+    return any(SENSITIVITY[dtype] < error <= CANCELLED for error in record["own_error"])
 
 
 def percent(values):
@@ -67,13 +81,13 @@ def grouped(results):
 def all_figures(results):
     """The figures of every group; refusals of ours are set against those of gradcheck, where both were asked."""
     groups = grouped(results)
-    found = {key: figures(records) for key, records in groups.items()}
+    found = {key: figures(records, key[0]) for key, records in groups.items()}
     for (dtype, judge, half), values in found.items():
         peers = groups.get((dtype, "gradcheck slow", half))
         if judge.startswith("gradvitals") and peers:
             theirs = {(r["operator"], r["sample"]) for r in peers if r["kind"] == "correct" and r["verdict"] != "pass"}
             ours = [r for r in groups[dtype, judge, half] if r["kind"] == "correct"]
-            refused = {(r["operator"], r["sample"]) for r in ours if r["verdict"] in {"fail", "error"}}
+            refused = {(r["operator"], r["sample"]) for r in ours if is_refused(r) and not is_imprecise(r, dtype)}
             values["refused beyond gradcheck"] = len(refused - theirs)
     return found
 

@@ -103,6 +103,16 @@ def test_what_is_left_out_has_its_reason():
     }
 
 
+def test_an_operator_whose_gradient_torch_knows_to_be_wrong_is_left_out():
+    name = "nn.functional.max_unpool3d"  # indices that occur twice
+    found = operators.cases(name, operators.operators("float32")[name], "float32")
+    assert "torch's gradient is wrong, and its tests skip it" in reasons(found)
+    assert any(
+        isinstance(case, operators.Case)
+        for case in operators.cases("half", operators.operators("float64")["half"], "float64")
+    )
+
+
 class Info:
     """As much of an OpInfo as a case needs."""
 
@@ -271,7 +281,7 @@ def test_gradcheck_finds_a_flipped_sign_and_passes_the_operator():
 def test_figures_count_unresolved_as_missed_and_errors_as_refused():
     def correct(operator, verdict):
         record = {"sample": 0, "kind": "correct", "verdict": verdict, "operator": operator, "seconds": 0.1}
-        return record | {"points": 40, "resolution": 1e-4}
+        return record | {"points": 40, "resolution": 1e-4, "own_error": [1e-8]}
 
     def wrong(verdict, *, silent=False):
         record = {"sample": 0, "kind": "sign", "verdict": verdict, "silent": silent, "named": True}
@@ -285,16 +295,24 @@ def test_figures_count_unresolved_as_missed_and_errors_as_refused():
         wrong("inconclusive"),
         wrong("pass", silent=True),
     ]
-    found = operator_tables.figures(records)
+    found = operator_tables.figures(records, "float32")
     assert (found["cases"], found["refused"], found["unresolved"]) == (5, 40.0, 20.0)
     assert (found["sign"], found["mutants unresolved"], found["silent"]) == (50.0, 25.0, 25.0)
     assert (found["points (median)"], found["× 2"]) == (40, None)
 
 
+def test_a_gradient_that_is_really_imprecise_is_refused_rightly():
+    def refused(own_error):
+        return {"sample": 0, "kind": "correct", "verdict": "fail", "own_error": [1e-8, own_error]}
+
+    found = operator_tables.figures([refused(0.5), refused(1e-3), refused(1e9)], "bfloat16")
+    assert (found["refused"], found["refused rightly"]) == (pytest.approx(200 / 3), 1)
+
+
 def test_refusals_that_gradcheck_shares_are_not_held_against_us():
     def result(judge, verdicts):
         records = [
-            {"sample": at, "kind": "correct", "verdict": v, "seconds": 0.1, "points": 9}
+            {"sample": at, "kind": "correct", "verdict": v, "seconds": 0.1, "points": 9, "own_error": [0.0]}
             for at, v in enumerate(verdicts)
         ]
         return {"judge": judge, "dtype": "float64", "half": "tuning", "operator": "exp", "records": records}
