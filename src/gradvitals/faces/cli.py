@@ -95,9 +95,27 @@ def checkup(target: str, *, sensitivity: float | None, seed: int, **output: Any)
 @click.option(
     "--wrt", multiple=True, metavar="PATTERN", help="Check these tensors only, such as 'encoder.*'; may be repeated."
 )
-def check(target: str, *, sensitivity: float | None, wrt: tuple[str, ...], seed: int, **output: Any) -> None:
-    """Is the backward pass right?"""
-    _examine("check", target, Output(**output), sensitivity=sensitivity, wrt=wrt or None, seed=seed)
+@click.option("--outputs", multiple=True, metavar="NAME", help="Differentiate these outputs only; may be repeated.")
+@click.option("--order", type=click.Choice(["1", "2"]), default="1", help="2 checks the second derivative.")
+@click.option("--exhaustive", is_flag=True, help="Check every entry of every tensor.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "native", "float64"]),
+    default="auto",
+    show_default=True,
+    help="What slopes are measured in: the model's own dtype, float64, or the first and then the second.",
+)
+@click.option("--budget", type=click.IntRange(min=1), metavar="N", help="The most evaluations of the model.")
+@click.option("--burn-in", type=click.IntRange(min=0), default=0, help="Training steps on a copy, before the check.")
+@click.option("--expect", type=click.Choice(["surrogate"]), help="The gradient is meant to differ from the slope.")
+def check(target: str, *, wrt: tuple[str, ...], outputs: tuple[str, ...], order: str, seed: int, **given: Any) -> None:
+    """Is the backward pass right?
+
+    FACTORY() returns a model or a single operation with its inputs, as (operation, inputs).
+    """
+    asked = {key: given.pop(key) for key in ("sensitivity", "exhaustive", "precision", "budget", "burn_in", "expect")}
+    asked |= {"wrt": wrt or None, "outputs": outputs or None, "order": int(order), "seed": seed}
+    _examine("check", target, Output(**given), **asked)
 
 
 @main.command()

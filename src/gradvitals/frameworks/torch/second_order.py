@@ -121,6 +121,10 @@ class SecondOrderProblem:
     def output_shapes(self) -> tuple[tuple[int, ...], ...]:
         return tuple(self._first.tensors[at].shape for at in self._live)
 
+    @property
+    def input_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        return self._first.input_shapes
+
     def hand_written(self) -> None:
         return None
 
