@@ -519,6 +519,31 @@ def test_random_states_of_the_host_are_restored():
     assert str(np.random.get_state()) == before
 
 
+class Keeping:
+    """A layer that keeps its input, as courses write them; traced, it would keep a tracer."""
+
+    def __init__(self):
+        self.x = "nothing yet"
+
+    def __call__(self, x):
+        self.x, self.more = x, 1
+        return jnp.sin(x)
+
+    def backward(self, dout):
+        return dout * jnp.cos(self.x)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_a_layer_keeps_for_itself_is_put_back(by_hand):
+    layer = Keeping()
+    with opened(Case(layer, (X,), vjp=layer.backward if by_hand else None)) as found:
+        assert np.allclose(found.gradient(np.ones(20))[0].value, np.cos(X32).ravel(), rtol=1e-6)
+    assert vars(layer) == {"x": "nothing yet"}
+    with pytest.raises(KeyboardInterrupt), opened(Case(layer, (X,))):
+        raise KeyboardInterrupt
+    assert vars(layer) == {"x": "nothing yet"}
+
+
 # ---- given gradients -----------------------------------------------------------------------------------------------
 
 
