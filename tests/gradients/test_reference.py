@@ -318,7 +318,25 @@ class StridesIgnored(torch.autograd.Function):
         return grad * x.as_strided(x.shape, torch.empty(x.shape).stride()).cos()
 
 
+class CotangentStridesIgnored(torch.autograd.Function):
+    """2 x, whose backward pass reads the memory of the incoming gradient as if it were contiguous."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad.as_strided(grad.shape, torch.empty(grad.shape).stride())
+
+
 class TestInputs:
+    def test_a_gradient_from_above_may_lie_in_memory_in_any_way(self):
+        report = gv.check(CotangentStridesIgnored.apply, normal(5, 3), reference=lambda x: 2 * x)
+        kinds = {f.evidence["likely"] for f in report.findings}
+        assert kinds == {"cotangent-strides", "cotangent-expanded"}
+        assert rows(report)["x"]["status"] == "wrong"
+
     @pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced"])
     def test_inputs_lie_in_memory_as_they_were_given(self, layout):
         made = {"contiguous": normal(5, 3), "transposed": normal(3, 5).T, "sliced": normal(5, 6)[:, ::2]}

@@ -59,8 +59,8 @@ class Rivals(Protocol):
         """Cotangents as the dtype of the outputs holds them."""
         ...
 
-    def kernel(self, point: Mapping[int, Array], cotangents: Sequence[Array]) -> Pass:
-        """The kernel in its own precision."""
+    def kernel(self, point: Mapping[int, Array], cotangents: Sequence[Array], layout: str = "plain") -> Pass:
+        """The kernel in its own precision; the cotangents may lie in memory in another way."""
         ...
 
     def eager(self, point: Mapping[int, Array], cotangents: Sequence[Array]) -> Pass:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradvitals.frameworks.rivals import Mismatch
 from gradvitals.gradients.explain_reference import Explanation, explain
+from gradvitals.gradients.measure_layouts import LayoutFault
 from gradvitals.gradients.measure_reference import ENTRY_ALLOWANCE, SURE, Compared, Comparison
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
@@ -31,14 +32,18 @@ _SAME_FACTOR = 0.01
 
 
 def judge_comparison(
-    compared: Compared, mismatches: Sequence[Mismatch], sizes: Sequence[int], ratio: float
+    compared: Compared,
+    mismatches: Sequence[Mismatch],
+    sizes: Sequence[int],
+    ratio: float,
+    faults: Sequence[LayoutFault] = (),
 ) -> tuple[tuple[Finding, ...], dict[str, Explanation]]:
     """Findings, the worst first, and what explains each wrong tensor, by its path."""
     everything = (*compared.outputs, *compared.gradients)
     explained = {
         c.tensor.path: explain(c, sizes, ratio)
         for c in everything
-        if c.status == "wrong" and c.got_shape is None and not c.missing and not c.broken_count
+        if c.status == "wrong" and not c.reason and c.got_shape is None and not c.missing and not c.broken_count
     }
     found = [
         *_misshapen(compared.gradients, mismatches),
@@ -49,6 +54,7 @@ def judge_comparison(
         *_wrong(
             compared.gradients, explained, ratio, "G101", value_wrong=any(c.status == "wrong" for c in compared.outputs)
         ),
+        *_depending_on_layout(compared.gradients, faults),
         *_undecided(everything, ratio),
     ]
     return tuple(sorted(found, key=lambda finding: -finding.severity)), explained
@@ -142,6 +148,19 @@ def _wrong(
         if value_wrong:
             facts["value_wrong"] = True
         yield Finding(code, Severity.ERROR, _site(worst), facts, mine.confidence)
+
+
+def _depending_on_layout(gradients: Sequence[Comparison], faults: Sequence[LayoutFault]) -> Iterator[Finding]:
+    for kind in dict.fromkeys(fault.kind for fault in faults):
+        group = [fault for fault in faults if fault.kind == kind]
+        worst = max(group, key=lambda fault: fault.relative)
+        facts: dict[str, Fact] = {
+            "tensors": tuple(gradients[fault.tensor].tensor.path for fault in group),
+            "likely": kind,
+            "relative_error": worst.relative,
+            "layouts": worst.layouts,
+        }
+        yield Finding("G101", Severity.ERROR, Site(gradients[worst.tensor].tensor.path), facts)
 
 
 def _same_cause(one: Explanation, other: Explanation) -> bool:

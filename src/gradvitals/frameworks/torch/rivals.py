@@ -16,6 +16,7 @@ from gradvitals.frameworks.torch.arguments import Arguments, copied
 from gradvitals.frameworks.torch.behind import generators_behind
 from gradvitals.frameworks.torch.entries import described, flat, moved_to, snapshot, unit_roundoff, wider, write
 from gradvitals.frameworks.torch.inputs import validate
+from gradvitals.frameworks.torch.layouts import laid_out
 from gradvitals.frameworks.torch.objective import differentiable, scalar
 from gradvitals.frameworks.torch.pullback import pulled_back
 from gradvitals.frameworks.torch.replay import Replay
@@ -146,8 +147,8 @@ class TorchRivals:
     def representable(self, cotangents: Sequence[Array]) -> tuple[Array, ...]:
         return tuple(flat(moved_to(like, part)) for like, part in zip(self._like, cotangents, strict=True))
 
-    def kernel(self, point: Mapping[int, Array], cotangents: Sequence[Array]) -> Pass:
-        return self._passed(self._kernel_outputs, point, cotangents, self._case)
+    def kernel(self, point: Mapping[int, Array], cotangents: Sequence[Array], layout: str = "plain") -> Pass:
+        return self._passed(self._kernel_outputs, point, cotangents, self._case, layout)
 
     def eager(self, point: Mapping[int, Array], cotangents: Sequence[Array]) -> Pass:
         return self._passed(self._eager_outputs, point, cotangents, self._reference)
@@ -155,7 +156,14 @@ class TorchRivals:
     def truth(self, point: Mapping[int, Array], cotangents: Sequence[Array]) -> Pass:
         return self._passed(self._wide_outputs, point, cotangents, self._reference)
 
-    def _passed(self, place: Any, moved: Mapping[int, Array], cotangents: Sequence[Array] | None, case: Case) -> Pass:
+    def _passed(
+        self,
+        place: Any,
+        moved: Mapping[int, Array],
+        cotangents: Sequence[Array] | None,
+        case: Case,
+        layout: str = "plain",
+    ) -> Pass:
         """Forwards and, with cotangents (or for a scalar), backwards."""
         elsewhere = {self._keys[at]: values for at, values in moved.items()}
         self._replay.rewind()  # before other tensors stand in the places of its buffers
@@ -182,7 +190,7 @@ class TorchRivals:
                 return Pass((), ())
             roots = outputs if value is None else [value]
             sent = (
-                [moved_to(out.detach(), part) for out, part in zip(outputs, cotangents, strict=True)]
+                [laid_out(moved_to(out.detach(), part), layout) for out, part in zip(outputs, cotangents, strict=True)]
                 if value is None
                 else [torch.ones_like(value)]
             )
