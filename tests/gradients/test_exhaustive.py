@@ -82,6 +82,51 @@ def test_slopes_of_an_embedding_are_those_of_its_entries():
     assert_slopes_are_autograds(nn.Embedding(7, 3), torch.tensor([[1, 2, 1], [6, 1, 0]]))
 
 
+class Residual(nn.Module):
+    """What the first layer gives goes another way as well: behind the second layer not all is said."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.activation, self.second = nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)
+
+    def forward(self, x):
+        z = self.first(x)
+        return z + self.second(self.activation(z))
+
+
+CHAINS = {
+    "linear, linear": (lambda: nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 3)), (4, 6), [True, False]),
+    "of few rows": (lambda: nn.Sequential(nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 3)), (2, 9), [True, False]),
+    "convolutions": (
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 4, (3, 2), 2, dilation=(1, 2))),
+        (2, 2, 5, 6),
+        [True, False],
+    ),
+    "norm, linear": (lambda: nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)), (2, 3, 4), [True, False]),
+    "grouped behind": (
+        lambda: nn.Sequential(nn.Conv1d(2, 4, 2), nn.ReLU(), nn.Conv1d(4, 4, 2, groups=2)),
+        (2, 2, 6),
+        [False, False],
+    ),
+    "in place": (
+        lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 2)),
+        (5, 4),
+        [False, False],
+    ),
+    "rows taken for units": (lambda: nn.Sequential(nn.Linear(4, 4), nn.Conv1d(4, 3, 2)), (2, 4, 4), [False, False]),
+    "residual": (Residual, (5, 4), [False, False]),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_slopes_that_enter_one_layer_farther_are_those_of_the_entries(name):
+    make, shape, farther = CHAINS[name]
+    model, x = make(), torch.randn(shape)
+    assert_slopes_are_autograds(model, x)
+    with opened(Case(model, (x,), loss=squares), [name for name, _ in model.named_parameters()]) as problem:
+        assert [sweep._ahead is not None for sweep in problem.sweeps()] == farther
+
+
 def test_displacements_are_exact_in_float32():
     values = torch.empty(100, dtype=torch.float32).uniform_(1.1, 1.9).double().numpy()
     far = exact_displacements(values, 3e-4, 2.0**-24)

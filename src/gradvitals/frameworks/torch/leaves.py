@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import torch
 
 from gradvitals.frameworks.problem import Array
 from gradvitals.frameworks.sweep import exact_displacements
+from gradvitals.frameworks.torch.ahead import Ahead, is_activation
 from gradvitals.frameworks.torch.batched import CACHED, LARGEST_CHUNK, Evaluated, same_values, without_fallback
 from gradvitals.frameworks.torch.designs import KINDS, Design, design_of
 from gradvitals.frameworks.torch.masks import SameMasks
@@ -28,7 +29,9 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
 #: Tensors as large as the layer's output that a run holds for each displacement: what is added, the sum, what follows.
 _HELD = 6
 #: Entrances at which a way in is tried before it is used.
-_TRIED = 2
+_TRIED = 4
+#: How far they are displaced, relative to their scale: what goes another way as well shows far above rounding.
+_TRIED_STEP = 2.0**-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,11 +52,13 @@ class LeafSweep:
     ----------
     problem : Evaluated
     leaf : _Leaf
+    ahead : Ahead, optional
+        What its displacements do to the layer behind, where they go there alone; that is tried before it is believed.
 
     """
 
-    def __init__(self, problem: Evaluated, leaf: _Leaf) -> None:
-        self._problem, self._leaf = problem, leaf
+    def __init__(self, problem: Evaluated, leaf: _Leaf, ahead: Ahead | None = None) -> None:
+        self._problem, self._leaf, self._ahead = problem, leaf, None
         rows, _, terms, spots = leaf.design.terms.shape
         self.tensors = tuple(at for at in (leaf.weight, leaf.bias) if at >= 0)
         # Numbers of the terms that a unit's weights belong to; the bias comes behind them.
@@ -65,6 +70,8 @@ class LeafSweep:
         moved = leaf.output if self._by_outputs else leaf.layer.weight
         rms = float(moved.detach().double().square().mean().sqrt())
         self._scale = 2.0 ** round(np.log2(rms)) if rms > 0 else 1.0
+        if ahead is not None and self.works():
+            self._ahead = self._tried(ahead)
 
     def displacements(self, step: float) -> Array:
         if not self._by_outputs:  # they enter multiplied by what the layer was given
@@ -81,6 +88,18 @@ class LeafSweep:
             return False
         plain = self._problem.value({})
         return all(same_values(row, plain, roundoff) for row in found)
+
+    def _tried(self, ahead: Ahead) -> Ahead | None:
+        """What is ahead, where displacements that enter there do the same as those that enter here."""
+        some = np.linspace(0, self.size - 1, min(_TRIED, self.size)).astype(np.int64)
+        displacements = torch.from_numpy(self.displacements(_TRIED_STEP)[some])
+        try:
+            here, roundoff = self._run(some, displacements)
+            self._ahead = ahead
+            there, _ = self._run(some, displacements)
+        except Exception:  # noqa: BLE001
+            return None
+        return ahead if all(same_values(*pair, roundoff) for pair in zip(there, here, strict=True)) else None
 
     def values(self, entrances: Indices, displacements: Array) -> Array:
         chunk = max(_TRIED, min(LARGEST_CHUNK, CACHED // (_HELD * 8 * self._leaf.output.numel())))
@@ -119,10 +138,10 @@ class LeafSweep:
 
     def _run(self, entrances: Indices, displacements: torch.Tensor) -> tuple[Array, float]:
         """F at each displacement, and the unit roundoff of its coarsest output."""
-        given = self._displaced(torch.from_numpy(entrances), displacements.to(self._leaf.output.dtype))
+        layer, given = self._entered(torch.from_numpy(entrances), displacements.to(self._leaf.output.dtype))
 
         def entered(output: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            with _running(self._leaf.layer, lambda *_, **__: output):
+            with _running(layer, lambda *_, **__: output):
                 return tuple(self._problem.outputs_at({}))
 
         with torch.no_grad(), SameMasks(), without_fallback():
@@ -130,22 +149,33 @@ class LeafSweep:
         rows = [output.to("cpu", torch.float64).reshape(len(entrances), -1).numpy() for output in outputs]
         return np.concatenate(rows, axis=1), max(torch.finfo(output.dtype).eps / 2 for output in outputs)
 
-    def _displaced(self, entrances: torch.Tensor, displacements: torch.Tensor) -> torch.Tensor:
-        """The layer's output with each displacement, of shape (K, *shape)."""
-        leaf, count = self._leaf, len(entrances)
-        given = leaf.output.expand(count, *leaf.output.shape).contiguous()
-        every = torch.arange(count)
+    def _entered(self, entrances: torch.Tensor, displacements: torch.Tensor) -> tuple[torch.nn.Module, torch.Tensor]:
+        """A layer, and its output with each displacement, of shape (K, *shape)."""
+        output, count = self._leaf.output, len(entrances)
+        unit, added = self._added(entrances, displacements)
+        with torch.no_grad():
+            if self._ahead is not None:
+                outputs = output.view(self._shape)[:, unit].permute(1, 0, 2)
+                return self._ahead.layer, self._ahead.displaced(outputs, added, unit)
+            given = output.expand(count, *output.shape).contiguous()
+            given.view(count, *self._shape)[torch.arange(count), :, unit] += added
+            return self._leaf.layer, given
+
+    def _added(self, entrances: torch.Tensor, displacements: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The unit that each displacement is one of, (K,), and what it adds there, (K, R, S)."""
+        rows, units, spots = self._shape
+        every = torch.arange(len(entrances))
         if self._by_outputs:
-            given.view(count, -1)[every, entrances] += displacements
-            return given
-        terms = leaf.design.terms
+            unit = entrances // spots % units
+            added = torch.zeros(len(entrances), rows, spots, dtype=displacements.dtype)
+            added[every, entrances // (spots * units), entrances % spots] = displacements
+            return unit, added
+        terms = self._leaf.design.terms
         unit, column = entrances // len(self._columns), self._columns[entrances % len(self._columns)]
-        group = unit // (leaf.design.units // terms.shape[1])
+        group = unit // (units // terms.shape[1])
         is_weight = (column < terms.shape[2])[:, None, None]
         seen = terms[:, group, column.clamp(max=terms.shape[2] - 1)].permute(1, 0, 2)
-        added = torch.where(is_weight, seen, 1.0).to(given.dtype) * displacements[:, None, None]
-        given.view(count, *self._shape)[every, :, unit] += added
-        return given
+        return unit, torch.where(is_weight, seen, 1.0).to(displacements.dtype) * displacements[:, None, None]
 
 
 def leaf_sweeps(
@@ -172,36 +202,61 @@ def leaf_sweeps(
         and any(id(p) in numbers for p in module.parameters(recurse=False))
         and all(owners[id(p)] == 1 for p in module.parameters(recurse=False))
     ]
+    calls = _recorded(problem, [*layers, *(module for module in every if is_activation(module))])
     found = []
-    for layer, (x, output) in _recorded(problem, layers):
-        design = design_of(layer, x, output)
-        if design is not None:
+    for layer in layers:
+        call = calls.get(id(layer))
+        design = None if call is None else design_of(layer, call.x, call.output)
+        if call is not None and design is not None:
             weight, bias = (numbers.get(id(getattr(layer, name, None)), -1) for name in ("weight", "bias"))
-            found.append(LeafSweep(problem, _Leaf(layer, design, output, weight, bias)))
+            leaf = _Leaf(layer, design, call.output, weight, bias)
+            found.append(LeafSweep(problem, leaf, _ahead(call, design, calls.values())))
     return tuple(sweep for sweep in found if sweep.works())
 
 
-def _recorded(
-    problem: Evaluated, layers: Sequence[torch.nn.Module]
-) -> list[tuple[torch.nn.Module, tuple[torch.Tensor, torch.Tensor]]]:
-    """Input and output of the layers that run once, in one evaluation."""
-    calls: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {id(layer): [] for layer in layers}
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    """A module that ran once: copies of what it was given and gave, and the very objects."""
 
-    def recorder(at: int) -> Callable[..., Any]:
+    module: torch.nn.Module
+    x: torch.Tensor
+    output: torch.Tensor
+    given: torch.Tensor
+    made: torch.Tensor
+
+
+def _recorded(problem: Evaluated, modules: Sequence[torch.nn.Module]) -> dict[int, _Call]:
+    """The calls of modules that run once in an evaluation, by the modules' ids."""
+    calls: dict[int, list[_Call]] = {id(module): [] for module in modules}
+
+    def recorder(module: torch.nn.Module) -> Callable[..., Any]:
         def forward(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            x = (*args, *kwargs.values())[0]
-            given = x.detach().clone()  # an activation may work in place
-            output = original(*args, **kwargs)
-            calls[at].append((given, output.detach().clone()))
-            return output
+            given = (*args, *kwargs.values())[0]
+            x = given.detach().clone()  # an activation may work in place
+            made = original(*args, **kwargs)
+            calls[id(module)].append(_Call(module, x, made.detach().clone(), given, made))
+            return made
 
         return forward
 
     with contextlib.ExitStack() as stack:
-        for layer in layers:
-            stack.enter_context(_running(layer, recorder(id(layer))))
+        for module in modules:
+            stack.enter_context(_running(module, recorder(module)))
         problem.outputs_at({})
-    return [(layer, calls[id(layer)][0]) for layer in layers if len(calls[id(layer)]) == 1]
+    return {at: several[0] for at, several in calls.items() if len(several) == 1}
+
+
+def _ahead(call: _Call, design: Design, calls: Collection[_Call]) -> Ahead | None:
+    """What a layer's output goes to, where that is one other layer, straight or through an activation."""
+    activation: torch.nn.Module = torch.nn.Identity()
+    followers = [other for other in calls if other.given is call.made]
+    if len(followers) == 1 and is_activation(followers[0].module):
+        activation, made = followers[0].module, followers[0].made
+        followers = [other for other in calls if other.given is made]
+    if len(followers) != 1 or is_activation(followers[0].module):
+        return None
+    ahead = Ahead(call.output.shape, activation, followers[0].module, followers[0].output)
+    return ahead if ahead.has_columns_for(design.units) else None
 
 
 @contextlib.contextmanager
