@@ -165,10 +165,6 @@ def test_meta_tensors_are_refused(untouched):
     refused(InputError, lambda: gv.check(nn.Linear(4, 2, device="meta"), torch.ones(5, 4)), "meta", "weight")
 
 
-def test_complex_tensors_are_refused_for_now():
-    refused(InputError, lambda: gv.check(torch.abs, torch.ones(3, dtype=torch.complex128)), "complex", "view_as_real")
-
-
 # ---- the call itself -----------------------------------------------------------------------------------------------
 
 

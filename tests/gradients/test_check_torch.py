@@ -376,14 +376,13 @@ def test_autocast_in_force_at_the_call_holds_during_the_check():
 
     class Watch(nn.Linear):
         def forward(self, x):
-            out = super().forward(x)
-            seen.add(out.dtype)
-            return out
+            seen.add((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+            return super().forward(x)
 
     model, x = Watch(4, 3), torch.randn(5, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         report = gv.check(model, x, loss=lambda out: out.float().square().mean())
-    assert seen == {torch.bfloat16}
+    assert seen == {(True, torch.bfloat16)}
     assert report.verdict is not FAIL
 
 

@@ -19,7 +19,7 @@ def in_one(data: Report, regularisation: Report, settings: Mapping[str, Fact]) -
     Parameters
     ----------
     data, regularisation : Report
-        With the same tables.
+        A table that both have has the same columns in both.
     settings : mapping
         More of them.
 
@@ -29,13 +29,18 @@ def in_one(data: Report, regularisation: Report, settings: Mapping[str, Fact]) -
         With the settings of ``data``; costs are added up. That a parameter isn't regularised is no finding.
 
     """
+    terms = ((data, DATA), (regularisation, REGULARISATION))
     found = [finding for finding in regularisation.findings if finding.evidence.get("likely") != "unused"]
     findings = [*_marked(data.findings, DATA), *_marked(found, REGULARISATION)]
-    pairs = zip(data.tables, regularisation.tables, strict=True)
+    names = dict.fromkeys(table.name for table in (*data.tables, *regularisation.tables))
+    tables = [
+        _marked_rows([(table, term) for report, term in terms for table in report.tables if table.name == name])
+        for name in names
+    ]
     return dataclasses.replace(
         data,
         findings=tuple(sorted(findings, key=lambda finding: -finding.severity)),
-        tables=tuple(_joined(one, other) for one, other in pairs),
+        tables=tuple(tables),
         settings={**data.settings, **settings},
         cost={key: _sum(value, regularisation.cost.get(key)) for key, value in data.cost.items()},
     )
@@ -62,10 +67,11 @@ def _marked(findings: Sequence[Finding], term: str) -> list[Finding]:
     return [dataclasses.replace(finding, evidence={**finding.evidence, "term": term}) for finding in findings]
 
 
-def _joined(one: Table, other: Table) -> Table:
-    rows: list[tuple[Fact, ...]] = [(*row, DATA) for row in one.rows]
-    rows += [(*row, REGULARISATION) for row in other.rows]
-    return Table(one.name, (*one.columns, "term"), (*one.units, ""), tuple(rows))
+def _marked_rows(parts: Sequence[tuple[Table, str]]) -> Table:
+    """Tables of one name in one, each row marked with its term."""
+    first = parts[0][0]
+    rows = [(*row, term) for table, term in parts for row in table.rows]
+    return Table(first.name, (*first.columns, "term"), (*first.units, ""), tuple(rows))
 
 
 def _sum(one: Fact, other: Fact) -> Fact:

@@ -78,7 +78,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         del types
         if any(id(item) in self._replaced for item in (*args, *(kwargs or {}).values())):
-            raise RuntimeError("a parameter is used from another place than its module")
+            raise InputError(
+                "a parameter is used from another place than its module",
+                f"by {function}, while another tensor stands in its place",
+                "let the code ask the module for it: a list of parameters doesn't follow when they are replaced",
+            )
         return function(*args, **(kwargs or {}))
 
 
