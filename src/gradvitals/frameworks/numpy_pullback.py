@@ -75,7 +75,7 @@ def laid_out(array: NDArray[Any], layout: str) -> NDArray[Any]:
     if layout == "transposed" and array.ndim >= 2:
         return np.swapaxes(np.ascontiguousarray(np.swapaxes(array, 0, -1)), 0, -1)
     if layout == "sliced":
-        others = -array - np.abs(array).max()
+        others = -array - np.copysign(np.abs(array).max(), array)
         beside: NDArray[Any] = np.stack((others, array), axis=-1)[..., 1]
         return beside
     if layout == "expanded":

@@ -41,14 +41,16 @@ def with_equal_rows(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _others(tensor: torch.Tensor) -> torch.Tensor:
-    """Numbers as large as a tensor's own, all different from those."""
-    return -tensor.detach() - tensor.detach().abs().amax()
+    """Numbers as large as a tensor's own, all different from those, and none of them zero."""
+    own = tensor.detach()
+    largest = own.abs().amax()
+    return -own - torch.where(own.real < 0, -largest, largest)
 
 
 def _repeated(row: torch.Tensor, shape: torch.Size, strides: tuple[int, ...]) -> torch.Tensor:
     """A row with strides that repeat it, over memory for all entries that holds something else behind the row."""
     rest = math.prod(shape) - row.numel()
-    numbers = torch.arange(rest, device=row.device)
-    varied = (1 - 2 * (numbers % 2)) * (1 + numbers % 3)  # a constant may be what a function's gradient is blind for
+    # A constant may be what a function's gradient is blind for, and round numbers may add up to what is right.
+    varied = 1 + 0.75 * torch.cos(2.4 * torch.arange(1, rest + 1, device=row.device))
     behind = _others(row).repeat(math.ceil(rest / row.numel()))[:rest] * varied
     return torch.cat([row, behind.to(row.dtype)]).as_strided(shape, strides)
