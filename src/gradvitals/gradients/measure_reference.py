@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
 
 #: Trials to begin with, and at most: each has its own cotangent, and inputs that differ by an ulp from the given ones.
-#: Eight know a ratio of RMS errors within 5–15 % (one standard error, measured on attention, layer norm and softmax).
+#: Eight know a ratio of RMS errors within 1–15 % (one standard error, measured on attention, layer norm and softmax).
 TRIALS, MOST_TRIALS = 8, 24
 #: A ratio must be this many standard errors above what is allowed.
 SURE = 3.0
@@ -229,13 +229,12 @@ class _Match:
             is_zero = False
             if tensor.role != "output":
                 scale = scales[at - len(self._rivals.outputs)]
-                least = tensor.roundoff * largest / scale if scale else 0.0
+                least = tensor.roundoff * largest / (scale or 1.0)  # a bias that starts at zero has no size
                 is_zero = math.sqrt(float(np.mean(tally.truth))) <= _ZERO * least
                 tally.least = least if is_zero else 0.0
             slices = tuple(tally.slices())
-            worst = tally.worst_entry()
             local = max(
-                [float(s.max(initial=0.0)) / SLICE_ALLOWANCE for s in slices] + [worst.ratio / ENTRY_ALLOWANCE],
+                [float(s.max(initial=0.0)) / SLICE_ALLOWANCE for s in slices] + [tally.worst_entry() / ENTRY_ALLOWANCE],
                 default=0.0,
             )
             status, reason = self._status(at, moved[at], local, is_zero=is_zero)

@@ -44,15 +44,6 @@ _FOLLOWED = 4096
 CHOOSING = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
-    """The place where a kernel is worst beside the eager version: ``kind`` is slice or entry."""
-
-    ratio: float
-    kind: str = ""
-    index: int = 0
-
-
 @dataclass(slots=True)
 class Tally:
     """The errors of one tensor, trial by trial.
@@ -152,17 +143,15 @@ class Tally:
             found.append(np.sqrt(_divided(kernel, beside)))
         return found
 
-    def worst_entry(self) -> Local:
-        """The followed entry whose error is largest beside what the eager version has thereabouts."""
+    def worst_entry(self) -> float:
+        """The largest error of a followed entry beside what the eager version has thereabouts."""
         if self._followed is None or not self._entries:
-            return Local(0.0)
+            return 0.0
         kernel, own, granted = (np.median([trial[at] for trial in self._entries], axis=0) for at in range(3))
         typical = self._typical()[self._followed]
         draws = len(self._entries)
         beside = np.fmax((draws * own + _PRIOR_DRAWS * typical) / (draws + _PRIOR_DRAWS), granted)
-        ratios = np.sqrt(_divided(kernel, beside))
-        worst = int(np.argmax(ratios))
-        return Local(float(ratios[worst]), "entry", int(self._followed[worst]))
+        return math.sqrt(float(_divided(kernel, beside).max(initial=0.0)))
 
     def entry_beside(self) -> float:
         """The largest error of an entry that is taken for the eager version's own."""
