@@ -20,6 +20,7 @@ from gradvitals.frameworks.problem import Array, Problem, agree
 from gradvitals.frameworks.torch.entries import flat, unit_roundoff
 from gradvitals.frameworks.torch.objective import tensors_in
 from gradvitals.frameworks.torch.problem import TorchProblem
+from gradvitals.frameworks.torch.state import preserved
 from gradvitals.frameworks.torch.structures import with_tensors
 from gradvitals.vocabulary.errors import GradvitalsError, InputError
 
@@ -169,20 +170,13 @@ class ReplayedCall:
     @contextlib.contextmanager
     def _as_at_the_call(self) -> Iterator[None]:
         record = self.record
-        modes = [(module, module.training) for module, _ in record.modes]
-        buffers = [(holder, name, holder.get(name)) for holder, name, _ in record.buffers]
-        try:
+        with preserved(record.module):  # evaluations move running statistics, which the next call starts from
             for module, training in record.modes:
                 module.training = training
             for holder, name, tensor in record.buffers:
-                holder[name] = tensor
+                holder[name] = None if tensor is None else tensor.clone()
             record.random.restore()
             yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            for holder, name, held in buffers:
-                holder[name] = held
 
 
 class _Again(nn.Module):

@@ -159,7 +159,9 @@ class _Watch:
         self._handles: list[Any] = []
         self._is_forward = False
         self._at_start = {
-            (id(holder), name): _version(tensor) for module in paths for holder, name, tensor in _buffers(module)
+            (id(holder), name): None if tensor is None else (tensor, tensor.detach().clone())
+            for module in paths
+            for holder, name, tensor in _buffers(module)
         }
         self._modes = {module: module.training for module in paths}
         self._contexts = _autocast()
@@ -224,7 +226,7 @@ class _Watch:
                     (holder, name, None if tensor is None else tensor.detach().clone())
                     for m in module.modules()
                     for holder, name, tensor in _buffers(m)
-                    if self._at_start.get((id(holder), name)) != _version(tensor)
+                    if self._has_moved(holder, name, tensor)
                 ],
                 [now for now in _autocast() if now not in self._contexts],
                 (start, start),
@@ -254,6 +256,13 @@ class _Watch:
                 record.live.append(path)
                 arrived = functools.partial(_arrived, record, path)
                 self._handles.append(tensor.register_hook(arrived))  # type: ignore[no-untyped-call]
+
+    def _has_moved(self, holder: Any, name: str, tensor: torch.Tensor | None) -> bool:
+        """Whether a buffer isn't what it was at the start; batch norm writes behind the version counter."""
+        start = self._at_start.get((id(holder), name))
+        if start is None or tensor is None:
+            return start is not None or tensor is not None
+        return tensor is not start[0] or not torch.equal(tensor, start[1])
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """One copy of a tensor as it is now, however often it is passed on; the tensor is kept, so that ids hold."""
@@ -286,10 +295,6 @@ def _sequence() -> int:
 def _buffers(module: nn.Module) -> Iterator[tuple[MutableMapping[str, Any], str, torch.Tensor | None]]:
     holder = module._buffers  # noqa: SLF001 - a forward pass may put another tensor there
     return ((holder, name, tensor) for name, tensor in holder.items())
-
-
-def _version(tensor: torch.Tensor | None) -> tuple[int, int]:
-    return (0, 0) if tensor is None else (id(tensor), 0 if tensor.is_inference() else tensor._version)  # noqa: SLF001
 
 
 def _autocast() -> list[tuple[str, torch.dtype, bool]]:
