@@ -25,8 +25,11 @@ STARTERS = "faces/starters/"
 VERBS = ("check", "checkup", "init_", "plan_init", "probe")
 VOCABULARY = (
     "Case", "Estimate", "Finding", "GradvitalsError", "InputError", "LoadError", "MissingDependencyError",
-    "ModelError", "Report", "Rule", "Severity", "Site", "Table", "UsageError", "Verdict", "VerdictError",
+    "ModelError", "Report", "Rule", "Severity", "Site", "Table", "UnresolvedGradientWarning", "UsageError",
+    "Verdict", "VerdictError",
 )  # fmt: skip
+#: What stands beside the verbs: the check as an assertion, and a mark for functions.
+BESIDE = ("assert_gradients", "surrogate")
 
 
 def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, Any]]:
@@ -38,7 +41,7 @@ def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, Any]]:
 
 
 def test_the_exports_are_exactly_these() -> None:
-    assert sorted(gradvitals.__all__) == sorted((*VERBS, *VOCABULARY, "__version__"))
+    assert sorted(gradvitals.__all__) == sorted((*VERBS, *BESIDE, *VOCABULARY, "__version__"))
     assert dir(gradvitals) == sorted(gradvitals.__all__)
     for name in gradvitals.__all__:
         assert getattr(gradvitals, name) is not None
@@ -57,7 +60,7 @@ def test_no_package_has_the_name_of_a_verb() -> None:
     assert packages & set(gradvitals.__all__) == set()
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", (*VERBS, *BESIDE))
 def test_every_verb_says_what_it_takes_gives_and_raises(name: str) -> None:
     said = inspect.getdoc(getattr(gradvitals, name)) or ""
     for section in ("Parameters", "Returns", "Raises", "Examples"):

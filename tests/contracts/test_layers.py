@@ -13,6 +13,8 @@ from tests.conftest import ROOT
 SOURCE = ROOT / "src" / "gradvitals"
 #: The modules whose import takes a framework for granted.
 AFTER_A_FRAMEWORK = ("frameworks/torch/", "frameworks/jax/", "faces/starters/", "faces/torch_patients.py")
+#: Pytest imports it, and only pytest.
+PYTEST_PLUGIN = "faces/pytest_plugin.py"
 #: The folders in which torch or jax may be imported by name.
 TORCH_SIDE = ("frameworks/torch/", "frameworks/jax/", "faces/")
 
@@ -76,6 +78,6 @@ def test_what_the_package_needs_is_what_it_declares() -> None:
     known = sys.stdlib_module_names | {"gradvitals", "numpy", "click", "rich"}
     for path in SOURCE.rglob("*.py"):
         name = path.relative_to(SOURCE).as_posix()
-        if name.startswith(AFTER_A_FRAMEWORK):
+        if name.startswith(AFTER_A_FRAMEWORK) or name == PYTEST_PLUGIN:
             continue
         assert imports(path, everywhere=False) <= known, path

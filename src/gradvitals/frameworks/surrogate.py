@@ -48,6 +48,11 @@ def surrogate(function: Callable[..., Any]) -> Surrogate:
     callable
         The same function, marked.
 
+    Raises
+    ------
+    UsageError
+        When it isn't callable.
+
     Notes
     -----
     Inside a model, elementwise functions of one tensor can be replaced; what lies before any other kind is reported as

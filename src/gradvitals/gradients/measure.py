@@ -4,6 +4,7 @@ leaves open in float64 or a step beside a kink.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
 from gradvitals.gradients.beside import Beside
-from gradvitals.gradients.counted import Count, Counted
+from gradvitals.gradients.counted import BudgetSpent, Count, Counted
 from gradvitals.gradients.measure_base import Base, cotangent_of, measure_base, surroundings
 from gradvitals.gradients.measure_lines import SUSPECT_AT
 from gradvitals.gradients.mistakes import remembered
@@ -56,17 +57,22 @@ def measure(
     count = Count(USUAL_POINTS, progress, budget)
     counted = Counted(shadow or problem, count)
     rng = np.random.default_rng(seed)
-    value, again = counted.value({}), counted.value({})
+    value = again = counted.value({})
+    with contextlib.suppress(BudgetSpent):
+        again = counted.value({})
     if value.size == 0:
         raise InputError("the function's value is empty", "it has no entries", "pass at least one sample")
     size = float(np.linalg.norm(value))
     spread = float(np.linalg.norm(again - value)) / size if size and np.isfinite(size) else 0.0
-    if not np.isfinite(value).all():
+    finite = bool(np.isfinite(value).all())
+    around = None
+    with contextlib.suppress(BudgetSpent):
+        around = surroundings(counted, value, np.abs(again - value), rng) if finite else None
+    if around is None:
         gradients = counted.gradient(cotangent_of(counted, np.zeros(value.size), rng))
         nothing = Outcome("unresolved", math.nan, math.nan, math.inf, math.inf)
         outcomes: tuple[Outcome, ...] = (nothing,) * len(problem.tensors)
-        return Measurement(outcomes, gradients, count.evaluations, count.backwards, value_finite=False)
-    around = surroundings(counted, value, np.abs(again - value), rng)
+        return Measurement(outcomes, gradients, count.evaluations, count.backwards, value_finite=finite)
     cotangent = cotangent_of(counted, around.change, rng)
     gradients = counted.gradient(cotangent)
     base = measure_base(counted, value, around, cotangent, gradients, rng)
@@ -77,11 +83,14 @@ def measure(
     searches = dict.fromkeys(judged, search)
     shadow = problem.shadow() if precision != "float64" else None
     if shadow is not None:
-        searches |= _in_shadow(Counted(shadow, count), search, searches, auto=precision == "auto", rng=rng)
+        with contextlib.suppress(BudgetSpent):
+            searches |= _in_shadow(Counted(shadow, count), search, searches, auto=precision == "auto", rng=rng)
     if precision != "auto" or shadow is None:
         search.examine_alone(judged)
     at_kinks = [at for at in _open(searches) if searches[at].is_at_a_kink(at)]
-    beside = _beside(searches[at_kinks[0]], at_kinks, rng) if at_kinks else {}
+    beside: dict[int, Search] = {}
+    with contextlib.suppress(BudgetSpent):
+        beside = _beside(searches[at_kinks[0]], at_kinks, rng) if at_kinks else {}
     searches |= beside
     wrong, unknown = (Outcome(status, math.nan, math.nan, math.nan, math.nan) for status in ("wrong", "unresolved"))
     outcomes = tuple(
