@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -9,13 +10,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from tests.oracles.planted import NETWORKS, Planted, loss, planted
 from torch import nn
 
 from gradvitals.frameworks import Case
 from gradvitals.frameworks.layer_calls import CannotReplay, layer_calls, replayed_problems
 from gradvitals.frameworks.torch.structures import layout_kept, with_tensors
 from gradvitals.vocabulary.errors import ModelError
-from tests.oracles.planted import NETWORKS, Planted, loss, planted
 
 
 def wide(*shape):
@@ -262,10 +263,8 @@ def test_own_code_is_the_call_without_its_parts():
     case, _ = planted("transformer", {})
     with layer_calls(case) as calls, named(calls)["blocks.0", 0].opened("own-code") as problem:
         paths = [tensor.path for tensor in problem.tensors]
-        assert paths == [
-            "blocks.0(x)",
-            *(f"blocks.0.{part} →" for part in ("first_norm", "attention", "second_norm")),
-        ] + ["blocks.0.mlp →"]
+        parts = ("first_norm", "attention", "second_norm", "mlp")
+        assert paths == ["blocks.0(x)", *(f"blocks.0.{part} →" for part in parts)]
         (_, _, attended, _, _) = problem.gradient(np.ones(problem.value({}).size))
     assert attended.value.any()
 
@@ -337,18 +336,16 @@ def test_after_a_failure_nothing_remains(error, at):
 
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), Fails()).double()
     before = traces(model)
-    with (
-        pytest.raises((ModelError, KeyboardInterrupt, CannotReplay)),
-        layer_calls(Case(model, (wide(5, 4),), loss=square)) as calls,
-    ):
-        for call in calls:
-            for view in ("alone", "own-code"):
-                try:
-                    with call.opened(view) as problem:
-                        problem.value({})
-                except CannotReplay:
-                    continue
-        raise KeyboardInterrupt
+
+    def look_at_all():
+        with layer_calls(Case(model, (wide(5, 4),), loss=square)) as calls:
+            for call, view in itertools.product(calls, ("alone", "own-code")):
+                with contextlib.suppress(CannotReplay), call.opened(view) as problem:
+                    problem.value({})
+            raise KeyboardInterrupt
+
+    with pytest.raises((ModelError, KeyboardInterrupt)):
+        look_at_all()
     assert raised == [at]
     assert traces(model) == before
 

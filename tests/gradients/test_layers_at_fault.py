@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from tests.oracles.planted import MISTAKES, NETWORKS, Planted, located, loss, planted, truth
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -13,7 +14,6 @@ import gradvitals as gv
 from gradvitals.frameworks import Case
 from gradvitals.gradients.measure_layers import LayersMeasured, layers_at_fault
 from gradvitals.vocabulary.words import LANGUAGES, describe
-from tests.oracles.planted import MISTAKES, NETWORKS, Planted, located, loss, planted, truth
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -23,9 +23,9 @@ def at_fault(case, twin, **settings):
 
 
 def sound_and_not(build, x, of=lambda y: (y - 0.3).square().mean(), dtype=torch.float64):
-    """Cases of ``build(True)`` and of its sound twin ``build(False)``."""
+    """Cases of ``build(bad)`` with a fault and of its sound twin."""
     torch.manual_seed(0)
-    model, twin = build(True), build(False)
+    model, twin = (build(bad) for bad in (True, False))
     twin.load_state_dict(model.state_dict())
     return tuple(Case(network.to(dtype), (x.to(dtype),), loss=of) for network in (model, twin))
 
@@ -357,4 +357,4 @@ def test_healthy_inheritors_are_right_by_themselves(name):
         case, twin = planted(name, {place: "formula"}, seed=seed)
         found: LayersMeasured = located(case, twin, seed=seed)
         innocent = [row for row in found.rows if row.path != NETWORKS[name][3](place)]
-        assert {row.status for row in innocent} <= {"right", "inherits"}, [row for row in innocent]
+        assert {row.status for row in innocent} <= {"right", "inherits"}, innocent
