@@ -11,6 +11,7 @@ import numpy as np
 
 from gradvitals.frameworks.problem import Array
 from gradvitals.gradients.measure_reference import SLICE_ALLOWANCE, Comparison
+from gradvitals.gradients.mistakes.factors import Sizes, named
 from gradvitals.vocabulary.finding import Estimate, Fact
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
@@ -20,8 +21,6 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
 _LEFT = 0.05
 #: Rounding that the candidate can't explain, in multiples of the eager version's error.
 _ROUNDING = 3.0
-#: A factor is called by a round name when it lies within so many standard errors, or this close.
-_NAMED_WITHIN, _NAMED_CLOSE = 6.0, 2e-4
 #: Errors that agree less than this between nearby points are rounding. Measured: an accumulator in bfloat16 gives −0.1
 #: to 0.5 (a long sum in float16, which is biased, 0.7), wrong formulas 0.9 to 1.
 _ROUNDING_AGREES = 0.8
@@ -75,7 +74,8 @@ def explain(compared: Comparison, sizes: Sequence[int], ratio: float) -> Explana
         factor = float(kernel @ truth) / weight
         error = rounding / math.sqrt(weight)
         if abs(factor - 1) > error and explained(factor * kernel):
-            return _named(Estimate(factor, error / _ROUNDING), sizes)
+            known = Sizes(tuple(sizes), ((compared.tensor.path, compared.tensor.shape),))
+            return _named(Estimate(factor, error / _ROUNDING / math.sqrt(truth.size)), known)
     if _is_rounding(compared):
         return Explanation("low-precision", 0.8, _bits(compared))
     for candidate in _transposed(kernel.reshape(compared.tensor.shape)):
@@ -102,33 +102,12 @@ def _bits(compared: Comparison) -> dict[str, Fact]:
     return {"bits": round(effective), "dtype_bits": round(own)}
 
 
-def _named(factor: Estimate, sizes: Sequence[int]) -> Explanation:
+def _named(factor: Estimate, sizes: Sizes) -> Explanation:
     """Call a factor by what it probably is."""
-    value = factor.value
-    within = max(_NAMED_WITHIN * factor.error / abs(value), _NAMED_CLOSE) if value else math.inf
-    if not value:
+    found = named(factor, sizes)
+    if found is None:
         return Explanation("differs-from-reference", 1.0)
-    if abs(value + 1) <= within:
-        return Explanation("sign", 0.98, {"factor": factor, "name": "−1"})
-    kind = "factor-missing" if abs(value) > 1 else "factor-extra"
-    size = abs(value) if abs(value) > 1 else 1 / abs(value)
-    sign = "−" if value < 0 else ""
-    for n in sizes:
-        if n >= 3 and abs(size / n - 1) <= within:
-            turned = "factor-extra" if kind == "factor-missing" else "factor-missing"
-            return Explanation(turned, 0.9, {"factor": factor, "name": f"{sign}1/N (N = {n})"})
-    whole = max(2, round(size))
-    close = abs(size / whole - 1) <= min(within, 0.5 / whole)
-    name = f"{sign}{whole}" if close else f"{sign}{_spelt(size)}"
-    return Explanation(kind, 0.9 if close else 0.8, {"factor": factor, "name": name})
-
-
-def _spelt(value: float) -> str:
-    """Four digits, or as many as it takes to differ from 1."""
-    digits = 4
-    while digits < 12 and float(f"{value:.{digits}g}") == 1:
-        digits += 1
-    return f"{value:.{digits}g}"
+    return Explanation(found.likely, found.confidence, {"factor": factor, "name": found.name, **found.facts})
 
 
 def _transposed(values: NDArray[np.float64]) -> list[Array]:
