@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,7 @@ from gradvitals.frameworks.tree import leaves
 from gradvitals.frameworks.user_code import user_code
 from gradvitals.vocabulary.errors import InputError, ModelError, UsageError
 
-#: Coarser than float64.
-_WIDE_ROUNDOFF = 1e-12
+_AS_IT_IS = contextlib.nullcontext()
 
 
 class TorchProblem:
@@ -98,7 +97,8 @@ class TorchProblem:
         self._in_place = written_in_place([tensor for key, tensor in self._own.items() if key[0] == "parameter"])
         self._widest: dict[int, torch.Tensor] = {}
         self.surrogates = Surrogates()
-        self._objective = Objective(case.loss, outputs, f"{case.subject}()")
+        self._call = f"{case.subject}()"
+        self._objective = Objective(case.loss, outputs, self._call)
         self._outputs: list[torch.Tensor] = []
         self._paths: tuple[str, ...] = ()
         self.objective = "random"
@@ -352,7 +352,7 @@ class TorchProblem:
         return in_float64(real_dtype(coarsest.dtype))
 
     def _run(
-        self, point: Mapping[Key, torch.Tensor], *, wide: bool = False, watched: Iterable[int] = ()
+        self, point: Mapping[Key, torch.Tensor], *, wide: bool = False, watched: Collection[int] = ()
     ) -> list[torch.Tensor]:
         """Outputs at a point, or the one scalar that they become; the random state is that of the start.
 
@@ -368,14 +368,20 @@ class TorchProblem:
         if wide:
             moving = {at: copied(self._places.tensors[at], wide=True) for at in self._widest if self._moves(at)}
             others = {**self._widest, **moving, **others}
-        mode = self._in_float64() if wide else contextlib.nullcontext()
         meant = self.surrogates.at_work(differentiating=torch.is_grad_enabled())
-        watch = self._places.only_replaced(watched) if watched else contextlib.nullcontext()
-        with self._places.swapped(others), user_code(f"{self._case.subject}()"), mode, watch, meant:
-            output = self._case.model(*args, **keywords)
-            tensors, self.objective = self._objective.of(output)
+        around: contextlib.AbstractContextManager[Any] = _AS_IT_IS
+        if others or wide:  # most evaluations need none of it, and entering it takes longer than a small function
+            around = self._replaced(others, watched, wide=wide)
+        with user_code(self._call), around, meant:
+            tensors, self.objective = self._objective.of(self._case.model(*args, **keywords))
         self._paths = tuple(tensors)
         return list(tensors.values())
+
+    @contextlib.contextmanager
+    def _replaced(self, others: Mapping[int, torch.Tensor], watched: Collection[int], *, wide: bool) -> Iterator[None]:
+        mode = self._in_float64() if wide else _AS_IT_IS
+        with self._places.swapped(others), mode, self._places.only_replaced(watched):
+            yield
 
     def _moves(self, at: int) -> bool:
         return self._replay.is_moving(self._places.tensors[at])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -62,8 +62,11 @@ class Places:
                 holder[name] = tensor
 
     @contextlib.contextmanager
-    def only_replaced(self, replaced: Iterable[int]) -> Iterator[None]:
+    def only_replaced(self, replaced: Collection[int]) -> Iterator[None]:
         """Raise where code computes with a tensor that was replaced: it keeps it somewhere else as well."""
+        if not replaced:
+            yield
+            return
         with _Watch({at for at in replaced if at in self._places}):
             yield
 
