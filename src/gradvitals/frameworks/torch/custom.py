@@ -1,0 +1,34 @@
+"""Which parts of a backward pass are not PyTorch's own: custom autograd Functions, and hooks on parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+
+def custom_functions(outputs: Iterable[torch.Tensor], leaves: Mapping[Any, torch.Tensor]) -> tuple[str, ...]:
+    """The names of custom autograd Functions on the way back from some outputs, and of hooks on leaves.
+
+    Where there are none, every formula of the backward pass is PyTorch's own, and what is missing was cut off.
+
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> custom_functions([torch.tanh(x)], {})
+    ()
+    """
+    found: dict[str, None] = {}
+    waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            found[type(node).__name__.removesuffix("Backward")] = None
+        for further, _ in node.next_functions:
+            if further is not None and further not in seen:
+                seen.add(further)
+                waiting.append(further)
+    for leaf in leaves.values():
+        for hook in (leaf._backward_hooks or {}).values():  # noqa: SLF001 - torch has no public name for them
+            found[getattr(hook, "__qualname__", type(hook).__name__)] = None
+    return tuple(found)
