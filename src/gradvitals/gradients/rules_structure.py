@@ -122,7 +122,9 @@ def with_statuses(measured: Measurement, structure: Structure) -> Measurement:
 
 
 def judge_precision(tensors: Sequence[Tensor], measured: Measurement, settings: Sequence[str]) -> Iterator[Finding]:
-    """G107 where the function's noise is that of a coarser format; a note only where a setting explains it.
+    """G107 where the function's noise is that of a coarser format.
+
+    A note only, where a setting explains it, or where every gradient could be resolved all the same.
 
     Parameters
     ----------
@@ -148,7 +150,9 @@ def judge_precision(tensors: Sequence[Tensor], measured: Measurement, settings: 
         "format": nearest[1],
         "settings": tuple(settings),
     }
-    yield Finding("G107", Severity.INFO if settings else PRECISION_LOW.severity, Site("output"), facts)
+    harmless = all(outcome.status == "right" for outcome in measured.outcomes)
+    severity = Severity.INFO if settings or harmless else PRECISION_LOW.severity
+    yield Finding("G107", severity, Site("output"), facts)
 
 
 def _fragile(fault: Fault, paths: tuple[str, ...], *, shares_cotangents: bool) -> Finding:
