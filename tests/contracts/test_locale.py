@@ -146,6 +146,7 @@ def test_every_kind_of_mistake_has_a_word(lang: str) -> None:
 TABLES = {
     "tensors": "path role shape dtype status relative_error resolution entry_resolution grade likely",
     "entries": "path index numeric error analytic",
+    "modules": "path call kind status resolution reason",
     "layers": "path call kind shape forward_mean forward_std forward_rms zero_share dead_share saturated_share "
     "sample_cosine gradient_rms nonfinite",
     "parameters": "path weight_rms gradient_rms",

@@ -9,6 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from tests.oracles.planted import Planted
 from torch import nn
 
 from gradvitals._checkup import checkup
@@ -56,6 +57,7 @@ def reports() -> dict[str, Report]:
     return {
         "check wrong": check(forgetful, point, grad=lambda x: x),
         "check shape": check(forgetful, point, grad=lambda x: (2 * x)[:2]),
+        "check layer": check(nn.Sequential(nn.Linear(16, 3), Planted("sign"), nn.Linear(3, 2)), x, name="layer"),
         "check right": check(small, x, loss=loss),
         "check unresolved": check(small, x, loss=loss, sensitivity=1e-9),
         "reference right": check(torch.sin, x, reference=torch.sin),
