@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradvitals.frameworks.case import Case
-from gradvitals.frameworks.numpy_pullback import LAYOUTS, NumpyPullback, laid_out, split
+from gradvitals.frameworks.numpy_pullback import LAYOUTS, NumpyPullback, judgeable, laid_out, split
 from gradvitals.frameworks.problem import Array, Gradient, Tensor, agree, matching, values_one_by_one
 from gradvitals.frameworks.tree import leaves, rebuilt, short_names
 from gradvitals.frameworks.user_code import HostRandomState, argument_names, positionals, user_code
@@ -189,7 +189,7 @@ class NumpyProblem:
 
     def _judgeable(self, found: Mapping[str, Any], factor: float = 1.0) -> tuple[Gradient, ...]:
         return tuple(
-            _judgeable(found.get(path), tensor, factor)
+            judgeable(found.get(path), tensor, factor)
             for path, tensor in zip(self._full_paths, self.tensors, strict=True)
         )
 
@@ -202,7 +202,13 @@ class NumpyProblem:
         only: Sequence[int] | None = None,  # noqa: ARG002 - there is nothing that could be spared
     ) -> NumpyPullback:
         outputs, cache = self._forward(moved or {}, layout=layout)
-        return NumpyPullback(outputs, lambda parts: self._judgeable(self._back(parts, cache)))
+
+        def back(parts: list[NDArray[Any]]) -> tuple[Gradient, ...]:
+            if cache is None:
+                self._forward(moved or {}, layout=layout)
+            return self._judgeable(self._back(parts, cache))
+
+        return NumpyPullback(outputs, back, runs_anew=cache is None)
 
     def _arguments(
         self, moved: Mapping[int, Array], *, wide: bool = False, layout: str = "plain"
@@ -349,24 +355,6 @@ def _tensor(shown: str, path: str, base: NDArray[Any]) -> Tensor:
     role = "parameter" if "." in path else "input"
     name = base.dtype.name
     return Tensor(shown, role, base.shape, name, _ROUNDOFF.get(name, 2.0**-53))
-
-
-def _judgeable(found: Any, tensor: Tensor, factor: float) -> Gradient:
-    if found is None:
-        return Gradient(None)
-    try:
-        array = np.asarray(found)
-    except ValueError:  # rows of different lengths
-        array = np.asarray(None)
-    if array.dtype.kind not in "fiub":
-        raise InputError(
-            "a gradient is not an array of real numbers",
-            f"the gradient of {tensor.path} is {type(found).__name__} of {array.dtype}",
-            f"return a real array of shape {tensor.shape}",
-        )
-    if array.shape != tensor.shape and not (array.size == 1 == tensor.size):
-        return Gradient(None, array.shape)
-    return Gradient(array.astype(np.float64).reshape(-1) * factor)
 
 
 def _sample_sizes(values: list[Any]) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradvitals.frameworks.problem import Array, Gradient
+from gradvitals.frameworks.problem import Array, Gradient, Tensor
 from gradvitals.frameworks.pullback import Pull
-from gradvitals.vocabulary.errors import GradvitalsError
+from gradvitals.vocabulary.errors import GradvitalsError, InputError
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
@@ -26,19 +26,26 @@ class NumpyPullback:
     outputs : sequence of arrays
     back : callable
         Makes gradients of the outputs' cotangents.
+    runs_anew : bool
+        Whether it runs the forward pass first: a layer without a cache keeps in itself what it needs in between.
 
     """
 
-    #: A hand-written layer keeps in itself what it needs between the two passes: no other call may come in between.
+    #: A layer may keep in itself what it needs between the two passes: no other call may come in between.
     own_backward = False
     own_forward_mode = False
 
     def __init__(
-        self, outputs: Sequence[NDArray[Any]], back: Callable[[list[NDArray[Any]]], tuple[Gradient, ...]]
+        self,
+        outputs: Sequence[NDArray[Any]],
+        back: Callable[[list[NDArray[Any]]], tuple[Gradient, ...]],
+        *,
+        runs_anew: bool,
     ) -> None:
         self.value = np.concatenate([out.astype(np.float64).reshape(-1) for out in outputs])
         self._outputs = outputs
         self._back = back
+        self.runs_anew = runs_anew
 
     def send(self, cotangent: Array, layout: str = "plain") -> Pull:
         parts = [laid_out(part, layout) for part in split(cotangent, self._outputs)]
@@ -51,6 +58,25 @@ class NumpyPullback:
         copies = tuple(Gradient(None if g.value is None else g.value.copy(), g.got_shape) for g in found)
         kept = all(np.array_equal(part, was, equal_nan=True) for part, was in zip(parts, before, strict=True))
         return Pull(copies, sent, modified=not kept)
+
+
+def judgeable(found: Any, tensor: Tensor, factor: float) -> Gradient:
+    """A gradient as it was returned, times a factor, as what can be judged: its values, or its wrong shape."""
+    if found is None:
+        return Gradient(None)
+    try:
+        array = np.asarray(found)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiub":
+        raise InputError(
+            "a gradient is not an array of real numbers",
+            f"the gradient of {tensor.path} is {type(found).__name__} of {array.dtype}",
+            f"return a real array of shape {tensor.shape}",
+        )
+    if array.shape != tensor.shape and not (array.size == 1 == tensor.size):
+        return Gradient(None, array.shape)
+    return Gradient(array.astype(np.float64).reshape(-1) * factor)
 
 
 def split(cotangent: Array, outputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -42,6 +42,8 @@ class Pullback(Protocol):
     own_backward: bool
     #: Whether a forward mode that isn't the framework's own is part of it.
     own_forward_mode: bool
+    #: Whether every backward pass comes with a forward pass of its own.
+    runs_anew: bool
 
     def send(self, cotangent: Array, layout: str = "plain") -> Pull:
         """Take a cotangent back; again and again, as long as the backward pass allows it."""
@@ -97,6 +99,7 @@ class PlainPullback:
 
     own_backward = False
     own_forward_mode = False
+    runs_anew = True
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem

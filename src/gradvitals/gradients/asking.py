@@ -83,6 +83,7 @@ class Asking:
     def send(self, pullback: Pullback, cotangent: Array, layout: str = "plain") -> Pull:
         """A backward pass."""
         self.backwards += 1
+        self.forwards += pullback.runs_anew
         return pullback.send(cotangent, layout)
 
     def gradients(self, pullback: Pullback | None, cotangent: Array, layout: str = "plain") -> Gradients | None:

@@ -135,6 +135,8 @@ class JaxPullback:
 
     #: What a ``custom_vjp`` keeps for its backward pass are values: no other call disturbs them.
     own_backward = False
+    own_forward_mode = False
+    runs_anew = False
 
     def __init__(self, value: Array, gradients: Callable[[Array], tuple[Gradient, ...]]) -> None:
         self.value = value

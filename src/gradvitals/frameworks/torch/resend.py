@@ -32,6 +32,8 @@ class TorchPullback:
 
     """
 
+    runs_anew = False
+
     def __init__(
         self, outputs: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor | None], tensors: Sequence[Tensor]
     ) -> None:
