@@ -60,6 +60,7 @@ def base_of(problem, gradients, cotangent=None, noise=0.0):
         points=problem.points,
         value=value,
         noise=np.hypot(rounding(value, UNIT), noise),
+        rounding=rounding(np.ones(value.size), UNIT),
         cotangent=np.ones(value.size) if cotangent is None else cotangent,
         gradients=tuple(gradients),
         gradient_errors=tuple(np.zeros(g.size) for g in gradients),

@@ -8,17 +8,19 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
 from gradvitals.gradients.beside import Beside
 from gradvitals.gradients.counted import BudgetSpent, Count, Counted
-from gradvitals.gradients.measure_base import Base, cotangent_of, measure_base, surroundings
+from gradvitals.gradients.measure_base import Base, Surroundings, cotangent_of, measure_base, surroundings
 from gradvitals.gradients.measure_lines import SUSPECT_AT
 from gradvitals.gradients.mistakes import remembered
 from gradvitals.gradients.outcome import Measurement, Outcome
 from gradvitals.gradients.search import USUAL_POINTS, Search
+from gradvitals.maths.differences import rounding
 from gradvitals.vocabulary.errors import InputError
 
 #: The rounding of a gradient in float64 is that in the model's own dtype, scaled down; raised by this, for it isn't
@@ -137,7 +139,7 @@ def _in_shadow(
         return {}
     value, again = shadow.value({}), shadow.value({})
     around = surroundings(shadow, value, np.abs(again - value), rng)
-    base = replace(base, value=value, noise=around.noise, roundoff=shadow.roundoff)
+    base = replace(base, **in_float64(shadow, value, around))
     if wide is not None:
         share = _DISTRUST_WIDE * shadow.roundoff / base.gradient_roundoff
         base = replace(
@@ -157,9 +159,15 @@ def _in_shadow(
     # A formula that isn't right there may only not be computed in float64 throughout: then the claim itself is judged.
     unlike = [at for at in found if search.status(at) != "right"] if wide is not None else []
     if unlike:
-        claimed = replace(native.base, value=value, noise=around.noise, roundoff=shadow.roundoff)
+        claimed = replace(native.base, **in_float64(shadow, value, around))
         found |= dict.fromkeys(unlike, _examined(shadow, claimed, native.sensitivity, unlike, rng))
     return found
+
+
+def in_float64(shadow: Counted, value: Array, around: Surroundings) -> dict[str, Any]:
+    """What of a base is another in the shadow."""
+    unit = rounding(np.ones(value.size), 1.0) * shadow.output_roundoff
+    return {"value": value, "noise": around.noise, "rounding": unit, "roundoff": shadow.roundoff}
 
 
 def _examined(

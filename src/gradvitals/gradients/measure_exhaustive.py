@@ -16,6 +16,7 @@ import numpy as np
 from gradvitals.frameworks.problem import Array, Gradient, Problem
 from gradvitals.frameworks.sweep import EntrySweep, Sweep, Swept
 from gradvitals.gradients.counted import Count, Counted
+from gradvitals.gradients.measure import in_float64
 from gradvitals.gradients.measure_base import ZERO_WITHIN, Base, surroundings
 from gradvitals.gradients.measure_entries import Entry
 from gradvitals.gradients.measure_lines import SUSPECT_AT, confirmed, measure_line
@@ -118,7 +119,7 @@ class _Examination:
         if base.roundoff != problem.roundoff:  # measured natively before, and in float64 now
             value, again = problem.value({}), problem.value({})
             around = surroundings(problem, value, np.abs(again - value), rng)
-            self.base = replace(base, value=value, noise=around.noise, roundoff=problem.roundoff)
+            self.base = replace(base, **in_float64(problem, value, around))
 
     def census(self, sweep: Sweep) -> dict[int, Census]:
         """Slopes along all entrances of a sweep, and what they say of every entry of its tensors."""

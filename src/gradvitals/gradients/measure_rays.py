@@ -7,7 +7,7 @@ serve it best, and an output at a kink can be left out afterwards without asking
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,8 @@ class Ray:
         Largest first, falling by a constant ratio.
     ahead, behind : array of shape (K, M)
         F there, NaN where it can't be had.
+    centre : array of shape (M,)
+        F at the point itself.
 
     """
 
@@ -39,22 +41,34 @@ class Ray:
     steps: Array
     ahead: Array
     behind: Array
+    centre: Array
 
     def slopes(self, base: Base) -> Slope:
         """Every output's slope along the direction, with its error bar: arrays of shape (M,)."""
         across = 2 * self.steps[:, None]
+        noise = self.noise(base)
         with np.errstate(invalid="ignore", over="ignore"):
             quotients = (self.ahead - self.behind) / across
-            even = self.ahead + self.behind - 2 * base.value
-            return extrapolate(quotients, self.steps, base.noise, kink_errors(even, self.steps, base.noise))
+            even = self.ahead + self.behind - 2 * self.centre
+            return extrapolate(quotients, self.steps, noise, kink_errors(even, self.steps, noise))
+
+    def noise(self, base: Base) -> Array:
+        """Every output's noise at every step, of shape (K, M): where values are larger, so is their rounding.
+
+        What goes on inside isn't seen; it is taken to grow as a product of two factors does when both are moved.
+        """
+        grown = (1 + self.steps[:, None]) ** 2
+        with np.errstate(invalid="ignore", over="ignore"):
+            size = np.fmax(np.abs(self.ahead), np.abs(self.behind))
+            return np.fmax(grown * base.noise, np.where(np.isfinite(size), base.rounding * size, 0.0))
 
     def gaps(self, base: Base) -> Array:
         """Half the difference of the slopes on both sides, beyond noise and curvature: (K, M). A kink at the point
         itself keeps its gap at every step.
         """
         with np.errstate(invalid="ignore", over="ignore"):
-            bend = np.abs(self.ahead + self.behind - 2 * base.value)
-            gap = np.fmax(bend - _KINK_NOISE * math.sqrt(6) * base.noise, 0.0) / (2 * self.steps[:, None])
+            bend = np.abs(self.ahead + self.behind - 2 * self.centre)
+            gap = np.fmax(bend - _KINK_NOISE * math.sqrt(6) * self.noise(base), 0.0) / (2 * self.steps[:, None])
             if len(self.steps) > 1:  # curvature makes a gap as well, in proportion to the step
                 ratio = self.steps[0] / self.steps[1]
                 gap[1:] = np.fmax(ratio * gap[1:] - gap[:-1], 0.0) / (ratio - 1)
@@ -68,18 +82,28 @@ class Ray:
             np.concatenate([part.steps for part in parts]),
             np.vstack([part.ahead for part in parts]),
             np.vstack([part.behind for part in parts]),
+            self.centre,
         )
 
 
-def cast(problem: Problem, base: Base, direction: Mapping[int, Array], steps: Array) -> Ray:
-    """Evaluate F at steps to both sides along a direction that :func:`exact` made."""
-    points = [
-        {at: base.points[at] + sign * float(step) * u for at, u in direction.items()}
-        for sign in (1.0, -1.0)
-        for step in steps
-    ]
+def cast(problem: Problem, base: Base, directions: Sequence[Mapping[int, Array]], steps: Sequence[Array]) -> list[Ray]:
+    """Evaluate F at steps to both sides along directions that :func:`exact` made: all points in one call."""
+    points: list[Mapping[int, Array]] = [] if problem.evaluation.startswith("sequential") else [{}]
+    for direction, along in zip(directions, steps, strict=True):
+        points += [
+            {at: base.points[at] + sign * float(step) * u for at, u in direction.items()}
+            for sign in (1.0, -1.0)
+            for step in along
+        ]
     values = problem.values(points) if points else np.empty((0, base.value.size))
-    return Ray(direction, steps, values[: len(steps)], values[len(steps) :])
+    # Many points at once may round differently than one: what is compared comes from one call.
+    centre, start = (base.value, 0) if not points or points[0] else (values[0], 1)
+    rays = []
+    for direction, along in zip(directions, steps, strict=True):
+        ahead, behind = values[start : start + len(along)], values[start + len(along) : start + 2 * len(along)]
+        rays.append(Ray(direction, along, ahead, behind, np.where(np.isfinite(centre), centre, base.value)))
+        start += 2 * len(along)
+    return rays
 
 
 def exact(problem: Problem, base: Base, direction: Mapping[int, Array], ladder: Ladder) -> dict[int, Array]:

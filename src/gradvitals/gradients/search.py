@@ -7,6 +7,7 @@ be resolved in company are examined again without the strong ones.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +18,7 @@ from gradvitals.gradients.counted import BudgetSpent, Counted
 from gradvitals.gradients.measure_base import ZERO_WITHIN, Base, with_gradients
 from gradvitals.gradients.measure_entries import Entry, measure_entries
 from gradvitals.gradients.measure_kinks import Kinks, bent_outputs, outside, without
-from gradvitals.gradients.measure_lines import SUSPECT_AT, Line, confirmed, measure_ray, read
+from gradvitals.gradients.measure_lines import SUSPECT_AT, Line, confirmed, measure_rays, read
 from gradvitals.gradients.measure_rays import Ray
 from gradvitals.gradients.mistakes import recognise
 from gradvitals.gradients.outcome import Outcome
@@ -25,9 +26,11 @@ from gradvitals.maths.differences import MEDIAN_TO_STD, ladder_for
 
 #: Random directions per group of tensors: so many at least and at most. With normal directions what is missing is
 #: N(0, ‖error‖²) whatever the error's pattern, so that the chance of overlooking it can be computed: ``detectable``.
-LEAST_DIRECTIONS, MOST_DIRECTIONS = 2, 6
+LEAST_DIRECTIONS, MOST_DIRECTIONS = 2, 20
 #: So many at most in 16-bit formats, whose lines are coarse.
-_MOST_IN_16_BIT, _COARSE = 10, 1e-4
+_MOST_IN_16_BIT, _COARSE = 24, 1e-4
+#: In float64 what is resolved is far finer than what is asked for: two directions mostly do.
+_FINE = 1e-12
 #: The chance of overlooking an error as large as the stated resolution.
 OVERLOOK = 0.005
 #: No further direction is asked for when this share of the sensitivity is resolved; nor, when the usual number of
@@ -38,7 +41,7 @@ USUAL_POINTS = 52
 #: Of so few tensors each gets a line of its own.
 _FEW_TENSORS = 4
 #: A line has shown enough when its bar is this share of what is asked for.
-_WELL_WITHIN = 0.03
+_WELL_WITHIN, _WELL_WITHIN_16_BIT = 0.03, 0.3
 #: Below this a slope is nothing, whatever it is compared with.
 _NOTHING = 1e-30
 #: Normal directions are cut here, so that no entry is moved absurdly far.
@@ -57,7 +60,8 @@ class Search:
         self.base = base
         self.sensitivity = sensitivity
         self._rng = rng
-        self._most = MOST_DIRECTIONS if base.gradient_roundoff < _COARSE else _MOST_IN_16_BIT
+        self._is_coarse = base.gradient_roundoff >= _COARSE
+        self._most = _MOST_IN_16_BIT if self._is_coarse else MOST_DIRECTIONS
         self._status: dict[int, str] = {}
         self._resolution: dict[int, float] = {}
         self._lines: dict[int, list[Line]] = {}
@@ -172,21 +176,27 @@ class Search:
         self, group: Sequence[int], reach: Mapping[int, float], *, most: int | None = None
     ) -> tuple[list[Line], bool]:
         """Lines through a group; True with them when one shows, confirmed, that something is missing."""
+        most = most or self._most
         rays: list[Ray] = []
         lines: list[Line] = []
         verdicts: dict[int, bool] = {}
         try:
-            while len(rays) < (most or self._most):
-                direction = {at: reach[at] * self._normal(self.problem.tensors[at].size) for at in group}
-                rays.append(measure_ray(self.problem, self.base, direction, enough=self._needed(group, reach)))
-                if self._leaves_out_kinks(rays, group, reach):
-                    lines, verdicts = [], {}
-                lines += [read(self.base, ray) for ray in rays[len(lines) :]]
+            while len(rays) < most:
+                count = min(1 if rays and not self._is_coarse else LEAST_DIRECTIONS, most - len(rays))
+                directions = [
+                    {at: reach[at] * self._normal(self.problem.tensors[at].size) for at in group} for _ in range(count)
+                ]
+                enough = self._needed(group, reach)
+                for ray, line in measure_rays(self.problem, self.base, directions, enough=enough):
+                    rays.append(ray)
+                    lines.append(line)
+                if self._leaves_out_kinks(rays, lines[-1], group, reach):
+                    lines, verdicts = [read(self.base, ray) for ray in rays], {}
                 judged = self._judged(lines, self._material(group, reach), verdicts)
                 wrong = any(verdicts.values())
                 if wrong and len(group) > 1:
                     break
-                if not wrong and len(rays) >= LEAST_DIRECTIONS and self._has_seen_enough(judged, group, reach):
+                if not wrong and self._has_seen_enough(judged, group, reach):
                     break
         except BudgetSpent:
             judged = self._judged(lines, math.inf, verdicts)
@@ -209,19 +219,21 @@ class Search:
     def _has_seen_enough(self, lines: Sequence[Line], group: Sequence[int], reach: Mapping[int, float]) -> bool:
         worst = max(self._resolved(lines, at, group, reach) for at in group)
         spent = self.problem.count.points + self._cost() > USUAL_POINTS
-        coarse = self.base.gradient_roundoff >= _COARSE
-        if worst <= (_AMPLE if not spent else 1.0 if coarse else _ENOUGH) * self.sensitivity:
+        exactly = self.base.gradient_roundoff <= _FINE
+        share = _ENOUGH if exactly or (spent and not self._is_coarse) else 1.0 if spent else _AMPLE
+        if worst <= share * self.sensitivity:
             return True
         # Noise is the same along all lines: when the best one is too coarse, more of them won't do.
         best = min(lines, key=lambda line: line.bar)
         return self._resolved([best] * self._most, group[0], group, reach) > self.sensitivity
 
-    def _leaves_out_kinks(self, rays: Sequence[Ray], group: Sequence[int], reach: Mapping[int, float]) -> bool:
+    def _leaves_out_kinks(
+        self, rays: Sequence[Ray], line: Line, group: Sequence[int], reach: Mapping[int, float]
+    ) -> bool:
         """Leave outputs at kinks out of the cotangent where they spoil the lines; True when that was done just now."""
         base = self.base
         if self.problem.objective != "random" or base.value.size == 1 or self.kinks.masked.any():
             return False
-        line = read(base, rays[-1])
         spoilt = not math.isfinite(line.error) or line.kinks**2 > _MOSTLY_KINKS * line.error**2
         if not spoilt or line.bar <= self._needed(group, reach):
             return False
@@ -237,7 +249,8 @@ class Search:
     def _needed(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
         """What a line may miss without another step being asked for."""
         usual = float(np.median([reach[at] * float(np.linalg.norm(self.base.gradients[at])) for at in group]))
-        return max(_WELL_WITHIN * self.sensitivity * usual, self._material(group, reach))
+        share = _WELL_WITHIN_16_BIT if self._is_coarse else _WELL_WITHIN
+        return max(share * self.sensitivity * usual, self._material(group, reach))
 
     def _cost(self) -> int:
         """Points that one more line takes."""
@@ -247,7 +260,7 @@ class Search:
     def _resolved(self, lines: Sequence[Line], at: int, group: Sequence[int], reach: Mapping[int, float]) -> float:
         """The relative error of one tensor that the lines would have shown."""
         material = self._material(group, reach)
-        caught = detectable([max(line.bar, material) for line in lines])
+        caught = detectable(tuple(max(line.bar, material) for line in lines))
         return self._relative(caught, reach[at] * self.base.strength(at) / self.base.scales[at], at)
 
     def _reaches(self, group: Sequence[int]) -> dict[int, float]:
@@ -271,7 +284,7 @@ class Search:
         # Alone it may be moved farther: the noise counts least at the longest step.
         noise = self.base.projected_noise / (math.sqrt(2) * float(ladder_for(self.base.roundoff).steps[0]))
         bars = [SUSPECT_AT * math.hypot(noise, own)] * self._most
-        resolution = max(self._relative(detectable(bars), self.base.strength(at), at), 2 * self.base.material)
+        resolution = max(self._relative(detectable(tuple(bars)), self.base.strength(at), at), 2 * self.base.material)
         return resolution <= self.sensitivity
 
     def _relative(self, caught: float, contribution: float, at: int) -> float:
@@ -292,7 +305,8 @@ class Search:
         return np.clip(self._rng.standard_normal(size), -_FARTHEST, _FARTHEST)
 
 
-def detectable(bars: Sequence[float]) -> float:
+@functools.lru_cache(maxsize=64)  # all tensors of a group ask for the same
+def detectable(bars: tuple[float, ...]) -> float:
     """The size of an error that at least one of several random lines shows with probability 99.5 %.
 
     Along a normal direction an error of size ρ is missing as N(0, ρ²), and is overlooked when that stays below the
@@ -300,12 +314,12 @@ def detectable(bars: Sequence[float]) -> float:
 
     Parameters
     ----------
-    bars : sequence of float
+    bars : tuple of float
         What must be exceeded along each line.
 
     Examples
     --------
-    >>> round(detectable([1.0] * 6), 2)
+    >>> round(detectable((1.0,) * 6), 2)
     1.84
 
     """

@@ -37,6 +37,7 @@ _DEEPEST = 4
 _LONG = 10
 #: Of a shorter one the largest so many do.
 _SHORT = 4
+_BFLOAT16_RUNGS = 8
 #: Points this far apart (relative) differ even when they are rounded to bfloat16.
 FARTHEST_STAIR = 4e-3
 #: Rounding to bfloat16, the coarsest format, makes steps of at most 2⁻⁷ of the value.
@@ -65,7 +66,9 @@ class Ladder:
     @property
     def middle(self) -> tuple[int, int]:
         """First rung, and the one behind the last, of the steps that do for a smooth function."""
-        return (3, 7) if self.rungs >= _LONG else (0, min(_SHORT if self.ratio > 2 else _SHORT - 1, self.rungs))
+        if self.rungs >= _LONG:
+            return 3, 7
+        return (2, 5) if self.rungs == _BFLOAT16_RUNGS else (0, min(_SHORT, self.rungs))
 
     def multiple(self, of_finest: int) -> Ladder:
         """A ladder of other steps that starts at a whole multiple of this one's finest: where that one's
@@ -94,7 +97,7 @@ def ladder_for(unit_roundoff: float) -> Ladder:
         return Ladder(0.234, 4.0, 6)
     if unit_roundoff < 1e-3:  # float16
         return Ladder(0.468, 4.0, 5)
-    return Ladder(0.936, 2.0, 6)  # bfloat16
+    return Ladder(3.744, 2.0, _BFLOAT16_RUNGS)  # its largest steps are for what hardly bends
 
 
 def spacing_for(unit_roundoff: float) -> float:
@@ -208,7 +211,7 @@ def kink_errors(even: Array, steps: Array, noise: Array) -> Array:
     even : array of shape (K, L)
         ``f(h) + f(−h) − 2 f(0)``.
     steps : array of shape (K,)
-    noise : array of shape (L,)
+    noise : array of shape (L,) or (K, L)
         Standard deviation of one function value.
 
     Returns
@@ -239,7 +242,7 @@ def extrapolate(
     quotients : array of shape (K, L)
         Central differences at steps that fall by a constant ratio; non-finite ones are passed over.
     steps : array of shape (K,)
-    noise : array of shape (L,)
+    noise : array of shape (L,) or (K, L)
         Standard deviation of one function value.
     kinks : array of shape (K, L), optional
         Errors of each central difference from kinks, see :func:`kink_errors`.

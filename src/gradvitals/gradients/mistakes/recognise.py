@@ -21,11 +21,9 @@ from gradvitals.vocabulary.finding import Fact
 
 #: So many entries must be wrong before a condition on some of the entries says something of all.
 _TELLING = 5
-#: Kinds that a cut explains as well, where no formula can be wrong.
-_MAY_BE_CUT = {
-    *("formula", "entries", "slice", "stale", "term-own", "term-sign", "term-constant", "term-other", "term-cotangent"),
-    *("term-output", "term-gradient", "term-transposed", "detached", "output-ignored"),
-}
+#: Kinds that say what is wrong whether or not a formula can be: where every formula is the framework's own, all others
+#: are explained by a cut.
+_NOT_CUT = {"sign", "factor-missing", "factor-extra", "zero", "accumulates", "precision", "ignores-cotangent"}
 #: A region of at most this share of the looked-at entries is called single entries.
 _FEW = 0.5
 
@@ -100,7 +98,7 @@ def _asked(scene: Scene, observed: Readings, entries: Sequence[Entry], sizes: Si
 
 def _cut(found: Mistake, scene: Scene) -> Mistake:
     """Where every formula is the framework's own, a part of the gradient is missing because its way was cut off."""
-    if found.likely not in _MAY_BE_CUT or scene.problem.hand_written() != ():
+    if found.likely in _NOT_CUT or scene.problem.hand_written() != ():
         return found
     return Mistake("detached", 0.9, facts={**found.facts, "framework_only": True})
 
