@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradvitals.frameworks import Case, opened
 from gradvitals.frameworks.torch.widening import in_float64
@@ -223,3 +224,41 @@ def test_models_of_hugging_face_are_evaluated_in_float64_with_their_gradient(mak
     slope = sum(float(g.value @ u) for g, u in zip(found, direction, strict=True) if g.value is not None)
     assert slope == pytest.approx((ahead - behind) / 2e-6, rel=1e-6)
     assert slope == pytest.approx(tangent[0], rel=1e-9)
+
+
+class Drawn(TorchDispatchMode):
+    """The dtypes in which masks are drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        if function.overloadpacket in {aten.bernoulli_, aten.bernoulli, aten.native_dropout}:
+            self.dtypes.add(args[0].dtype)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x: torch.native_dropout(x, 0.5, True)[0],  # noqa: FBT003 - what dropout is on a GPU
+        lambda x: torch.native_dropout(x, 1.0, True)[0],  # noqa: FBT003
+        lambda x: torch.native_dropout(x, 0.5, False)[0],  # noqa: FBT003
+        lambda x: x * torch.empty_like(x).bernoulli_(0.3),
+        lambda x: x * torch.bernoulli(torch.sigmoid(x)),
+    ],
+)
+@pytest.mark.parametrize("native", [torch.float32, torch.bfloat16])
+def test_random_masks_are_those_of_the_models_own_precision(draw, native):
+    x = torch.randn(64).to(native)
+    torch.manual_seed(3)
+    plain = draw(x)
+    torch.manual_seed(3)
+    with Drawn() as drawn, in_float64(native):
+        wide = draw(x.double())
+    assert wide.dtype == torch.float64
+    assert torch.equal(wide.to(native), plain)
+    # On a GPU other numbers come for another dtype.
+    assert drawn.dtypes == {native}

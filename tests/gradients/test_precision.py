@@ -134,14 +134,13 @@ def test_the_precision_of_matrix_products_is_named():
 
 
 def test_settings_of_a_gpu_are_named_for_tensors_on_one():
-    before = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    before = torch.backends.cuda.matmul.allow_tf32
     try:
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
-        name = "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction"
-        assert name in lowered_precision(["cuda"])
-        assert name not in lowered_precision(["cpu"])
+        torch.backends.cuda.matmul.allow_tf32 = True
+        assert "torch.backends.cuda.matmul.allow_tf32" in lowered_precision(["cuda"])
+        assert lowered_precision(["cpu"]) == ()
     finally:
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = before
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def test_noise_that_differs_when_asked_again_is_no_rounding(pair):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,18 +17,34 @@ def custom_functions(outputs: Iterable[torch.Tensor], leaves: Mapping[Any, torch
     >>> custom_functions([torch.tanh(x)], {})
     ()
     """
-    found: dict[str, None] = {}
-    waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
-            found[type(node).__name__.removesuffix("Backward")] = None
-        for further, _ in node.next_functions:
-            if further is not None and further not in seen:
-                seen.add(further)
-                waiting.append(further)
+    own = (node for node in _nodes(outputs) if isinstance(node, torch.autograd.function.BackwardCFunction))
+    found = dict.fromkeys(type(node).__name__.removesuffix("Backward") for node in own)
     for leaf in leaves.values():
         for hook in (leaf._backward_hooks or {}).values():  # noqa: SLF001 - torch has no public name for them
             found[getattr(hook, "__qualname__", type(hook).__name__)] = None
     return tuple(found)
+
+
+def operations(outputs: Iterable[torch.Tensor]) -> tuple[str, ...]:
+    """The names of the nodes on the way back from some outputs, each once; a custom one is a ``"Function"``.
+
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> operations([torch.tanh(x)])
+    ('TanhBackward0', 'AccumulateGrad')
+    """
+    own = torch.autograd.function.BackwardCFunction
+    return tuple(
+        dict.fromkeys("Function" if isinstance(node, own) else type(node).__name__ for node in _nodes(outputs))
+    )
+
+
+def _nodes(outputs: Iterable[torch.Tensor]) -> Iterator[Any]:
+    waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for further, _ in node.next_functions:
+            if further is not None and further not in seen:
+                seen.add(further)
+                waiting.append(further)

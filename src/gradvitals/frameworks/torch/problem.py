@@ -20,7 +20,7 @@ from gradvitals.frameworks.torch import pullback
 from gradvitals.frameworks.torch.arguments import Arguments, copied
 from gradvitals.frameworks.torch.batched import Batch
 from gradvitals.frameworks.torch.behind import generators_behind
-from gradvitals.frameworks.torch.custom import custom_functions
+from gradvitals.frameworks.torch.custom import custom_functions, operations
 from gradvitals.frameworks.torch.entries import (
     described,
     flat,
@@ -101,6 +101,7 @@ class TorchProblem:
         self._objective = Objective(case.loss, outputs, self._call)
         self._outputs: list[torch.Tensor] = []
         self._paths: tuple[str, ...] = ()
+        self._operations: tuple[str, ...] = ()
         self.objective = "random"
         self.roundoff = max(tensor.roundoff for tensor in self.tensors)
         self.wide = False
@@ -240,6 +241,7 @@ class TorchProblem:
 
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
         with self.recorded(moved or {}, wide=False) as (starts, outputs):
+            self._operations = self._operations or operations(outputs)
             return self._pulled_back(outputs, cotangent, starts)
 
     def pullback(
@@ -257,7 +259,7 @@ class TorchProblem:
 
     def lowered_precision(self) -> tuple[str, ...]:
         """The settings in force that make it compute with fewer digits than its dtypes have."""
-        return lowered_precision([base.device.type for base in self._base.values()])
+        return lowered_precision([base.device.type for base in self._base.values()], self._operations)
 
     def wide_gradient(self, cotangent: Array) -> tuple[Gradient, ...] | None:
         if not self.wide:

@@ -20,8 +20,10 @@ from gradvitals.frameworks.torch.entries import wider
 _aten = torch.ops.aten
 #: Their numbers depend on the dtype that they are drawn in: they are drawn natively, and then widened.
 _DRAWN = frozenset({_aten.rand, _aten.randn, _aten.rand_like, _aten.randn_like})
-_DRAWN_FROM = frozenset({_aten.normal})
-_DRAWN_IN_PLACE = frozenset({_aten.normal_, _aten.uniform_, _aten.exponential_, _aten.log_normal_, _aten.cauchy_})
+_DRAWN_FROM = frozenset({_aten.normal, _aten.bernoulli})
+_DRAWN_IN_PLACE = frozenset(
+    {_aten.normal_, _aten.uniform_, _aten.exponential_, _aten.log_normal_, _aten.cauchy_, _aten.bernoulli_}
+)
 
 
 @contextlib.contextmanager
@@ -77,7 +79,12 @@ class _Widening(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if kind in _DRAWN_FROM:
             return _wide(function(*[self._narrow(a) for a in args], **{k: self._narrow(a) for k, a in kwargs.items()}))
         if kind in _DRAWN_IN_PLACE and args[0].is_floating_point():
-            return args[0].copy_(function(torch.empty_like(args[0], dtype=self._native), *args[1:], **kwargs))
+            rest = [self._narrow(a) for a in args[1:]]
+            return args[0].copy_(function(torch.empty_like(args[0], dtype=self._native), *rest, **kwargs))
+        if kind is _aten.native_dropout:  # of a GPU; it gives the mask as well
+            x, p, train = args
+            _, mask = function(torch.ones_like(x, dtype=self._native), p, train)
+            return x * mask * (1 / (1 - p) if train is not False and p < 1 else 1), mask
         kwargs = {k: wider(a) if isinstance(a, torch.dtype) else a for k, a in kwargs.items()}
         try:
             return function(*args, **kwargs)
