@@ -1,9 +1,9 @@
 """Wrong backward passes as people write them, each with what a report should say of it.
 
 The cases are in :mod:`oracles.wrong_layers` and :mod:`oracles.wrong_sequences` (NumPy layers),
-:mod:`oracles.wrong_costs` (scalar NumPy costs and stateful objects) and :mod:`oracles.wrong_modules` (torch Functions,
-modules and whole models). They were written before the recogniser; a third of them, chosen by the sha256 of the name,
-is only reported and never tuned on.
+:mod:`oracles.wrong_costs` (scalar NumPy costs and stateful objects), :mod:`oracles.wrong_modules` (torch Functions,
+modules and whole models) and :mod:`oracles.wrong_parts` (one part of a tensor). All but the last were written before the
+recogniser; a third of them, chosen by the sha256 of the name, is only reported and never tuned on.
 """
 
 from __future__ import annotations
@@ -65,7 +65,13 @@ def wrong(name, kinds, tensors, /, *, where=None, **facts):
 
 def cases():
     """All cases, in the order in which they are written."""
-    from oracles import wrong_costs, wrong_layers, wrong_modules, wrong_sequences  # noqa: F401 - they register themselves
+    from oracles import (  # noqa: F401 - importing them registers the cases
+        wrong_costs,
+        wrong_layers,
+        wrong_modules,
+        wrong_parts,
+        wrong_sequences,
+    )
 
     return tuple(REGISTRY.values())
 
@@ -123,9 +129,11 @@ def _fits(said, wanted):
 
 def _inside(finding, case, report):
     shapes = {row["path"]: row["shape"] for row in report.table("tensors").records()}
-    if finding.site.path not in shapes:  # a layer
-        return False
-    shape = shapes[finding.site.path]
+    path, index = finding.site.path, finding.site.index
+    if path not in shapes:  # a layer is named: then the worst entry of its first tensor counts
+        path = finding.evidence["tensors"][0]
+        index = next(row["index"] for row in report.table("entries").records() if row["path"] == path)
+    shape = shapes[path]
     wrong_part = np.zeros(shape, dtype=bool)
     wrong_part[case.where] = True
-    return finding.site.index is not None and bool(wrong_part[finding.site.index])
+    return index is not None and bool(wrong_part[index])

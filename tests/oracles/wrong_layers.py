@@ -271,7 +271,7 @@ def _(rng):
     return conv_case(rng, spoil)
 
 
-@wrong("conv: the border of dx is cut off", "entries slice", "x", region="border")
+@wrong("conv: the border of dx is cut off", "entries slice", "x", condition="border")
 def _(rng):
     def spoil(dx, dw, db):
         inner = np.zeros_like(dx)

@@ -126,6 +126,9 @@ def operands(scene: Scene, observed: Readings) -> Mistake | None:
             continue
         if observed.explained_by(candidate):
             return Mistake("operand-permuted", 0.85, facts=facts)
+        turned = _turned_back(scene, facts, candidate)
+        if turned is not None and observed.explained_by(turned):
+            return Mistake("flipped", 0.85, facts={"axes": facts["axes"]})
         fit = observed.fit(observed.project(candidate)[:, None])
         if fit is not None:
             return Mistake("term-transposed", 0.85, facts={"coefficient": fit.estimate, **facts})
@@ -146,6 +149,13 @@ def _cotangents(scene: Scene) -> Iterator[tuple[dict[str, Fact], Array]]:
         if n > 1:
             flipped = np.ascontiguousarray(np.flip(values, axis)).reshape(-1)
             yield {"other": "output", "how": "flipped", "axes": str(axis)}, flipped
+
+
+def _turned_back(scene: Scene, facts: Mapping[str, Fact], candidate: Array) -> Array | None:
+    """The gradient for a reversed cotangent, reversed: right where a running sum isn't run backwards."""
+    if facts["how"] != "flipped" or scene.tensor.shape != scene.outputs[0]:
+        return None
+    return np.flip(candidate.reshape(scene.tensor.shape), int(str(facts["axes"]))).reshape(-1)
 
 
 def _substitutions(scene: Scene) -> Iterator[tuple[dict[str, Fact], Mapping[int, Array]]]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
 
 #: Of the entries of a block this share must be seen to be wrong: a gradient that is small by chance hides a mistake.
 _FILLED = 0.7
+#: The same of a sample, in which a block may look like a condition.
+_FILLED_SAMPLE = 0.95
 #: So many single positions are written out.
 _SHOWN = 8
 #: A condition must hold for so many entries that were looked at.
@@ -114,19 +116,14 @@ def condition_of(wrong: NDArray[np.bool_], known: Mapping[str, NDArray[np.bool_]
     bad = wrong[looked_at]
     for condition, mask in known.items():
         inside = mask[looked_at]
-        if not bad[~inside].any() and _FEWEST <= inside.sum() < len(inside) and bad.sum() >= _FILLED * inside.sum():
+        if not bad[~inside].any() and _FEWEST <= inside.sum() < len(inside) and bad.sum() >= filled * inside.sum():
             return condition
     return ""
 
 
 def conditions(own: Array, claimed: Array, shape: tuple[int, ...]) -> dict[str, NDArray[np.bool_]]:
     """Masks of shape (size,) that mistakes follow: by value, by claim, by place."""
-    found = {
-        "value-negative": own < 0,
-        "value-positive": own > 0,
-        "value-zero": own == 0,
-        "claim-zero": claimed == 0,
-    }
+    found: dict[str, NDArray[np.bool_]] = {}
     if len(shape) >= 2:
         rows, columns = np.ogrid[: shape[-2], : shape[-1]]
         for condition, mask in (
@@ -137,6 +134,7 @@ def conditions(own: Array, claimed: Array, shape: tuple[int, ...]) -> dict[str, 
             ("border", (rows == 0) | (rows == shape[-2] - 1) | (columns == 0) | (columns == shape[-1] - 1)),
         ):
             found[condition] = np.broadcast_to(mask, shape).reshape(-1)
+    found |= {"value-negative": own < 0, "value-positive": own > 0, "value-zero": own == 0, "claim-zero": claimed == 0}
     return found
 
 

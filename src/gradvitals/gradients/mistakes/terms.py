@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -93,41 +92,67 @@ def per_slice(scene: Scene, observed: Readings) -> Mistake | None:
 
     The way back through a mean adds the same to all entries that it was taken over, through a norm or a variance a
     multiple of the entries themselves (and, when the mean is taken out, a constant), through a softmax a multiple of
-    the outputs.
+    the shares.
     """
     shape = scene.tensor.shape
-    ones, own = np.ones(observed.size), scene.own
-    whole = [v for v in fitted(scene.base.value, scene.outputs, shape) if not np.allclose(v, own)]
-    choices: list[tuple[str, list[Array]]] = [("mean", [ones]), ("norm-or-variance", [own])]
-    choices += [("softmax", [value]) for value in whole] + [("mean-and-variance", [own, ones])]
-    wide = [axis for axis, n in enumerate(shape) if n > 1]
-    for statistic, columns in choices:
-        for count in range(1, len(wide) + 1):
-            for axes in itertools.combinations(wide, count):
-                over = int(np.prod([shape[axis] for axis in axes]))
-                if over <= _PER_UNKNOWN * len(columns):
-                    continue
-                if _explained_per_slice(scene, observed, axes, columns):
-                    facts: dict[str, Fact] = {"statistic": statistic, "axis": axes[0] if len(axes) == 1 else None}
-                    facts["axes"] = ", ".join(map(str, axes))
-                    return Mistake("detached", 0.85, facts=facts)
+    for axes in _axes_of_statistics(shape):
+        over = int(np.prod([shape[axis] for axis in axes]))
+        parts = _slices(scene, observed, axes)
+        for statistic, columns in _statistics(scene, axes):
+            if over > _PER_UNKNOWN * len(columns) and _explained(parts, columns):
+                facts: dict[str, Fact] = {"statistic": statistic, "axis": axes[0] if len(axes) == 1 else None}
+                return Mistake("detached", 0.85, facts={**facts, "axes": ", ".join(map(str, axes))})
     return None
 
 
-def _explained_per_slice(scene: Scene, observed: Readings, axes: tuple[int, ...], columns: list[Array]) -> bool:
-    """Whether in every slice a combination of the columns explains what is missing; measures more where needed."""
+def _axes_of_statistics(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """What statistics are taken over: everything, some of the last axes, all but one (a channel's), or one axis.
+
+    The widest come first, for they explain the same with fewer numbers.
+    """
+    wide = tuple(axis for axis, n in enumerate(shape) if n > 1)
+    found = [
+        *(wide[start:] for start in range(len(wide))),
+        *(tuple(axis for axis in wide if axis != kept) for kept in wide),
+        *((axis,) for axis in wide),
+    ]
+    sizes = {axes: int(np.prod([shape[axis] for axis in axes])) for axes in found if axes}
+    return sorted(sizes, key=lambda axes: -sizes[axes])
+
+
+def _statistics(scene: Scene, axes: tuple[int, ...]) -> list[tuple[str, list[Array]]]:
+    """What is missing where a statistic over some axes is taken for a constant, as columns of shape (size,)."""
+    shape, own = scene.tensor.shape, scene.own
+    ones = np.ones(own.size)
+    values = own.reshape(shape)
+    powers = np.exp(values - values.max(axis=axes, keepdims=True))
+    shares = (powers / powers.sum(axis=axes, keepdims=True)).reshape(-1)
+    return [
+        ("mean", [ones]),
+        ("norm-or-variance", [own]),
+        ("softmax", [shares]),
+        *(("softmax", [value]) for value in fitted(scene.base.value, scene.outputs, shape)),
+        ("mean-and-variance", [own, ones]),
+    ]
+
+
+def _slices(scene: Scene, observed: Readings, axes: tuple[int, ...]) -> list[Readings]:
+    """The observations slice by slice; a few entries of a few slices are measured where there are too many."""
     labels = slice_labels(scene.tensor.shape, axes)
-    if not observed.is_complete:
-        return False
-    explained = 0
-    for label in np.unique(labels):
-        part = observed.only(labels == label)
-        if not part.wrong.any():
-            continue
-        if part.fit(np.stack([part.project(column) for column in columns], axis=1)) is None:
-            return False
-        explained += 1
-    return explained > 0
+    everything = np.unique(labels)
+    if observed.is_complete:
+        return [observed.only(labels == label) for label in everything]
+    chosen = scene.rng.choice(everything, min(_GROUPS, len(everything)), replace=False)
+    inside = [np.flatnonzero(labels == label) for label in chosen]
+    return [scene.entries(np.sort(scene.rng.choice(i, min(_EACH, len(i)), replace=False))) for i in inside]
+
+
+def _explained(parts: list[Readings], columns: list[Array]) -> bool:
+    """Whether in every slice in which something is missing a combination of the columns explains it."""
+    wrong = [part for part in parts if part.wrong.any()]
+    return bool(wrong) and all(
+        part.fit(np.stack([part.project(column) for column in columns], axis=1)) is not None for part in wrong
+    )
 
 
 def slice_labels(shape: tuple[int, ...], axes: tuple[int, ...]) -> NDArray[np.int64]:
