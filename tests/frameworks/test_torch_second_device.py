@@ -25,7 +25,9 @@ def test_checks_on_another_device_give_what_they_give_on_the_cpu():
     assert done.returncode == 0, done.stderr
     given = json.loads(done.stdout.splitlines()[-1])
     assert len(given) >= 20
-    assert given == {name: NOTED.get(name, ["pass", []]) for name in given}
+    assert {name: found[:2] for name, found in given.items()} == {n: NOTED.get(n, ["pass", []]) for n in given}
+    # With dropout too, whose random numbers are drawn in another way there than by vmap.
+    assert {name for name, (*_, how) in given.items() if how == "batched"} >= {"network", "exhaustive", "float16"}
 
 
 @pytest.mark.slow

@@ -59,6 +59,9 @@ def _done(function, args, kwargs):
     asked = kwargs.get("device")
     if asked is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
+    if kind is _aten.native_dropout and there and args[2]:  # random numbers in an order of its own, as on a GPU
+        kept = torch.empty_like(args[0].inner).uniform_() < 1 - args[1]
+        return _There(args[0].inner * kept * (1 / (1 - args[1]))), _There(kept)
     found = function(*tree_map(_inner, args), **tree_map(_inner, kwargs))
     if kind in _ASKING or (asked is None and not there):
         return found

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import torch
+from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.overrides import TorchFunctionMode
 
 _SIGNATURE = inspect.signature(torch.nn.functional.dropout)
@@ -39,17 +40,23 @@ class SameMasks(TorchFunctionMode):
             given.apply_defaults()
             x, p, training, inplace = given.args
             if training and 0 < p < 1 and not inplace:
-                return x * _mask(x, p)
+                return _dropped(x, p)
         elif function is torch.dropout and not kwargs:
             x, p, training = args
             if training and 0 < p < 1:
-                return x * _mask(x, p)
+                return _dropped(x, p)
         return function(*args, **(kwargs or {}))
 
 
-def _mask(x: torch.Tensor, p: float) -> torch.Tensor:
-    """Zeros and 1 / (1 − p), for one point: of the logical shape, in the logical order of strides."""
+def _dropped(x: torch.Tensor, p: float) -> torch.Tensor:
+    """What a plain dropout makes of one point, for all points."""
     strides = x.stride()
     order = sorted(range(x.ndim), key=lambda axis: (-strides[axis], axis))
-    drawn = torch.empty([x.shape[axis] for axis in order], dtype=x.dtype, device=x.device).bernoulli_(1 - p)
-    return drawn.div_(1 - p).permute([order.index(axis) for axis in range(x.ndim)])
+    shape, places = [x.shape[axis] for axis in order], [order.index(axis) for axis in range(x.ndim)]
+    if x.device.type == "cpu":
+        drawn = torch.empty(shape, dtype=x.dtype).bernoulli_(1 - p)
+        return x * drawn.div_(1 - p).permute(places)
+    # A GPU has a kernel of its own for it, with random numbers in an order of its own, which vmap doesn't use.
+    with temporarily_pop_interpreter_stack():
+        _, mask = torch.native_dropout(torch.ones(shape, dtype=x.dtype, device=x.device), p, train=True)
+    return x * mask.permute(places) * (1 / (1 - p))
