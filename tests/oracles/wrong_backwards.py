@@ -2,8 +2,8 @@
 
 The cases are in :mod:`oracles.wrong_layers` and :mod:`oracles.wrong_sequences` (NumPy layers),
 :mod:`oracles.wrong_costs` (scalar NumPy costs and stateful objects), :mod:`oracles.wrong_modules` (torch Functions,
-modules and whole models) and :mod:`oracles.wrong_parts` (one part of a tensor). All but the last were written before the
-recogniser; a third of them, chosen by the sha256 of the name, is only reported and never tuned on.
+modules and whole models) and :mod:`oracles.wrong_parts` (one part of a tensor). All but the last were written before
+the recogniser; a third of them, chosen by the sha256 of the name, is only reported and never tuned on.
 """
 
 from __future__ import annotations

@@ -114,6 +114,7 @@ def region_of(
 def condition_of(wrong: NDArray[np.bool_], known: Mapping[str, NDArray[np.bool_]], looked_at: NDArray[np.int64]) -> str:
     """The condition that holds where entries are wrong and nowhere else, among those that were looked at."""
     bad = wrong[looked_at]
+    filled = _FILLED if len(looked_at) == wrong.size else _FILLED_SAMPLE
     for condition, mask in known.items():
         inside = mask[looked_at]
         if not bad[~inside].any() and _FEWEST <= inside.sum() < len(inside) and bad.sum() >= filled * inside.sum():
