@@ -360,7 +360,7 @@ def test_float32_is_graded_honestly():
     row, report = graded(0, np.float32)
     assert report.verdict is Verdict.PASS
     assert row["grade"] in {None, "exact", "acceptable"}
-    assert row["relative_error"] < 1e-6
+    assert row["relative_error"] < 1e-5  # slopes measured in float32 have errors of that size themselves
 
 
 def test_no_grade_is_shown_where_the_slope_itself_is_coarser():

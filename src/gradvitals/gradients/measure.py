@@ -26,6 +26,10 @@ from gradvitals.vocabulary.errors import InputError
 #: The rounding of a gradient in float64 is that in the model's own dtype, scaled down; raised by this, for it isn't
 #: measured.
 _DISTRUST_WIDE = 10.0
+#: Unit roundoff below which there is nothing finer to ask.
+_EXACT = 1e-12
+#: Of many wrong tensors, so many at either end are looked at closely; the others mostly inherit.
+_LOOKED_AT = 3
 
 
 def measure(
@@ -78,16 +82,21 @@ def measure(
     cotangent = cotangent_of(counted, around.change, rng)
     gradients = counted.gradient(cotangent)
     base = measure_base(counted, value, around, cotangent, gradients, rng)
-    search = Search(counted, base, sensitivity, rng)
+    in_a_hurry = precision == "auto" and base.roundoff > _EXACT
+    search = Search(counted, base, sensitivity, rng, patient=not in_a_hurry)
     judged = [at for at, gradient in enumerate(gradients) if _can_be_judged(gradient)]
     search.examine(judged)
     search.look_closer(judged)
     searches = dict.fromkeys(judged, search)
-    shadow = problem.shadow() if precision != "float64" else None
+    is_settled = all(search.status(at) == "right" for at in judged)
+    shadow = problem.shadow() if precision != "float64" and not is_settled else None
     if shadow is not None:
         with contextlib.suppress(BudgetSpent):
             searches |= _in_shadow(Counted(shadow, count), search, searches, auto=precision == "auto", rng=rng)
     if precision != "auto" or shadow is None:
+        search.patient = True
+        if in_a_hurry:
+            search.examine(_open(searches))
         search.examine_alone(judged)
     at_kinks = [at for at in _open(searches) if searches[at].is_at_a_kink(at)]
     beside: dict[int, Search] = {}
@@ -95,8 +104,12 @@ def measure(
         beside = _beside(searches[at_kinks[0]], at_kinks, rng) if at_kinks else {}
     searches |= beside
     wrong, unknown = (Outcome(status, math.nan, math.nan, math.nan, math.nan) for status in ("wrong", "unresolved"))
+    wrong_ones = [at for at in judged if searches[at].status(at) == "wrong"]
+    close = {*wrong_ones[:_LOOKED_AT], *wrong_ones[-_LOOKED_AT:]}  # first and last: the mistake lies at an end
     outcomes = tuple(
-        _outcome(searches[at], search.base, at) if at in judged else (unknown if gradient.stopped else wrong)
+        _outcome(searches[at], search.base, at, closely=at in close)
+        if at in judged
+        else (unknown if gradient.stopped else wrong)
         for at, gradient in enumerate(gradients)
     )
     outcomes = _with_history(counted, search.base, outcomes, rng)
@@ -217,9 +230,9 @@ def _differ(gradients: Sequence[Gradient], base: Base) -> bool:
     )
 
 
-def _outcome(search: Search, native: Base, at: int) -> Outcome:
+def _outcome(search: Search, native: Base, at: int, *, closely: bool) -> Outcome:
     """What a search tells of a tensor, and how imprecise its claimed gradient is."""
-    outcome = search.outcome(at)
+    outcome = search.outcome(at, closely=closely)
     imprecision = (
         _imprecision(search.base, native, at) if search.base.gradient_roundoff < native.gradient_roundoff else 0.0
     )

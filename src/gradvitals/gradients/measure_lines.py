@@ -24,6 +24,8 @@ SUSPECT_AT = 5.0
 _SUSPECT_AT_16_BIT = 4.0
 #: How many of the shortest steps have to confirm a suspicion in a 16-bit format.
 _SHORT_STEPS = 3
+#: So many do in any format.
+_MANY_STEPS = 6
 #: A part of an error that makes up most of it.
 _MOSTLY = 0.7
 #: Unit roundoff from which a format counts as 16-bit.
@@ -187,6 +189,9 @@ def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool
         steps = ladder.multiple(multiple).steps
         # The long steps of 16-bit formats meet kinks without end: there what is missing must show at short ones.
         steps = steps[-_SHORT_STEPS:] if base.gradient_roundoff >= _COARSE else steps
+        if len(steps) > _MANY_STEPS:  # those around the one that decided, the finest and coarsest add nothing
+            first = min(max(line.rung - _MANY_STEPS // 2, 0), len(steps) - _MANY_STEPS)
+            steps = steps[first : first + _MANY_STEPS]
         again = read(base, *cast(problem, base, [line.direction], [steps]))
         agree = abs(again.missing - line.missing) <= 0.5 * abs(line.missing) + SUSPECT_AT * (line.error + again.error)
         if not (again.suspect(material) and agree):

@@ -53,14 +53,10 @@ class Ray:
             return extrapolate(quotients, self.steps, noise, kink_errors(even, self.steps, noise))
 
     def noise(self, base: Base) -> Array:
-        """Every output's noise at every step, of shape (K, M): where values are larger, so is their rounding.
-
-        What goes on inside isn't seen; it is taken to grow as a product of two factors does when both are moved.
-        """
-        grown = (1 + self.steps[:, None]) ** 2
+        """Every output's noise at every step, of shape (K, M): where values are larger, so is their rounding."""
         with np.errstate(invalid="ignore", over="ignore"):
             size = np.fmax(np.abs(self.ahead), np.abs(self.behind))
-            return np.fmax(grown * base.noise, np.where(np.isfinite(size), base.rounding * size, 0.0))
+            return np.fmax(base.noise, np.where(np.isfinite(size), base.rounding * size, 0.0))
 
     def gaps(self, base: Base) -> Array:
         """Half the difference of the slopes on both sides, beyond noise and curvature: (K, M). A kink at the point

@@ -78,7 +78,7 @@ def with_structure(
         The settings in force that lower the precision.
 
     """
-    found = list(findings)
+    found = [_with_settings(finding, lowered) for finding in findings]
     for fault in structure.faults:
         paths = tuple(tensors[at].path for at in fault.tensors)
         if fault.raised or fault.kind in _FRAGILE:
@@ -153,6 +153,13 @@ def judge_precision(tensors: Sequence[Tensor], measured: Measurement, settings: 
     harmless = all(outcome.status == "right" for outcome in measured.outcomes)
     severity = Severity.INFO if settings or harmless else PRECISION_LOW.severity
     yield Finding("G107", severity, Site("output"), facts)
+
+
+def _with_settings(finding: Finding, settings: Sequence[str]) -> Finding:
+    """What may be why a gradient is imprecise."""
+    if finding.code != "G107" or not settings:
+        return finding
+    return replace(finding, evidence={**finding.evidence, "settings": tuple(settings)})
 
 
 def _fragile(fault: Fault, paths: tuple[str, ...], *, shares_cotangents: bool) -> Finding:

@@ -29,8 +29,12 @@ from gradvitals.maths.differences import MEDIAN_TO_STD, ladder_for
 LEAST_DIRECTIONS, MOST_DIRECTIONS = 2, 20
 #: So many at most in 16-bit formats, whose lines are coarse.
 _MOST_IN_16_BIT, _COARSE = 24, 1e-4
+#: Lines of a wrong tensor alone: enough to tell the kind of mistake.
+_OF_A_WRONG_ONE = 6
 #: In float64 what is resolved is far finer than what is asked for: two directions mostly do.
 _FINE = 1e-12
+#: So many at most where what is open can be asked in float64.
+_MOST_IN_A_HURRY = 6
 #: The chance of overlooking an error as large as the stated resolution.
 OVERLOOK = 0.005
 #: No further direction is asked for when this share of the sensitivity is resolved; nor, when the usual number of
@@ -55,13 +59,22 @@ _MOSTLY_KINKS = 0.25
 class Search:
     """The examination of groups of tensors; remembers what each tensor's lines showed."""
 
-    def __init__(self, problem: Counted, base: Base, sensitivity: float, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        problem: Counted,
+        base: Base,
+        sensitivity: float,
+        rng: np.random.Generator,
+        *,
+        patient: bool = True,
+    ) -> None:
         self.problem = problem
         self.base = base
         self.sensitivity = sensitivity
         self._rng = rng
         self._is_coarse = base.gradient_roundoff >= _COARSE
-        self._most = _MOST_IN_16_BIT if self._is_coarse else MOST_DIRECTIONS
+        #: Where another form of the problem can be asked, no more than the usual number of points is spent here.
+        self.patient = patient
         self._status: dict[int, str] = {}
         self._resolution: dict[int, float] = {}
         self._lines: dict[int, list[Line]] = {}
@@ -70,6 +83,12 @@ class Search:
         self._reference = max((base.strength(at) for at in range(len(base.points))), default=0.0) or float(
             np.linalg.norm(base.cotangent * base.value)
         )
+
+    @property
+    def _most(self) -> int:
+        if not self.patient:
+            return _MOST_IN_A_HURRY
+        return _MOST_IN_16_BIT if self._is_coarse else MOST_DIRECTIONS
 
     def status(self, at: int) -> str:
         """Right, wrong or unresolved."""
@@ -129,13 +148,16 @@ class Search:
             if wrong:
                 self._status[at] = "wrong"
 
-    def outcome(self, at: int) -> Outcome:
-        """What is known of one tensor, with its entries and, where it is wrong, the kind of mistake."""
+    def outcome(self, at: int, *, closely: bool = True) -> Outcome:
+        """What is known of one tensor, with its entries and, where it is wrong, the kind of mistake.
+
+        Not ``closely``, a wrong one takes few further evaluations.
+        """
         base, tensor = self.base, self.problem.tensors[at]
         if at not in self._lines:  # the budget was spent before its turn
             return Outcome("unresolved", math.nan, math.nan, math.inf, math.inf)
         lines, status = self._lines[at], self._status[at]
-        entries, complete = self._entries(at)
+        entries, complete = self._entries(at, closely=closely)
         if status != "wrong" and any(entry.wrong for entry in entries):
             status = "wrong"
         own = [line for line in lines if set(line.direction) == {at}]
@@ -156,19 +178,21 @@ class Search:
                 entries,
                 self.problem.sample_sizes,
                 at,
-                problem=self.problem,
-                base=base,
+                problem=self.problem if closely else None,
+                base=base if closely else None,
             )
         return Outcome(status, relative_error, numeric_error, self._resolution[at], entry_resolution, entries, mistake)
 
-    def _entries(self, at: int) -> tuple[tuple[Entry, ...], bool]:
+    def _entries(self, at: int, *, closely: bool) -> tuple[tuple[Entry, ...], bool]:
         """Entries of one tensor: the pattern of what is wrong, or a few of a right one for the reader."""
         lines, wrong = self._lines[at], self._status[at] == "wrong"
         rung = int(np.median([line.rung for line in lines])) if lines else 0
         left = USUAL_POINTS - self.problem.count.points
         allowed = left // (self._cost() * max(1, len(self.problem.tensors) - at)) if not wrong else 0
         try:
-            return measure_entries(self.problem, self.base, at, self._rng, rung=rung, wrong=wrong, allowed=allowed)
+            return measure_entries(
+                self.problem, self.base, at, self._rng, rung=rung, wrong=wrong, allowed=allowed, closely=closely
+            )
         except BudgetSpent:
             return (), False
 
@@ -194,12 +218,13 @@ class Search:
                     lines, verdicts = [read(self.base, ray) for ray in rays], {}
                 judged = self._judged(lines, self._material(group, reach), verdicts)
                 wrong = any(verdicts.values())
-                if wrong and len(group) > 1:
+                if wrong and (len(group) > 1 or len(rays) >= _OF_A_WRONG_ONE):
                     break
                 if not wrong and self._has_seen_enough(judged, group, reach):
                     break
-        except BudgetSpent:
-            judged = self._judged(lines, math.inf, verdicts)
+        except BudgetSpent:  # a suspicion that there was no time to confirm stays one
+            verdicts = {number: verdicts.get(number, False) for number in range(len(lines))}
+            judged = self._judged(lines, self._material(group, reach), verdicts)
         return judged, any(verdicts.values())
 
     def _judged(self, lines: Sequence[Line], material: float, verdicts: dict[int, bool]) -> list[Line]:
@@ -260,7 +285,7 @@ class Search:
     def _resolved(self, lines: Sequence[Line], at: int, group: Sequence[int], reach: Mapping[int, float]) -> float:
         """The relative error of one tensor that the lines would have shown."""
         material = self._material(group, reach)
-        caught = detectable(tuple(max(line.bar, material) for line in lines))
+        caught = detectable([max(line.bar, material) for line in lines])
         return self._relative(caught, reach[at] * self.base.strength(at) / self.base.scales[at], at)
 
     def _reaches(self, group: Sequence[int]) -> dict[int, float]:
@@ -284,7 +309,7 @@ class Search:
         # Alone it may be moved farther: the noise counts least at the longest step.
         noise = self.base.projected_noise / (math.sqrt(2) * float(ladder_for(self.base.roundoff).steps[0]))
         bars = [SUSPECT_AT * math.hypot(noise, own)] * self._most
-        resolution = max(self._relative(detectable(tuple(bars)), self.base.strength(at), at), 2 * self.base.material)
+        resolution = max(self._relative(detectable(bars), self.base.strength(at), at), 2 * self.base.material)
         return resolution <= self.sensitivity
 
     def _relative(self, caught: float, contribution: float, at: int) -> float:
@@ -305,8 +330,7 @@ class Search:
         return np.clip(self._rng.standard_normal(size), -_FARTHEST, _FARTHEST)
 
 
-@functools.lru_cache(maxsize=64)  # all tensors of a group ask for the same
-def detectable(bars: tuple[float, ...]) -> float:
+def detectable(bars: Sequence[float]) -> float:
     """The size of an error that at least one of several random lines shows with probability 99.5 %.
 
     Along a normal direction an error of size ρ is missing as N(0, ρ²), and is overlooked when that stays below the
@@ -314,7 +338,7 @@ def detectable(bars: tuple[float, ...]) -> float:
 
     Parameters
     ----------
-    bars : tuple of float
+    bars : sequence of float
         What must be exceeded along each line.
 
     Examples
@@ -323,6 +347,11 @@ def detectable(bars: tuple[float, ...]) -> float:
     1.84
 
     """
+    return _detectable(tuple(bars))
+
+
+@functools.lru_cache(maxsize=64)  # all tensors of a group ask for the same
+def _detectable(bars: tuple[float, ...]) -> float:
     finite = [bar for bar in bars if math.isfinite(bar)]
     if not finite:
         return math.inf

@@ -33,6 +33,10 @@ MEDIAN_TO_STD = 1.4826
 #: Column of the extrapolation table past which more smoothness is assumed than real functions have (measured in
 #: ``tests/maths``).
 _DEEPEST = 4
+#: The next entry of an extrapolation moves less than the last by this ratio of steps, or more.
+_STEEP = 4.0
+#: Steps that are closer to one another tell less: what an entry moved is raised by the inverse of this.
+_GENTLE = 0.8
 #: A ladder of so many rungs has steps that only a kink or a coarsely rounded function needs.
 _LONG = 10
 #: Of a shorter one the largest so many do.
@@ -277,7 +281,8 @@ def extrapolate(
             sigma, bent = (np.hypot(power * e[1:], e[:-1]) / (power - 1) for e in (sigma, bent))
             from_parent = np.abs(made - table[1:])
             from_neighbour = np.vstack([_DISTRUST_FIRST * from_parent[:1], np.abs(np.diff(made, axis=0))])
-            best = _better(best, made, np.fmax(from_parent, from_neighbour) / ratio, sigma, bent, first=depth)
+            moved = np.fmax(from_parent, from_neighbour) / (ratio if ratio >= _STEEP else _GENTLE)
+            best = _better(best, made, moved, sigma, bent, first=depth)
             table = made
     return best
 
