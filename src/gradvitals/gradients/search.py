@@ -31,6 +31,8 @@ LEAST_DIRECTIONS, MOST_DIRECTIONS = 2, 20
 _MOST_IN_16_BIT, _COARSE = 24, 1e-4
 #: Lines of a wrong tensor alone: enough to tell the kind of mistake.
 _OF_A_WRONG_ONE = 6
+#: In 16-bit formats, tensors too weak to be resolved are moved up to so many times farther.
+_FARTHER = 8.0
 #: In float64 what is resolved is far finer than what is asked for: two directions mostly do.
 _FINE = 1e-12
 #: So many at most where what is open can be asked in float64.
@@ -101,16 +103,16 @@ class Search:
             for line in self._lines.get(at, ())
         )
 
-    def examine(self, group: Sequence[int]) -> None:
-        """Settle every tensor of the group."""
+    def examine(self, group: Sequence[int], *, farther: bool = False) -> None:
+        """Settle every tensor of the group; weak ones, which change F little, may be moved ``farther``."""
         if not group:
             return
-        reach = self._reaches(group)
+        reach = self._reaches(group, _FARTHER if farther else 1.0)
         lines, wrong = self._ask(group, reach)
         if wrong and len(group) > 1:
             half = len(group) // 2
-            self.examine(group[:half])
-            self.examine(group[half:])
+            self.examine(group[:half], farther=farther)
+            self.examine(group[half:], farther=farther)
             return
         for at in group:
             self._lines[at] = lines
@@ -129,7 +131,7 @@ class Search:
             return
         half = len(weak) // 2
         for part in (weak[:half], weak[half:]) if len(weak) == len(group) else (weak,):
-            self.examine(part)
+            self.examine(part, farther=self._is_coarse)
             self.examine_alone(part)
 
     def look_closer(self, group: Sequence[int]) -> None:
@@ -288,13 +290,16 @@ class Search:
         caught = detectable([max(line.bar, material) for line in lines])
         return self._relative(caught, reach[at] * self.base.strength(at) / self.base.scales[at], at)
 
-    def _reaches(self, group: Sequence[int]) -> dict[int, float]:
-        """How far each tensor is moved: its own scale, less for those that contribute more than the median one."""
+    def _reaches(self, group: Sequence[int], most: float = 1.0) -> dict[int, float]:
+        """How far each tensor is moved: its own scale, less for those that contribute more than the median one; up to
+        ``most`` times it for those that contribute less than the strongest of all.
+        """
         base = self.base
-        strengths = [base.strength(at) for at in group if base.strength(at) > 0]
-        usual = float(np.median(strengths)) if strengths else 0.0
+        strengths = [base.strength(at) for at in (group if most == 1.0 else range(len(base.points)))]
+        positive = [strength for strength in strengths if strength > 0]
+        usual = float(np.median(positive) if most == 1.0 else max(positive)) if positive else 0.0
         return {
-            at: base.scales[at] * (min(1.0, usual / base.strength(at)) if base.strength(at) > 0 else 1.0)
+            at: base.scales[at] * (min(most, usual / base.strength(at)) if base.strength(at) > 0 else 1.0)
             for at in group
         }
 
@@ -309,7 +314,8 @@ class Search:
         # Alone it may be moved farther: the noise counts least at the longest step.
         noise = self.base.projected_noise / (math.sqrt(2) * float(ladder_for(self.base.roundoff).steps[0]))
         bars = [SUSPECT_AT * math.hypot(noise, own)] * self._most
-        resolution = max(self._relative(detectable(bars), self.base.strength(at), at), 2 * self.base.material)
+        farther = _FARTHER if self._is_coarse else 1.0
+        resolution = max(self._relative(detectable(bars), farther * self.base.strength(at), at), 2 * self.base.material)
         return resolution <= self.sensitivity
 
     def _relative(self, caught: float, contribution: float, at: int) -> float:

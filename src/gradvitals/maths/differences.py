@@ -33,15 +33,12 @@ MEDIAN_TO_STD = 1.4826
 #: Column of the extrapolation table past which more smoothness is assumed than real functions have (measured in
 #: ``tests/maths``).
 _DEEPEST = 4
-#: The next entry of an extrapolation moves less than the last by this ratio of steps, or more.
+#: A ladder whose steps fall by less needs fewer of them.
 _STEEP = 4.0
-#: Steps that are closer to one another tell less: what an entry moved is raised by the inverse of this.
-_GENTLE = 0.8
 #: A ladder of so many rungs has steps that only a kink or a coarsely rounded function needs.
 _LONG = 10
 #: Of a shorter one the largest so many do.
 _SHORT = 4
-_BFLOAT16_RUNGS = 8
 #: Points this far apart (relative) differ even when they are rounded to bfloat16.
 FARTHEST_STAIR = 4e-3
 #: Rounding to bfloat16, the coarsest format, makes steps of at most 2⁻⁷ of the value.
@@ -72,7 +69,7 @@ class Ladder:
         """First rung, and the one behind the last, of the steps that do for a smooth function."""
         if self.rungs >= _LONG:
             return 3, 7
-        return (2, 5) if self.rungs == _BFLOAT16_RUNGS else (0, min(_SHORT, self.rungs))
+        return 0, min(_SHORT if self.ratio >= _STEEP else _SHORT - 1, self.rungs)
 
     def multiple(self, of_finest: int) -> Ladder:
         """A ladder of other steps that starts at a whole multiple of this one's finest: where that one's
@@ -101,7 +98,7 @@ def ladder_for(unit_roundoff: float) -> Ladder:
         return Ladder(0.234, 4.0, 6)
     if unit_roundoff < 1e-3:  # float16
         return Ladder(0.468, 4.0, 5)
-    return Ladder(3.744, 2.0, _BFLOAT16_RUNGS)  # its largest steps are for what hardly bends
+    return Ladder(0.936, 2.0, 6)  # bfloat16
 
 
 def spacing_for(unit_roundoff: float) -> float:
@@ -281,8 +278,7 @@ def extrapolate(
             sigma, bent = (np.hypot(power * e[1:], e[:-1]) / (power - 1) for e in (sigma, bent))
             from_parent = np.abs(made - table[1:])
             from_neighbour = np.vstack([_DISTRUST_FIRST * from_parent[:1], np.abs(np.diff(made, axis=0))])
-            moved = np.fmax(from_parent, from_neighbour) / (ratio if ratio >= _STEEP else _GENTLE)
-            best = _better(best, made, moved, sigma, bent, first=depth)
+            best = _better(best, made, np.fmax(from_parent, from_neighbour) / ratio, sigma, bent, first=depth)
             table = made
     return best
 
