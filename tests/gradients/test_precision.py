@@ -143,6 +143,35 @@ def test_settings_of_a_gpu_are_named_for_tensors_on_one():
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
+class AsTensorCores(torch.autograd.Function):
+    """A product of numbers rounded as tensor cores round them, and back so too; exact in float64."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return x @ w if x.dtype == torch.float64 else tf32(x) @ tf32(w)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, w = ctx.saved_tensors
+        if grad.dtype == torch.float64:
+            return grad @ w.T, x.T @ grad
+        return tf32(grad.contiguous()) @ tf32(w).T, tf32(x).T @ tf32(grad.contiguous())
+
+
+def test_an_imprecise_gradient_names_the_settings_that_may_be_why(monkeypatch):
+    name = "torch.backends.cuda.matmul.allow_tf32"
+    monkeypatch.setattr("gradvitals.frameworks.torch.problem.lowered_precision", lambda *_: (name,))
+    torch.manual_seed(0)
+    report = gv.check(AsTensorCores.apply, torch.randn(32, 32), torch.randn(32, 32), loss=lambda y: y.tanh().mean())
+    (finding,) = (f for f in report.findings if f.evidence.get("likely") == "gradient")
+    assert report.verdict is Verdict.WARN
+    assert finding.code == "G107"
+    assert finding.evidence["settings"] == (name,)
+    for lang in LANGUAGES:
+        assert name in describe(finding, lang).text
+
+
 def test_noise_that_differs_when_asked_again_is_no_rounding(pair):
     state = []
 
