@@ -286,3 +286,24 @@ def test_the_table_names_the_likely_mistake_as_well():
     report = square_layer(np.negative)
     likely = dict(zip(report.table("tensors").column("path"), report.table("tensors").column("likely"), strict=True))
     assert likely == {"x": None, "w": "sign"}
+
+
+def test_an_output_that_is_ignored_is_wrong_in_coarse_formats_too_and_no_other_is_named():
+    class Both(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.sin(), x**2
+
+        @staticmethod
+        def backward(ctx, first, second):
+            (x,) = ctx.saved_tensors
+            del second
+            return first * x.cos()
+
+    for seed in range(4):
+        x = torch.randn(5, 6, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
+        finding = sole(gv.check(Both.apply, x, seed=seed))
+        assert finding.site.path == "x"
+        if finding.evidence["likely"] == "output-ignored":
+            assert finding.evidence["part"] == "output1"

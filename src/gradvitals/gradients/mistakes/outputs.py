@@ -22,6 +22,8 @@ _CLOSE = 0.02
 _MOST_SLICES = 32
 #: A contribution below this share of the largest one says nothing.
 _TELLING = 1e-3
+#: The label of what belongs to another output.
+_ELSEWHERE = -1
 #: Random directions; a slice must be right, or dropped, along all of them.
 _DIRECTIONS = 2
 
@@ -45,7 +47,10 @@ def dropped(scene: Scene) -> Mistake | None:
             return Mistake("output-ignored", 0.95, facts={"part": ", ".join(f"output{i}" for i in lost)})
     for output, axis, labels in _axes(scene.outputs):
         lost = _lost(scene, labels, directions, slopes)
-        if lost is not None:
+        if lost == (_ELSEWHERE,):
+            others = [f"output{i}" for i in range(len(scene.outputs)) if i != output]
+            return Mistake("output-ignored", 0.9, facts={"part": ", ".join(others)})
+        if lost is not None and _ELSEWHERE not in lost:
             return _described(scene, output, axis, labels, lost)
     return None
 
@@ -59,7 +64,7 @@ def _axes(outputs: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, NDArray[
         for axis, n in enumerate(shape):
             if n < 2 or n == size == total == 1:
                 continue
-            labels = np.full(total, -1)
+            labels = np.full(total, _ELSEWHERE)
             index = np.arange(n) * min(n, _MOST_SLICES) // n
             along = np.broadcast_to(index.reshape([-1 if i == axis else 1 for i in range(len(shape))]), shape)
             labels[start : start + size] = along.reshape(-1)
