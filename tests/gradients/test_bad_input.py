@@ -284,3 +284,37 @@ def test_nothing_that_was_handed_in_is_changed_by_a_refusal():
     assert list(parameters) == list(before)
     assert np.array_equal(parameters["W1"], before["W1"])
     assert parameters["b1"] == 2
+
+
+# ---- arguments of the wrong kind -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sensitivity": "1e-3"},
+        {"budget": "60"},
+        {"budget": 60.5},
+        {"seed": "0"},
+        {"seed": 1.5},
+        {"burn_in": "3"},
+        {"ratio": "2"},
+        {"kwargs": [1]},
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_refused_by_its_name(untouched, options):
+    model, x = untouched
+    ((name, value),) = options.items()
+    refused(InputError, lambda: gv.check(model, x, **options), f"{name} is not a", f"{name}={value!r}")
+
+
+@pytest.mark.parametrize("outputs", [1.5, ["logits", None]])
+def test_outputs_that_are_neither_names_nor_places_are_refused(untouched, outputs):
+    model, x = untouched
+    refused(UsageError, lambda: gv.check(model, x, outputs=outputs), "names something that is no output")
+
+
+def test_an_output_whose_size_changes_beside_the_point_ends_in_no_bare_exception():
+    x = torch.tensor([0.01, -0.01, 0.02, 1.0, -0.02, -1.0], dtype=torch.float64)
+    report = gv.check(lambda x: 2 * x[x > 0], x)
+    assert report.verdict is not gv.Verdict.FAIL, str(report)

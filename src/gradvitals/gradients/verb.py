@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any
 
 from gradvitals.frameworks import as_case, burnt_in, penalty
@@ -17,6 +18,15 @@ from gradvitals.vocabulary.report import Report
 
 #: What slopes may be measured in.
 PRECISIONS = ("auto", "native", "float64")
+#: What some of the arguments must be.
+_KINDS: Mapping[str, tuple[type, str]] = {
+    "sensitivity": (Real, "a number"),
+    "ratio": (Real, "a number"),
+    "budget": (Integral, "a whole number"),
+    "seed": (Integral, "a whole number"),
+    "burn_in": (Integral, "a whole number"),
+    "kwargs": (Mapping, "a mapping of names to values"),
+}
 
 
 def check(
@@ -142,6 +152,7 @@ def check(
     """
     for keyword in unknown:
         raise unknown_keyword("check", keyword, tuple(inspect.signature(check).parameters)[2:-1])
+    _require_kinds(sensitivity=sensitivity, budget=budget, seed=seed, burn_in=burn_in, ratio=ratio, kwargs=kwargs)
     if sensitivity is not None and not 0 < sensitivity < 1:
         raise InputError(
             "the sensitivity is not a relative error",
@@ -187,6 +198,14 @@ def check(
     data = examine(case, asked, progress)
     term = examine(penalised, replace(asked, outputs=None, wrt=parameters_of(data, wrt)), progress)
     return in_one(data, term, {"burn_in": burn_in} if burn_in else {})
+
+
+def _require_kinds(**given: Any) -> None:
+    """Numbers are numbers, whole ones are whole, and a mapping is one."""
+    for name, value in given.items():
+        kind, wanted = _KINDS[name]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise InputError(f"{name} is not {wanted}", f"{name}={value!r}", f"give {wanted}, or leave {name}= out")
 
 
 def _require_sound(order: int, burn_in: int, optimizer: Any) -> None:

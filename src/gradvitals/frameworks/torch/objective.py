@@ -41,7 +41,7 @@ class Objective:
                 "leave one out: a loss picks from the output what it needs",
             )
         self._loss = loss
-        self._wanted = None if outputs is None else [outputs] if isinstance(outputs, (str, int)) else list(outputs)
+        self._wanted = None if outputs is None else _listed(outputs)
         self._call = call
         #: Paths of outputs that are left out, because no gradient can come back from them.
         self.left_out: tuple[str, ...] = ()
@@ -85,6 +85,19 @@ class Objective:
                 )
             chosen.update(fits)
         return {path: tensor for path, tensor in found.items() if path in chosen}
+
+
+def _listed(outputs: Any) -> list[str | int]:
+    """The names and places that are wanted, as a list. Raises UsageError where they are neither."""
+    listed = [outputs] if isinstance(outputs, (str, int)) or not isinstance(outputs, Iterable) else list(outputs)
+    for item in listed:
+        if not isinstance(item, (str, int)):
+            raise UsageError(
+                "outputs= names something that is no output",
+                f"it holds {type(item).__name__}: {item!r}",
+                "give names or patterns ('logits'), places in a tuple (1), or several of them",
+            )
+    return listed
 
 
 def _fits(name: str, wanted: str | int, output: Any) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from gradvitals.frameworks.problem import Array, Gradient, Tensor
 from gradvitals.frameworks.torch.entries import flat_gradient
+from gradvitals.vocabulary.errors import ModelError
 
 #: Autograd's own words when a Function's backward returns a gradient of a wrong shape.
 _WRONG_SHAPE = re.compile(
@@ -17,13 +19,19 @@ _WRONG_SHAPE = re.compile(
 
 
 def split(cotangent: Array, outputs: Sequence[torch.Tensor]) -> list[Array]:
-    """The part of a flat cotangent that belongs to each output; a complex one has two numbers an entry."""
-    parts, start = [], 0
-    for output in outputs:
-        count = output.numel() * (2 if output.is_complex() else 1)
-        parts.append(cotangent[start : start + count].copy())
-        start += count
-    return parts
+    """The part of a flat cotangent that belongs to each output; a complex one has two numbers an entry.
+
+    Raises ModelError where they don't fit: a function may give more or fewer numbers elsewhere.
+    """
+    counts = [output.numel() * (2 if output.is_complex() else 1) for output in outputs]
+    if sum(counts) != cotangent.size:
+        raise ModelError(
+            "the output has another size at another point",
+            f"{cotangent.size} entries at the point itself, {sum(counts)} beside it",
+            "select with indices or a mask that are made before, not by the values that are differentiated",
+        )
+    stops = np.cumsum(counts)
+    return [cotangent[stop - count : stop].copy() for stop, count in zip(stops, counts, strict=True)]
 
 
 def pulled_back(
