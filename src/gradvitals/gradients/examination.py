@@ -114,6 +114,7 @@ def examine(case: Case, asked: Asked, progress: Callable[[int, int], None] | Non
             **({"derivative": asked.order} if asked.order != 1 else {}),
             **({"burn_in": asked.burn_in} if asked.burn_in else {}),
             **({"exhaustive": True} if asked.exhaustive else {}),
+            **({"budget": asked.budget} if asked.budget is not None else {}),
             **({"expect": asked.expect} if asked.expect else {}),
         },
         environment=environment(),

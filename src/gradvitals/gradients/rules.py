@@ -180,9 +180,7 @@ def _unresolved(patients: Sequence[_Patient], sensitivity: float, *, value_finit
         yield Finding("G104", GRADIENT_UNRESOLVED.severity, Site("output"), facts)
     elif vague:
         worst = max(vague, key=lambda p: p.outcome.resolution)
-        facts = {
-            "tensors": tuple(p.tensor.path for p in vague),
-            "resolution": worst.outcome.resolution,
-            "sensitivity": sensitivity,
-        }
+        facts = {"tensors": tuple(p.tensor.path for p in vague), "sensitivity": sensitivity}
+        measured_to = worst.outcome.resolution
+        facts |= {"resolution": measured_to} if np.isfinite(measured_to) else {"likely": "not-measured"}
         yield Finding("G104", GRADIENT_UNRESOLVED.severity, Site(worst.tensor.path), facts)

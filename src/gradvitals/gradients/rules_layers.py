@@ -108,6 +108,7 @@ def _located(
         "own": wrong,
         "inherited": inherited,
         "inherited_count": len(inherited),
+        "place": str(alone.site),
         **_functions(faults),
     }
     return Finding(code, Severity.ERROR, Site(fault.path), facts, alone.confidence)

@@ -161,7 +161,8 @@ def _references(references: tuple[str, ...], lang: str) -> str:
 def _table(table: Table, report: Report, lang: str, level: int) -> str:
     sheet = tables.sheet(table, lang)
     drawn = charts(table, lang)
-    about = "".join(f'<p class="gv-about">{escape(line)}</p>\n' for line in (sheet.about, *sheet.remarks) if line)
+    remarks = [sentence for _, sentence in sheet.remarks]
+    about = "".join(f'<p class="gv-about">{escape(line)}</p>\n' for line in (sheet.about, *remarks) if line)
     few = sheet.rows <= _OPEN_ROWS
     grid = _grid(sheet, tables.flagged_rows(table, report), lang, few=few)
     if drawn or not few:

@@ -15,6 +15,11 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u2028-\u
 
 #: Settings whose texts are words of the locale.
 _WORDS = frozenset({"mode", "order", "distribution"})
+#: The status and grade that seem to differ, and the sentence that says why they don't.
+_GRADED = (
+    ("grade_lenient", {("right", "suspicious"), ("right", "large")}),
+    ("grade_strict", {("wrong", "exact"), ("wrong", "acceptable")}),
+)
 #: Settings that a renderer shows elsewhere, or that only it reads.
 _TOLD_ELSEWHERE = frozenset({"story", "title"})
 
@@ -124,9 +129,21 @@ def setting_pairs(settings: Mapping[str, Fact], lang: str) -> tuple[list[tuple[s
         if sentence:
             explained.append((name, sentence))
         else:
-            known = lookup("value", str(value), lang) if key in _WORDS else None
-            plain.append((name, known or clean(words.say(value, lang))))
+            plain.append((name, setting_value(key, value, lang)))
     return plain, explained
+
+
+def setting_value(key: str, value: Fact, lang: str) -> str:
+    """What was set or done, in words where the locale has them.
+
+    >>> setting_value("evaluation", "sequential: writes-in-place", "en")
+    'point by point (the model writes in place, for example running statistics)'
+    """
+    plain, _, reason = str(value).partition(": ") if key == "evaluation" else (str(value), "", "")
+    known = lookup("value", f"{key}-{plain}", lang) or (lookup("value", plain, lang) if key in _WORDS else None)
+    if not known:
+        return clean(words.say(value, lang))
+    return phrase("because", lang, what=known, reason=label("value", reason, lang)) if reason else known
 
 
 def pair(name: str, value: str, lang: str) -> str:
@@ -141,7 +158,7 @@ def cost_line(cost: Mapping[str, Fact], lang: str) -> str:
         if isinstance(value, float) and key == "seconds":
             parts.append(f"{value:.2g} s" if value < 10 else f"{value:.0f} s")
         elif value is not None:
-            parts.append(f"{label('setting', key, lang)} {clean(words.say(value, lang))}")
+            parts.append(f"{label('setting', key, lang)} {setting_value(key, value, lang)}")
     return " · ".join(parts)
 
 
@@ -150,14 +167,29 @@ def environment_line(environment: Mapping[str, Fact], lang: str) -> str:
     return " · ".join(f"{clean(key)} {clean(words.say(value, lang))}" for key, value in environment.items() if value)
 
 
-def remarks(table: Table, lang: str) -> list[str]:
-    """Why a grade and a status that seem to differ don't: one sentence for each kind of difference there is."""
-    if not {"status", "grade"} <= set(table.columns):
+def remarks(table: Table, lang: str) -> list[tuple[str, str]]:
+    """What is to be known of single columns: a column and a sentence.
+
+    One for what is measured in it, and one for each kind of seeming contradiction that there is: why a grade and a
+    status that seem to differ don't, and how a right gradient can be off by more than the resolution.
+    """
+    if table.name != "tensors" or not {"status", "grade"} <= set(table.columns):
         return []
+    told = ("entry_resolution", "grade")
+    shown = [key for key in told if key in table.columns and any(table.column(key))]
+    said = [(key, phrase(f"column_{key}", lang)) for key in shown]
     pairs = set(zip(table.column("status"), table.column("grade"), strict=True))
-    said = []
-    if pairs & {("right", "suspicious"), ("right", "large")}:
-        said.append(phrase("grade_lenient", lang))
-    if pairs & {("wrong", "exact"), ("wrong", "acceptable")}:
-        said.append(phrase("grade_strict", lang))
-    return said
+    imprecise = any(_is_imprecise(row) for row in table.records())
+    if imprecise:
+        said.append(("relative_error", phrase("error_of_rounding", lang)))
+    return said + [
+        ("grade", phrase(key, lang))
+        for key, contradicting in _GRADED
+        if pairs & contradicting and not (imprecise and key == "grade_lenient")
+    ]
+
+
+def _is_imprecise(row: Mapping[str, Fact]) -> bool:
+    error, resolution = row.get("relative_error"), row.get("resolution")
+    numbers = isinstance(error, float) and isinstance(resolution, float)
+    return numbers and row.get("status") == "right" and error > resolution  # type: ignore[operator]

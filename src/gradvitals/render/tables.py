@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ _WORDS = frozenset(
 )
 #: Columns that are compared with one another digit by digit.
 _COMPARED_BY_EYE = frozenset({"numeric", "analytic", "eager"})
+#: Columns that tell something only where a layer runs several times.
+_SILENT_AT_ZERO = frozenset({"call"})
+#: What stands there where nothing could be measured.
+_UNMEASURED = {"relative_error": "–", "resolution": "∞", "entry_resolution": "∞"}
 #: The states that a page colours, by the severity they amount to.
 _STATES = {"right": "pass", "wrong": "fail", "unresolved": "inconclusive", "surrogate": "pass"}
 #: Columns in which an empty tuple means "nothing was found".
@@ -40,14 +45,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A table as shown: its title, a sentence on how to read it, and its columns."""
+    """A table as shown: its title, a sentence on how to read it, its columns, and remarks on some of them."""
 
     name: str
     title: str
     about: str
     columns: tuple[Column, ...]
     rows: int
-    remarks: tuple[str, ...]
+    remarks: tuple[tuple[str, str], ...]
 
 
 def sheet(table: Table, lang: str) -> Sheet:
@@ -56,7 +61,7 @@ def sheet(table: Table, lang: str) -> Sheet:
     name = told_as(table)
     for key, unit in zip(table.columns, table.units, strict=True):
         values = table.column(key)
-        if all(value is None or value == "" for value in values):
+        if all(value is None or value == "" for value in values) or (key in _SILENT_AT_ZERO and not any(values)):
             continue
         cells = tuple(cell(value, key, unit, lang) for value in values)
         heading = phrases.column_heading(name, key, unit, lang)
@@ -98,6 +103,8 @@ def cell(value: Fact, column: str = "", unit: str = "", lang: str = "en") -> str
     if isinstance(value, str):
         known = phrases.lookup("value", value, lang) if column in _WORDS else None
         return known or phrases.clean(value) or "–"
+    if isinstance(value, float) and column in _UNMEASURED and not math.isfinite(value):
+        return _UNMEASURED[column]
     if isinstance(value, float) and column in _COMPARED_BY_EYE:
         return words.exact(value)
     if isinstance(value, float) and unit != "%" and column.endswith("share"):

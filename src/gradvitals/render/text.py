@@ -186,14 +186,16 @@ def _finding(finding: Finding, how: _Manner) -> Iterator[Line]:
 def _table(table: Table, report: Report, how: _Manner) -> Iterator[Line]:
     sheet = tables.sheet(_speaking(table), how.lang)
     yield ((layout.shorten(sheet.title, how.limit), "strong"),)
-    about = sheet.about if how.is_new(tables.told_as(table)) else ""
-    for sentence in filter(None, [about, *sheet.remarks]):
-        for line in layout.wrap(sentence, how.limit - 2):
-            yield ((f"  {line}", "quiet"),)
     rows = tables.kept_rows(sheet.rows, how.rows, tables.flagged_rows(table, report))
     columns = _with_bars(table, sheet.columns, how.lang)
     visible = [row for row in rows if row is not None]
     grid = layout.fit(columns, visible, how.limit - 2, _IMPORTANT.get(tables.told_as(table), ()))
+    about = [sheet.about] if sheet.about and how.is_new(tables.told_as(table)) else []
+    kept = {column.key for column in grid.columns}
+    remarks = [sentence for column, sentence in sheet.remarks if column in kept and how.is_new(sentence)]
+    for sentence in (*about, *remarks):
+        for line in layout.wrap(sentence, how.limit - 2):
+            yield ((f"  {line}", "quiet"),)
     yield ((f"  {grid.header}", "head"),)
     last = -1
     for row, following in zip(rows, [*rows[1:], None], strict=True):

@@ -51,7 +51,9 @@ class Words:
 def describe(finding: Finding, lang: str = "en") -> Words:
     """Put a finding into words: its facts in the sentences of its code."""
     entry = locale(lang)["findings"][finding.code]
-    facts = {**finding.evidence, "path": finding.site.path, "site": _site(finding.site, lang)}
+    # Of a layer at fault, a number belongs to a place in what the layer itself was given.
+    place = finding.evidence.get("place", _site(finding.site, lang))
+    facts = {**finding.evidence, "path": finding.site.path, "site": place}
     choice = str(finding.evidence.get(_CHOOSER, ""))
     text = [entry["text"], entry.get("text_by", {}).get(choice, ""), *_where_given(entry, "text_with", facts)]
     remedy = [entry.get("remedy_by", {}).get(choice, entry["remedy"]), *_where_given(entry, "remedy_with", facts)]
