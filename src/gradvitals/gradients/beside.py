@@ -13,8 +13,9 @@ import numpy as np
 from gradvitals.frameworks.problem import Array, Gradient, Problem
 from gradvitals.gradients.measure_base import Base
 
-#: The step, in the scale of each tensor: the finer half of every ladder stays on one side of the kink.
-_STEP = 0.0625
+#: The step, in the scale of each tensor: the finer half of every ladder stays on one side of the kink. In coarse formats
+#: so few numbers lie as near that many of them tie; the second step is for those.
+STEPS = (0.0625, 0.5)
 
 
 class Beside:
@@ -26,13 +27,15 @@ class Beside:
     base : Base
         What is known at its own point.
     rng : numpy.random.Generator
+    step : float
+        How far, relative to the scale of each tensor.
 
     """
 
-    def __init__(self, problem: Problem, base: Base, rng: np.random.Generator) -> None:
+    def __init__(self, problem: Problem, base: Base, rng: np.random.Generator, step: float = STEPS[0]) -> None:
         self._problem = problem
         self._points = {
-            at: problem.rounded(at, x + _STEP * scale * rng.choice((-1.0, 1.0), x.size) * rng.uniform(0.5, 1.0, x.size))
+            at: problem.rounded(at, x + step * scale * rng.choice((-1.0, 1.0), x.size) * rng.uniform(0.5, 1.0, x.size))
             for at, (x, scale) in enumerate(zip(base.points, base.scales, strict=True))
         }
         self.tensors = problem.tensors

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
-from gradvitals.gradients.beside import Beside
 from gradvitals.gradients.counted import BudgetSpent, Count, Counted
 from gradvitals.gradients.measure_base import Base, Surroundings, cotangent_of, measure_base, surroundings
+from gradvitals.gradients.measure_beside import look_beside
 from gradvitals.gradients.measure_lines import SUSPECT_AT
 from gradvitals.gradients.mistakes import remembered
 from gradvitals.gradients.outcome import Measurement, Outcome
@@ -98,10 +98,7 @@ def measure(
         if in_a_hurry:
             search.examine(_open(searches))
         search.examine_alone(judged)
-    at_kinks = [at for at in _open(searches) if searches[at].is_at_a_kink(at)]
-    beside: dict[int, Search] = {}
-    with contextlib.suppress(BudgetSpent):
-        beside = _beside(searches[at_kinks[0]], at_kinks, rng) if at_kinks else {}
+    beside, kinks = look_beside(searches, search, rng)
     searches |= beside
     wrong, unknown = (Outcome(status, math.nan, math.nan, math.nan, math.nan) for status in ("wrong", "unresolved"))
     wrong_ones = [at for at in judged if searches[at].status(at) == "wrong"]
@@ -119,7 +116,7 @@ def measure(
         count.evaluations,
         count.backwards,
         spread,
-        kinks=replace(search.kinks, beside=tuple(beside)),
+        kinks=kinks,
         base=search.base,
         evaluation=problem.evaluation,
     )
@@ -208,26 +205,6 @@ def _imprecision(wide: Base, native: Base, at: int) -> float:
     explained = SUSPECT_AT * float(np.linalg.norm(native.gradient_errors[at]))
     size = float(np.linalg.norm(wide.gradients[at]))
     return apart / size if size and apart > max(explained, native.material * size) else 0.0
-
-
-def _beside(search: Search, at_kinks: Sequence[int], rng: np.random.Generator) -> dict[int, Search]:
-    """The search a step beside the kinks that the point lies on, for the tensors that it settles."""
-    problem = Counted(Beside(search.problem.problem, search.base, rng), search.problem.count)
-    value, again = problem.value({}), problem.value({})
-    around = surroundings(problem, value, np.abs(again - value), rng)
-    gradients = problem.gradient(search.base.cotangent)
-    base = measure_base(problem, value, around, search.base.cotangent, gradients, rng)
-    beside = Search(problem, base, search.sensitivity, rng)
-    beside.examine(at_kinks)
-    trusted = {"right", "wrong"} if _differ(gradients, search.base) else {"right"}
-    return {at: beside for at in at_kinks if beside.status(at) in trusted}
-
-
-def _differ(gradients: Sequence[Gradient], base: Base) -> bool:
-    """Whether gradients are others than those at the base; those given as computed values never are."""
-    return any(
-        g.value is not None and not np.array_equal(g.value, b) for g, b in zip(gradients, base.gradients, strict=True)
-    )
 
 
 def _outcome(search: Search, native: Base, at: int, *, closely: bool) -> Outcome:

@@ -92,6 +92,12 @@ class Base:
         return self.inner_roundoff > _COARSER * self.roundoff
 
     @property
+    def is_rough(self) -> bool:
+        """Whether the function is noisier than rounding its value makes it, as stairs seen from near are."""
+        rounding_alone = float(np.linalg.norm(self.cotangent * self.rounding * self.value))
+        return self.projected_noise > _COARSER * rounding_alone
+
+    @property
     def material(self) -> float:
         """The share of the gradient below which a difference is the backward pass's own rounding."""
         return next(share for bound, share in MATERIAL if self.gradient_roundoff < bound)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from gradvitals.maths.differences import Ladder, Slope, extrapolate, kink_errors
 
 #: Kinks are looked for above this many standard deviations of an output's noise.
 _KINK_NOISE = 4.0
+#: A jump: differences are followed over so many of the finest steps; a smooth function's fall as the steps do, those
+#: across a jump stay. Between lies this power (measured on functions with a passage of 1e-8); they must be well above
+#: noise.
+_LOOKED_BACK, _TOO_SLOW, _ABOVE_NOISE = 2, 0.55, 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +54,34 @@ class Ray:
         with np.errstate(invalid="ignore", over="ignore"):
             quotients = (self.ahead - self.behind) / across
             even = self.ahead + self.behind - 2 * self.centre
-            return extrapolate(quotients, self.steps, noise, kink_errors(even, self.steps, noise))
+            slopes = extrapolate(quotients, self.steps, noise, kink_errors(even, self.steps, noise))
+        return replace(slopes, error=np.where(self.jumps(base), np.inf, slopes.error))
+
+    def jumps(self, base: Base) -> np.ndarray:
+        """Outputs, of shape (M,), whose slopes grow as steps shrink down to the finest one: a jump at the point, or a
+        passage narrower than any step.
+        """
+        if len(self.steps) <= _LOOKED_BACK:
+            return np.zeros(self.centre.size, dtype=bool)
+        with np.errstate(invalid="ignore", over="ignore"):
+            coarse, fine = np.abs(self.ahead - self.behind)[[-1 - _LOOKED_BACK, -1]]
+            expected = self.steps[-1] / self.steps[-1 - _LOOKED_BACK]
+            grown = fine >= expected**_TOO_SLOW * coarse
+            jumps: np.ndarray = grown & (fine > _ABOVE_NOISE * self.noise(base)[-1])
+        return jumps
+
+    def rate(self, base: Base) -> float:
+        """How fast the weighed outputs change at most: what a slope is compared with where it is zero."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            changes = np.nan_to_num(np.stack([self.ahead, self.behind]) - self.centre, posinf=0.0, neginf=0.0)
+            return float(np.max(np.linalg.norm(base.cotangent * changes, axis=-1) / self.steps, initial=0.0))
 
     def noise(self, base: Base) -> Array:
         """Every output's noise at every step, of shape (K, M): where values are larger, so is their rounding."""
         with np.errstate(invalid="ignore", over="ignore"):
             size = np.fmax(np.abs(self.ahead), np.abs(self.behind))
-            return np.fmax(base.noise, np.where(np.isfinite(size), base.rounding * size, 0.0))
+            noise: Array = np.fmax(base.noise, np.where(np.isfinite(size), base.rounding * size, 0.0))
+        return noise
 
     def gaps(self, base: Base) -> Array:
         """Half the difference of the slopes on both sides, beyond noise and curvature: (K, M). A kink at the point

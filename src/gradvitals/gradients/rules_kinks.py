@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gradvitals.frameworks.problem import Tensor
+from gradvitals.gradients.measure_kinks import OUTSIDE
 from gradvitals.gradients.mistakes import Mistake
 from gradvitals.gradients.outcome import Measurement
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
@@ -19,7 +20,7 @@ GRADIENT_WRONG = Rule(
     Severity.ERROR,
     {
         "outside": Threshold(
-            0.05, "relative", "the slopes on both sides of a kink are measured to about 1 % in float32 and bfloat16"
+            OUTSIDE, "relative", "the slopes on both sides of a kink are measured to about 1 % in float32 and bfloat16"
         )
     },
 )
@@ -34,8 +35,9 @@ def judge_kinks(tensors: Sequence[Tensor], measured: Measurement, sensitivity: f
     kinks = measured.kinks
     if kinks is None:
         return
-    if is_outside(measured):
-        paths = tuple(tensors[at].path for at in kinks.tensors)
+    # What slopes elsewhere contradict already needs no second finding.
+    paths = tuple(tensors[at].path for at in kinks.doubtful if measured.outcomes[at].status != "wrong")
+    if paths:
         outside: dict[str, Fact] = {
             "tensors": paths,
             "likely": "not-a-subgradient",
@@ -70,17 +72,12 @@ def _imprecise(tensors: Sequence[Tensor], measured: Measurement, sensitivity: fl
         yield Finding("G107", severity, Site(tensor.path), facts)
 
 
-def is_outside(measured: Measurement) -> bool:
-    """Whether the gradient claimed at kinks lies outside of what sub-gradients allow."""
-    return measured.kinks is not None and measured.kinks.outside > GRADIENT_WRONG.thresholds["outside"].value
-
-
 def with_kinks(measured: Measurement) -> Measurement:
     """The measurement with those tensors wrong that are outside their sub-gradients."""
-    if measured.kinks is None or not is_outside(measured):
+    if measured.kinks is None or not measured.kinks.doubtful:
         return measured
     outcomes = list(measured.outcomes)
-    for at in measured.kinks.tensors:
+    for at in measured.kinks.doubtful:
         if outcomes[at].status != "wrong":
             outcomes[at] = replace(outcomes[at], status="wrong", mistake=Mistake("not-a-subgradient", _CONFIDENCE))
     return replace(measured, outcomes=tuple(outcomes))

@@ -54,6 +54,8 @@ _NOTHING = 1e-30
 _FARTHEST = 4.0
 #: Relative to the widest of several bars, smaller errors aren't looked for.
 _LEAST_DETECTABLE = 1e-15
+#: A gradient that differs by so many unit roundoffs at a neighbour has crossed a kink.
+_COARSELY = 32.0
 #: Outputs are left out when kinks make up this share of a line's error (of its square).
 _MOSTLY_KINKS = 0.25
 
@@ -98,8 +100,12 @@ class Search:
 
     def is_at_a_kink(self, at: int) -> bool:
         """Whether kinks make up most of what is open about a tensor."""
+        coarsely = _COARSELY * self.base.gradient_roundoff
         return any(
-            line.slack > _MOSTLY_KINKS * line.bar or line.kinks > _MOSTLY_KINKS * line.error
+            not math.isfinite(line.error)
+            or line.slack > _MOSTLY_KINKS * line.bar
+            or line.kinks > _MOSTLY_KINKS * line.error
+            or line.own > coarsely * abs(line.analytic)  # at neighbours the gradient is that of another side
             for line in self._lines.get(at, ())
         )
 
@@ -108,7 +114,8 @@ class Search:
         if not group:
             return
         reach = self._reaches(group, _FARTHER if farther else 1.0)
-        lines, wrong = self._ask(group, reach)
+        # So far away a function may bend in ways that no error bar sees: what seems missing there decides nothing.
+        lines, wrong = self._ask(group, reach, suspicious=not farther)
         if wrong and len(group) > 1:
             half = len(group) // 2
             self.examine(group[:half], farther=farther)
@@ -199,7 +206,7 @@ class Search:
             return (), False
 
     def _ask(
-        self, group: Sequence[int], reach: Mapping[int, float], *, most: int | None = None
+        self, group: Sequence[int], reach: Mapping[int, float], *, most: int | None = None, suspicious: bool = True
     ) -> tuple[list[Line], bool]:
         """Lines through a group; True with them when one shows, confirmed, that something is missing."""
         most = most or self._most
@@ -216,8 +223,11 @@ class Search:
                 for ray, line in measure_rays(self.problem, self.base, directions, enough=enough):
                     rays.append(ray)
                     lines.append(line)
+                self._reference = self._reference or rays[-1].rate(self.base)
                 if self._leaves_out_kinks(rays, lines[-1], group, reach):
                     lines, verdicts = [read(self.base, ray) for ray in rays], {}
+                if not suspicious:
+                    verdicts = dict.fromkeys(range(len(lines)), False)
                 judged = self._judged(lines, self._material(group, reach), verdicts)
                 wrong = any(verdicts.values())
                 if wrong and (len(group) > 1 or len(rays) >= _OF_A_WRONG_ONE):
@@ -270,7 +280,9 @@ class Search:
         cotangent, gradients = without(self.problem, base, masked)
         self.base = with_gradients(self.problem, base, cotangent, gradients, self._rng)
         concerned = [at for at in group if not np.array_equal(base.gradients[at], self.base.gradients[at])]
-        self.kinks = Kinks(masked, outside(self.problem, base, masked, rays[-1]), tuple(concerned))
+        # The long steps of 16-bit formats bend so much that the slopes on both sides of a kink can't be told apart.
+        beyond = 0.0 if self._is_coarse else outside(self.problem, base, masked, rays[-1])
+        self.kinks = Kinks(masked, beyond, tuple(concerned))
         return True
 
     def _needed(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
@@ -326,10 +338,8 @@ class Search:
         rounding = float(np.linalg.norm(self.base.gradient_errors[at]))
         is_zero = float(np.linalg.norm(own)) <= ZERO_WITHIN * rounding
         size = self._reference if is_zero else contribution
-        if (
-            size == 0
-        ):  # function and gradient are zero: so is what could be missing, but for numbers too small for a float32
-            return 0.0 if caught < _NOTHING else math.inf
+        if size == 0:  # function and gradient are zero: so is what could be missing, but for numbers that are too small
+            return 0.0 if caught < _NOTHING or not own.any() else math.inf
         return caught / size
 
     def _normal(self, size: int) -> Array:

@@ -95,7 +95,7 @@ def ladder_for(unit_roundoff: float) -> Ladder:
     if unit_roundoff < 1e-12:  # float64
         return Ladder(0.117, 4.0, 13)
     if unit_roundoff < 1e-6:  # float32
-        return Ladder(0.234, 4.0, 6)
+        return Ladder(0.234, 4.0, 8)
     if unit_roundoff < 1e-3:  # float16
         return Ladder(0.468, 4.0, 5)
     return Ladder(0.936, 2.0, 6)  # bfloat16
