@@ -173,7 +173,7 @@ def remarks(table: Table, lang: str) -> list[tuple[str, str]]:
     One for what is measured in it, and one for each kind of seeming contradiction that there is: why a grade and a
     status that seem to differ don't, and how a right gradient can be off by more than the resolution.
     """
-    if table.name != "tensors" or not {"status", "grade"} <= set(table.columns):
+    if table.name != "tensors" or not {"status", "grade"} <= set(table.columns) or "eager_error" in table.columns:
         return []
     told = ("entry_resolution", "grade")
     shown = [key for key in told if key in table.columns and any(table.column(key))]

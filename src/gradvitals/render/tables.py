@@ -17,6 +17,8 @@ _WORDS = frozenset(
 )
 #: Columns that are compared with one another digit by digit.
 _COMPARED_BY_EYE = frozenset({"numeric", "analytic", "eager"})
+#: Columns that say what a tensor is.
+_DESCRIPTIVE = frozenset({"role", "shape", "dtype"})
 #: Columns that tell something only where a layer runs several times.
 _SILENT_AT_ZERO = frozenset({"call"})
 #: What stands there where nothing could be measured.
@@ -67,6 +69,8 @@ def sheet(table: Table, lang: str) -> Sheet:
         heading = phrases.column_heading(name, key, unit, lang)
         states = tuple(_STATES.get(str(value), "") for value in values) if key == "status" else ()
         columns.append(Column(key, heading, cells, _is_numeric(values), states))
+    if table.name == "tensors":  # what a tensor is comes behind what was found of it: a narrow page cuts the end off
+        columns.sort(key=lambda column: column.key in _DESCRIPTIVE)
     return Sheet(
         name=table.name,
         title=phrases.label("table", name, lang),

@@ -2,8 +2,9 @@
 
 Facts come from the finding, sentences from ``locale/*.toml``: so the languages can't drift from the facts.
 A placeholder may ask for a form: ``{x}`` four digits, ``{x:exact}`` eight, ``{x:%}`` a percentage, ``{x:list}`` names
-joined by commas, ``{x:few}`` the first of them, ``{x:findings}`` the same of findings, of which there may be none, ``{x:word}`` a known value's own
-word. Only where a sentence asks for it is a text translated: a layer that is called "output" keeps its name.
+joined by commas, ``{x:few}`` the first of them, ``{x:findings}`` the same of findings, of which there may be none,
+``{x:word}`` a known value's own word. Only where a sentence asks for it is a text translated: a layer that is called
+"output" keeps its name.
 """
 
 from __future__ import annotations
