@@ -13,8 +13,8 @@ import numpy as np
 from gradvitals.frameworks.problem import Array, Gradient, Problem
 from gradvitals.gradients.measure_base import Base
 
-#: The step, in the scale of each tensor: the finer half of every ladder stays on one side of the kink. In coarse formats
-#: so few numbers lie as near that many of them tie; the second step is for those.
+#: The step, in the scale of each tensor: the finer half of every ladder stays on one side of the kink. In coarse
+#: formats so few numbers lie as near that many of them tie; the second step is for those.
 STEPS = (0.0625, 0.5)
 
 

@@ -1,0 +1,76 @@
+"""What a step beside the point tells of tensors that a kink at the point itself leaves open, or makes seem wrong."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from gradvitals.frameworks.problem import Gradient
+from gradvitals.gradients.beside import STEPS, Beside
+from gradvitals.gradients.counted import BudgetSpent, Counted
+from gradvitals.gradients.measure_base import Base, measure_base, surroundings
+from gradvitals.gradients.measure_kinks import Kinks
+from gradvitals.gradients.search import Search
+
+
+def look_beside(
+    searches: Mapping[int, Search], native: Search, rng: np.random.Generator
+) -> tuple[dict[int, Search], Kinks]:
+    """The searches a step beside the point, by the tensors that they settle, and what is known of kinks then.
+
+    Where kinks follow one another (a net of ReLUs whose biases and inputs are zero; three values that tie), a
+    framework's own rules need not give a sub-gradient of the whole, though each of them does: where the point shows
+    kinks and nobody's own backward pass is involved, a gradient that is right beside the point is no mistake.
+
+    Parameters
+    ----------
+    searches : mapping of tensor number to Search
+        What has judged each tensor so far.
+    native : Search
+        In the model's own precision.
+    rng : numpy.random.Generator
+
+    """
+    kinked = [at for at, search in searches.items() if search.is_at_a_kink(at) or native.kinks.masked.any()]
+    undecided = [at for at in kinked if searches[at].status(at) == "unresolved" and searches[at].is_at_a_kink(at)]
+    seeming = [at for at in kinked if searches[at].status(at) == "wrong" or at in native.kinks.doubtful]
+    if seeming and native.problem.hand_written() != ():
+        seeming = []
+    found: dict[int, Search] = {}
+    for step in STEPS:
+        left = [at for at in (*undecided, *seeming) if at not in found]
+        if left:
+            with contextlib.suppress(BudgetSpent):
+                found |= _beside(searches[left[0]], left, rng, step)
+    settled = {
+        at: search
+        for at, search in found.items()
+        if at in undecided or (at in seeming and search.status(at) == "right")
+    }
+    kinks = native.kinks
+    if kinks.doubtful and all(at in settled and settled[at].status(at) == "right" for at in kinks.doubtful):
+        kinks = replace(kinks, outside=0.0)
+    return settled, replace(kinks, beside=tuple(settled))
+
+
+def _beside(search: Search, group: Sequence[int], rng: np.random.Generator, step: float) -> dict[int, Search]:
+    """The search a step beside the kinks that the point lies on, for the tensors that it settles."""
+    problem = Counted(Beside(search.problem.problem, search.base, rng, step), search.problem.count)
+    value, again = problem.value({}), problem.value({})
+    around = surroundings(problem, value, np.abs(again - value), rng)
+    gradients = problem.gradient(search.base.cotangent)
+    base = measure_base(problem, value, around, search.base.cotangent, gradients, rng)
+    beside = Search(problem, base, search.sensitivity, rng)
+    beside.examine(group)
+    trusted = {"right", "wrong"} if _differ(gradients, search.base) else {"right"}
+    return {at: beside for at in group if beside.status(at) in trusted}
+
+
+def _differ(gradients: Sequence[Gradient], base: Base) -> bool:
+    """Whether gradients are others than those at the base; those given as computed values never are."""
+    return any(
+        g.value is not None and not np.array_equal(g.value, b) for g, b in zip(gradients, base.gradients, strict=True)
+    )
