@@ -173,12 +173,12 @@ class NumpyProblem:
             factor = 1.0
         return self._judgeable(found, factor)
 
-    def wide_gradient(self, cotangent: Array) -> tuple[Gradient, ...] | None:
+    def wide_gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...] | None:
         if not self.wide or (self._case.vjp is None and not callable(self._case.grad)):
             return None
         try:
-            by_hand = self._case.vjp is not None
-            found = self._pulled_back(cotangent, {}, wide=True) if by_hand else self._claimed({}, wide=True)
+            by_hand, there = self._case.vjp is not None, dict(moved or {})
+            found = self._pulled_back(cotangent, there, wide=True) if by_hand else self._claimed(there, wide=True)
         except (ModelError, InputError):
             return None
         return self._judgeable(found, 1.0 if by_hand else float(cotangent[0]))

@@ -188,7 +188,7 @@ class Problem(Protocol):
         """
         ...
 
-    def wide_gradient(self, cotangent: Array) -> tuple[Gradient, ...] | None:
+    def wide_gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...] | None:
         """The same formula for the gradient computed in float64; None where it can't be, and in a problem that isn't a
         :meth:`shadow`.
         """

@@ -94,8 +94,9 @@ class Base:
     @property
     def is_rough(self) -> bool:
         """Whether the function is noisier than rounding its value makes it, as stairs seen from near are."""
-        rounding_alone = float(np.linalg.norm(self.cotangent * self.rounding * self.value))
-        return self.projected_noise > _COARSER * rounding_alone
+        seen = (self.value != 0) & (self.cotangent != 0)  # how a zero is rounded tells nothing of what lies around it
+        rounding_alone = float(np.linalg.norm((self.cotangent * self.rounding * self.value)[seen]))
+        return float(np.linalg.norm((self.cotangent * self.noise)[seen])) > _COARSER * rounding_alone
 
     @property
     def material(self) -> float:

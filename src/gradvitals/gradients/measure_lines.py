@@ -155,7 +155,7 @@ def read(base: Base, ray: Ray) -> Line:
     own = math.sqrt(sum(float(np.sum((base.gradient_errors[at] * u) ** 2)) for at, u in ray.direction.items()))
 
     def together(errors: Array) -> float:
-        return float(np.linalg.norm((weight * errors)[seen]))
+        return float(np.linalg.norm(weight[seen] * errors[seen]))
 
     with np.errstate(invalid="ignore"):
         slack = (gaps[:, seen] * weight[seen]).sum(axis=1)

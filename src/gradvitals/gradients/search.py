@@ -73,7 +73,8 @@ class Search:
         patient: bool = True,
     ) -> None:
         self.problem = problem
-        self.base = base
+        #: ``given`` keeps the cotangent, which outputs at kinks may be taken out of.
+        self.base = self.given = base
         self.sensitivity = sensitivity
         self._rng = rng
         self._is_coarse = base.gradient_roundoff >= _COARSE

@@ -172,11 +172,11 @@ class JaxProblem:
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
         return self._gradients(self._native, self._native_reverse, cotangent, moved or {})
 
-    def wide_gradient(self, cotangent: Array) -> tuple[Gradient, ...] | None:
+    def wide_gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...] | None:
         if not self.wide or (self._claim == "grad" and not callable(self._case.grad)):
             return None
         try:
-            return self._gradients(self._function, self._reverse, cotangent, {})
+            return self._gradients(self._function, self._reverse, cotangent, moved or {})
         except (ModelError, InputError):
             return None
 

@@ -261,11 +261,11 @@ class TorchProblem:
         """The settings in force that make it compute with fewer digits than its dtypes have."""
         return lowered_precision([base.device.type for base in self._base.values()], self._operations)
 
-    def wide_gradient(self, cotangent: Array) -> tuple[Gradient, ...] | None:
+    def wide_gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...] | None:
         if not self.wide:
             return None
         try:
-            with self.recorded({}, wide=True) as (starts, outputs):
+            with self.recorded(moved or {}, wide=True) as (starts, outputs):
                 return self._pulled_back(outputs, cotangent, starts)
         except (ModelError, InputError):
             return None

@@ -138,11 +138,11 @@ class SecondOrderProblem:
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
         return self._native._pulled_back(cotangent, moved or {})  # noqa: SLF001 - of this class
 
-    def wide_gradient(self, cotangent: Array) -> tuple[Gradient, ...] | None:
+    def wide_gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...] | None:
         if not self.wide:
             return None
         try:
-            return self._pulled_back(cotangent, {})
+            return self._pulled_back(cotangent, moved or {})
         except (ModelError, InputError):
             return None
 
