@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,13 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 SHOWN = {
     "check.py": ["a factor 1/N (N = 6) is missing", "it is transposed", "The gradient of x is wrong"],
+    "check_in_tests.py": ["check · LeakyClamp: FAIL", "wrong in the part"],
+    "check_model.py": [
+        "The layer at fault is 1 (Scaled)",
+        "1/N (N = 6) too many",
+        "pass for the second derivative too",
+    ],
+    "check_surrogate.py": ["not declared", "FAIL The gradient is wrong", "the straight line"],
     "check_jax.py": ["The gradient of x is wrong", "params.dense.W"],
     "check_reference.py": ["PASS Values and gradients are as exact", "weight is wrong", "computed too coarsely"],
     "probe.py": ["S203 gradient-vanishing", "gradient at 0:"],
@@ -30,3 +39,10 @@ def test_example_runs_and_shows_what_it_claims(name, capsys, monkeypatch):
     printed = " ".join(capsys.readouterr().out.split())
     for words in SHOWN[name]:
         assert words in printed
+
+
+def test_the_example_for_tests_passes_as_tests():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "check_in_tests.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "..." in done.stdout

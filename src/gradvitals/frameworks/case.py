@@ -74,7 +74,10 @@ class Case:
         """The name that the report shows."""
         if self.name:
             return self.name
-        return str(getattr(self.model, "__name__", None) or type(self.model).__name__)
+        owner, name = getattr(self.model, "__self__", None), getattr(self.model, "__name__", None)
+        if name == "apply" and isinstance(owner, type):  # of an autograd.Function
+            return owner.__name__
+        return str(name or type(self.model).__name__)
 
     @property
     def keywords(self) -> dict[str, Any]:
