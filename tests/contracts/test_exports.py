@@ -60,7 +60,7 @@ def test_no_package_has_the_name_of_a_verb() -> None:
     assert packages & set(gradvitals.__all__) == set()
 
 
-@pytest.mark.parametrize("name", (*VERBS, *BESIDE))
+@pytest.mark.parametrize("name", [*VERBS, *BESIDE])
 def test_every_verb_says_what_it_takes_gives_and_raises(name: str) -> None:
     said = inspect.getdoc(getattr(gradvitals, name)) or ""
     for section in ("Parameters", "Returns", "Raises", "Examples"):

@@ -91,12 +91,13 @@ class Base:
         """Whether the function is rounded inside more coarsely than its evaluations are."""
         return self.inner_roundoff > _COARSER * self.roundoff
 
-    @property
-    def is_rough(self) -> bool:
-        """Whether the function is noisier than rounding its value makes it, as stairs seen from near are."""
-        seen = (self.value != 0) & (self.cotangent != 0)  # how a zero is rounded tells nothing of what lies around it
-        rounding_alone = float(np.linalg.norm((self.cotangent * self.rounding * self.value)[seen]))
-        return float(np.linalg.norm((self.cotangent * self.noise)[seen])) > _COARSER * rounding_alone
+    def is_rough(self, slope: float) -> bool:
+        """Whether the function is noisier than rounding makes it, as stairs seen from near are.
+
+        What is rounded is at least as large as its value, and as what the slope makes of a step of 1.
+        """
+        size = max(float(np.linalg.norm(self.cotangent * self.value)), abs(slope))
+        return self.projected_noise > _COARSER * self.roundoff * size
 
     @property
     def material(self) -> float:

@@ -178,7 +178,7 @@ def read(base: Base, ray: Ray) -> Line:
 
 def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool:
     """Whether a suspicion repeats itself, by about the same amount, on two other ladders."""
-    if line.analytic == 0 and (base.in_stairs or base.is_rough):
+    if line.analytic == 0 and (base.in_stairs or base.is_rough(line.numeric)):
         return False  # stairs have slope zero almost everywhere, which may be what is claimed (round, floor)
     if line.numeric == 0 and base.projected_noise == 0 and abs(line.analytic) < base.roundoff:
         return False  # a value that is lost beside 1 has no slope to be seen: the tail of an error function
