@@ -24,6 +24,8 @@ SUSPECT_AT = 5.0
 _SUSPECT_AT_16_BIT = 4.0
 #: How many of the shortest steps have to confirm a suspicion in a 16-bit format.
 _SHORT_STEPS = 3
+#: There so many standard deviations in the same direction will do, on both ladders: short steps are noisy.
+_SHOWS_AT = 2.5
 #: So many do in any format.
 _MANY_STEPS = 6
 #: A part of an error that makes up most of it.
@@ -187,15 +189,20 @@ def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool
     if abs(line.missing) <= max(SUSPECT_AT * math.sqrt(doubt), line.bar):
         return False  # at a neighbour, one unit in the last place away, the gradient differs by as much
     ladder = ladder_for(base.roundoff)
+    is_coarse = base.gradient_roundoff >= _COARSE
     for multiple in CONFIRM_FROM:
         steps = ladder.multiple(multiple).steps
         # The long steps of 16-bit formats meet kinks without end: there what is missing must show at short ones.
-        steps = steps[-_SHORT_STEPS:] if base.gradient_roundoff >= _COARSE else steps
+        steps = steps[-_SHORT_STEPS:] if is_coarse else steps
         if len(steps) > _MANY_STEPS:  # those around the one that decided, the finest and coarsest add nothing
             first = min(max(line.rung - _MANY_STEPS // 2, 0), len(steps) - _MANY_STEPS)
             steps = steps[first : first + _MANY_STEPS]
         again = read(base, *cast(problem, base, [line.direction], [steps]))
         agree = abs(again.missing - line.missing) <= 0.5 * abs(line.missing) + SUSPECT_AT * (line.error + again.error)
-        if not (again.suspect(material) and agree):
+        shows = again.suspect(material)
+        if is_coarse:
+            enough = max(_SHOWS_AT * again.error + again.slack, material)
+            shows = again.missing * line.missing > 0 and abs(again.missing) > enough
+        if not (shows and agree):
             return False
     return True
