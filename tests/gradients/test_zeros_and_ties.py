@@ -71,7 +71,7 @@ def test_two_equal_tensors_of_a_coarse_format_tie_everywhere_and_pass(seed):
 
 
 class Spoilt(torch.autograd.Function):
-    """3x, or 3·relu(x) where the slope below zero is 0; its gradient may be too large by a factor, or 0 where x is 0."""
+    """3x, or 3·relu(x) with slope 0 below zero; its gradient may have a factor too many, or none where x is 0."""
 
     @staticmethod
     def forward(ctx, x, below, factor, at_zero):

@@ -96,7 +96,7 @@ def examine(case: Case, asked: Asked, progress: Callable[[int, int], None] | Non
     if asked.expect == "surrogate":
         findings, final = as_meant(findings, final)
     elif surrogates is not None:
-        findings = (*findings, *judge_inside(surrogates.names, surrogates.unreplaced))
+        findings = (*findings, *judge_inside(surrogates.names, surrogates.unreplaced, surrogates.constants))
     return Report(
         verb="check",
         subject=case.subject,

@@ -34,8 +34,13 @@ def as_meant(findings: Sequence[Finding], measured: Measurement) -> tuple[tuple[
     return tuple(sorted((*kept, meant), key=lambda f: -f.severity)), replace(measured, outcomes=outcomes)
 
 
-def judge_inside(names: Sequence[str], unreplaced: Sequence[str]) -> tuple[Finding, ...]:
-    """Surrogates inside a model: those that were replaced by their own straight line, and those that couldn't be."""
+def judge_inside(names: Sequence[str], unreplaced: Sequence[str], constants: Sequence[str] = ()) -> tuple[Finding, ...]:
+    """Surrogates inside a model: those that were replaced by their own straight line, and those that couldn't be; and
+    what its layers take for constants.
+    """
+    if constants:
+        held: dict[str, Fact] = {"likely": "constant", "surrogates": tuple(constants)}
+        return (*judge_inside(names, unreplaced), Finding("G108", SURROGATE.severity, Site("output"), held))
     if not names:
         return ()
     facts: dict[str, Fact] = {"likely": "inside", "surrogates": tuple(names)}

@@ -108,6 +108,8 @@ def _linear(layer: Any, x: torch.Tensor) -> Design:
 def _embedding(layer: Any, index: torch.Tensor) -> Design | None:
     if layer.max_norm is not None or layer.sparse:
         return None
+    if layer.padding_idx is not None and bool((index == layer.padding_idx).any()):
+        return None  # that row takes no part in the gradient
     used, inverse = torch.unique(index.reshape(-1), return_inverse=True)
     width = layer.embedding_dim
     chosen = functional.one_hot(inverse, len(used)).double()

@@ -96,7 +96,7 @@ class TorchProblem:
         self.tensors = tuple(described(path, role, base, rounding) for (role, path), base in self._base.items())
         self._in_place = written_in_place([tensor for key, tensor in self._own.items() if key[0] == "parameter"])
         self._widest: dict[int, torch.Tensor] = {}
-        self.surrogates = Surrogates()
+        self.surrogates = Surrogates(modules)
         self._call = f"{case.subject}()"
         self._objective = Objective(case.loss, outputs, self._call)
         self._outputs: list[torch.Tensor] = []

@@ -5,13 +5,14 @@ backward pass describes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from gradvitals.frameworks.surrogate import handled
+from gradvitals.frameworks.torch.constants import constants_of
 
 #: An elementwise backward pass gives the same slope whatever comes in, within this (relative).
 _SAME_SLOPE = 1e-5
@@ -28,9 +29,17 @@ class _Call:
 
 
 class Surrogates:
-    """The surrogates that a model calls, in the order of their calls."""
+    """The surrogates that a model calls, in the order of their calls, and what its layers take for constants.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    modules : sequence of torch.nn.Module
+        Where such layers are looked for.
+
+    """
+
+    def __init__(self, modules: Sequence[torch.nn.Module] = ()) -> None:
+        self._constants = constants_of(modules)
         self._calls: list[_Call] = []
         self._at = 0
         self._is_recorded = False
@@ -39,6 +48,11 @@ class Surrogates:
     def names(self) -> tuple[str, ...]:
         """The surrogates that were called at the point, once each."""
         return tuple(dict.fromkeys(call.name for call in self._calls))
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """What was met of the things that layers take for constants, once each."""
+        return tuple(dict.fromkeys(constant.name for constant in self._constants if constant.name))
 
     @property
     def unreplaced(self) -> tuple[str, ...]:
@@ -55,10 +69,14 @@ class Surrogates:
             yield
         elif self._is_recorded:
             self._at = 0
-            with handled(self._line if self._calls else None):
+            with handled(self._line if self._calls else None), contextlib.ExitStack() as held:
+                for constant in self._constants:
+                    held.enter_context(constant.hold())
                 yield
         else:
-            with handled(self._record):
+            with handled(self._record), contextlib.ExitStack() as seen:
+                for constant in self._constants:
+                    seen.enter_context(constant.record())
                 yield
             self._is_recorded = True
 
