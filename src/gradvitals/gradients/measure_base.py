@@ -34,6 +34,8 @@ _FINE = 1e-12
 _LEAST_OF_USUAL = 0.5
 #: Stairs are looked for where more than this share of the outputs stays the same nearby.
 _MANY_FLAT = 0.5
+#: As far away as this: a value that had a large number added and taken away again changes in such steps only.
+_FARTHEST_FLAT = 64 * FARTHEST_STAIR
 #: Pairs of points beside the base at which the backward pass is repeated to see its rounding. Over PyTorch's operators
 #: in bfloat16 the error seen so is 2.4 times the true one (median) and never smaller; first differences made it 5.7.
 _PAIRS = 2
@@ -169,11 +171,12 @@ def _stairs(
     Where most of them stay the same even there, they are constant, and the others are likely to have met a kink.
     """
     height = np.zeros(flat.size)
-    spacing = FARTHEST_STAIR
+    spacing = _FARTHEST_FLAT
     while spacing > 2 * nearest:
         values = _values_along(problem, points, direction, spacing)
         height = np.where(flat, np.fmax(height, stair_height(values)), 0.0)
-        if float(np.mean(flat & np.any(np.diff(values, axis=0) != 0, axis=0))) <= _MANY_FLAT:
+        changing = float(np.mean(flat & np.any(np.diff(values, axis=0) != 0, axis=0)))
+        if spacing <= FARTHEST_STAIR and changing <= _MANY_FLAT:
             break
         spacing /= 4
     return height

@@ -41,8 +41,9 @@ _LONG = 10
 _SHORT = 4
 #: Points this far apart (relative) differ even when they are rounded to bfloat16.
 FARTHEST_STAIR = 4e-3
-#: Rounding to bfloat16, the coarsest format, makes steps of at most 2⁻⁷ of the value.
-_HIGHEST_STAIR = 0.02
+#: Rounding to bfloat16, the coarsest format, makes steps of at most 2⁻⁷ of the value, and of more after a cancellation;
+#: what goes up in higher steps (round, floor) is meant to.
+_HIGHEST_STAIR = 0.1
 #: A plain difference that hardly moved once may move again: its truncation estimate is raised by this.
 _DISTRUST_PLAIN = 1.5
 #: What looks like a kink and is smaller than this variance ratio is noise (3 standard deviations).
@@ -184,7 +185,7 @@ def stair_height(values: Array) -> Array:
     Returns
     -------
     array of shape (L,)
-        Zero for a function without stairs, and for one whose steps are no rounding: higher than 2 % of its value.
+        Zero for a function without stairs, and for one whose steps are no rounding: higher than 10 % of its value.
 
     References
     ----------
