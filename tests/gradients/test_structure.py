@@ -374,3 +374,17 @@ def test_the_contiguous_reading_of_the_oracle_differs_where_it_should():
     tensor = torch.arange(6.0).reshape(2, 3)
     assert torch.equal(wrong_structures.as_contiguous(tensor), tensor)
     assert not torch.equal(wrong_structures.as_contiguous(tensor.T), tensor.T)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(lambda x: torch.nn.functional.dropout(x, 0.3), id="dropout"),
+        pytest.param(lambda x: x + torch.randn_like(x) * x, id="noise"),
+    ],
+)
+def test_random_numbers_that_are_dealt_out_in_the_order_of_memory_are_no_fault(function):
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    report = gv.check(function, x)
+    assert report.verdict is Verdict.PASS, str(report)
+    assert not [finding for finding in report.findings if finding.code == "G110"]

@@ -34,6 +34,7 @@ class NumpyPullback:
     #: A layer may keep in itself what it needs between the two passes: no other call may come in between.
     own_backward = False
     own_forward_mode = False
+    draws = False  # NumPy's generators don't ask how memory lies
 
     def __init__(
         self,

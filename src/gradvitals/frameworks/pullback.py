@@ -42,6 +42,8 @@ class Pullback(Protocol):
     own_backward: bool
     #: Whether a forward mode that isn't the framework's own is part of it.
     own_forward_mode: bool
+    #: Whether random numbers were drawn, which some functions deal out in the order of memory.
+    draws: bool
     #: Whether every backward pass comes with a forward pass of its own.
     runs_anew: bool
 
@@ -99,6 +101,7 @@ class PlainPullback:
 
     own_backward = False
     own_forward_mode = False
+    draws = False
     runs_anew = True
 
     def __init__(self, problem: Problem) -> None:

@@ -59,7 +59,7 @@ class Calls:
         backward pass of the user's own is behind it, other calls before anything is sent back.
         """
         pullback = self._asking.forward(layout="strided")
-        if pullback is None or pullback.value.size != self._weights.size:
+        if pullback is None or pullback.value.size != self._weights.size or self._is_dealt_anew(pullback):
             pullback = self._asking.forward()
         else:
             self._strided = pullback if self._inputs else None
@@ -67,6 +67,13 @@ class Calls:
             self._has_forward_mode = pullback.own_forward_mode
             self._call_elsewhere()
         return pullback
+
+    def _is_dealt_anew(self, strided: Pullback) -> bool:
+        """Whether random numbers were dealt out in the order of memory: then it is another function that was called."""
+        self._strided = strided if strided.draws else None
+        differs = self._strided is not None and self._value_differs()
+        self._strided = None
+        return differs
 
     def start_plainly(self) -> Pullback | None:
         """The forward pass with plain inputs, where the backward pass raises with strided ones."""

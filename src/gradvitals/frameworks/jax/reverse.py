@@ -136,6 +136,7 @@ class JaxPullback:
     #: What a ``custom_vjp`` keeps for its backward pass are values: no other call disturbs them.
     own_backward = False
     own_forward_mode = False
+    draws = False
     runs_anew = False
 
     def __init__(self, value: Array, gradients: Callable[[Array], tuple[Gradient, ...]]) -> None:

@@ -255,7 +255,7 @@ class TorchProblem:
         """A forward pass that takes several cotangents back."""
         with torch.enable_grad(), self._placed(moved or {}) as point:
             starts, handed = made_ready(point, layout, shared, only)
-            return TorchPullback(self._run(handed), starts, self.tensors)
+            return TorchPullback(self._run(handed), starts, self.tensors, draws=self._replay.has_drawn())
 
     def lowered_precision(self) -> tuple[str, ...]:
         """The settings in force that make it compute with fewer digits than its dtypes have."""

@@ -59,6 +59,11 @@ class Replay:
         self._moving += moved
         self._still = [item for item in self._still if item not in moved]
 
+    def has_drawn(self) -> bool:
+        """Whether the evaluation drew random numbers of torch's."""
+        generators = (item for item in (*self._still, *self._moving) if isinstance(item, _Generator))
+        return not torch.equal(torch.get_rng_state(), self._torch) or any(item.moved() for item in generators)
+
     def is_moving(self, tensor: torch.Tensor) -> bool:
         """Whether evaluations change a buffer."""
         return any(isinstance(item, _Slot) and item.tensor is tensor for item in self._moving)

@@ -29,14 +29,22 @@ class TorchPullback:
         One per tensor of the problem; None for those that require no gradient.
     tensors : sequence of Tensor
         What the leaves are.
+    draws : bool
+        Whether the forward pass drew random numbers.
 
     """
 
     runs_anew = False
 
     def __init__(
-        self, outputs: Sequence[torch.Tensor], leaves: Sequence[torch.Tensor | None], tensors: Sequence[Tensor]
+        self,
+        outputs: Sequence[torch.Tensor],
+        leaves: Sequence[torch.Tensor | None],
+        tensors: Sequence[Tensor],
+        *,
+        draws: bool,
     ) -> None:
+        self.draws = draws
         self._outputs = outputs
         self._wanted = [at for at, leaf in enumerate(leaves) if leaf is not None]
         self._leaves = [leaf for leaf in leaves if leaf is not None]
