@@ -42,6 +42,8 @@ OVERLOOK = 0.005
 #: No further direction is asked for when this share of the sensitivity is resolved; nor, when the usual number of
 #: points is spent, at that one.
 _AMPLE, _ENOUGH = 0.02, 0.2
+#: In float64, where all errors are far smaller than what is asked for, at once.
+_ENOUGH_EXACTLY = 0.9
 #: Points that a check of something sound takes, forward passes of the backward ones included.
 USUAL_POINTS = 52
 #: Of so few tensors each gets a line of its own.
@@ -258,7 +260,8 @@ class Search:
         worst = max(self._resolved(lines, at, group, reach) for at in group)
         spent = self.problem.count.points + self._cost() > USUAL_POINTS
         exactly = self.base.gradient_roundoff <= _FINE
-        share = _ENOUGH if exactly or (spent and not self._is_coarse) else 1.0 if spent else _AMPLE
+        share = _AMPLE if not spent else 1.0 if self._is_coarse else _ENOUGH
+        share = max(share, _ENOUGH_EXACTLY) if exactly else share
         if worst <= share * self.sensitivity:
             return True
         # Noise is the same along all lines: when the best one is too coarse, more of them won't do.
