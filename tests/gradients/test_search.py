@@ -9,7 +9,7 @@ from gradvitals import Verdict
 from gradvitals.gradients.search import Search
 
 #: How much too large one gradient is.
-EXCESS = 1e-5
+EXCESS = 3e-6
 
 
 def check(factor):
