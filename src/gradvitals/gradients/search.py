@@ -37,8 +37,6 @@ _FARTHER = 8.0
 _FINE = 1e-12
 #: So many at most where what is open can be asked in float64.
 _MOST_IN_A_HURRY = 6
-#: Halves of a group that something is missing in are examined so often.
-_TRIES = 2
 #: The chance of overlooking an error as large as the stated resolution.
 OVERLOOK = 0.005
 #: No further direction is asked for when this share of the sensitivity is resolved; nor, when the usual number of
@@ -123,18 +121,18 @@ class Search:
         lines, wrong = self._ask(group, reach, suspicious=not farther)
         if wrong and len(group) > 1:
             half = len(group) // 2
-            for _ in range(_TRIES):  # what showed in company may hide, by chance, from the lines of both halves
-                self.examine(group[:half], farther=farther)
-                self.examine(group[half:], farther=farther)
-                if any(self.status(at) == "wrong" for at in group):
-                    return
-            most = max(abs(line.missing) for line in lines)
-            lines, wrong = [line.widened(most) for line in lines], False
+            self.examine(group[:half], farther=farther)
+            self.examine(group[half:], farther=farther)
+            return
         for at in group:
             self._lines[at] = lines
             self._resolution[at] = self._resolved(lines, at, group, reach)
-            right = "right" if self._resolution[at] <= self.sensitivity else "unresolved"
-            self._status[at] = "wrong" if wrong else right
+            if wrong:
+                self._status[at] = "wrong"
+            elif self._resolution[at] <= self.sensitivity:
+                self._status[at] = "right"
+            else:
+                self._status[at] = "unresolved"
 
     def examine_alone(self, group: Sequence[int]) -> None:
         """Examine again, without the strong ones, those tensors that are too weak to be resolved in company."""
