@@ -22,7 +22,7 @@ def _seeded():
     torch.manual_seed(0)
 
 
-def points(problem, count=8, *, tensors=None, step=1e-3):
+def points(problem, count=12, *, tensors=None, step=1e-3):
     rng = np.random.default_rng(0)
     chosen = range(len(problem.tensors)) if tensors is None else tensors
     return [
@@ -31,7 +31,7 @@ def points(problem, count=8, *, tensors=None, step=1e-3):
     ]
 
 
-def both(model, *inputs, loss=None, count=8, step=1e-3):
+def both(model, *inputs, loss=None, count=12, step=1e-3):
     """The values at some points as they come, and one by one, and how they were evaluated."""
     with preserved(model, inputs):
         problem = TorchProblem(Case(model, inputs, loss=loss))
@@ -221,7 +221,7 @@ def test_few_points_and_much_work_are_evaluated_one_by_one():
     few = TorchProblem(Case(torch.sin, (double(3),)))
     few.values(points(few, 3))
     much = TorchProblem(Case(torch.sin, (double(200_000),)))
-    much.values(points(much, 6))
+    much.values(points(much, 12))
     assert (few.evaluation, much.evaluation) == ("sequential", "sequential")
 
 

@@ -388,3 +388,63 @@ def test_random_numbers_that_are_dealt_out_in_the_order_of_memory_are_no_fault(f
     report = gv.check(function, x)
     assert report.verdict is Verdict.PASS, str(report)
     assert not [finding for finding in report.findings if finding.code == "G110"]
+
+
+# ---- one of several outputs -----------------------------------------------------------------------------------------
+
+
+def split_product(backward):
+    """``(x * w, x + w)`` with a backward pass ``(of_product, of_sum, x, w) -> (dx, dw)``; None where none comes."""
+
+    class Split(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(x, w)
+            return x * w, x + w
+
+        @staticmethod
+        def backward(ctx, of_product, of_sum):
+            return backward(of_product, of_sum, *ctx.saved_tensors)
+
+    return Split.apply
+
+
+def _each_as_it_comes(g, h, x, w):
+    g, h = (torch.zeros_like(x) if part is None else part for part in (g, h))
+    return g * w + h, g * x + h
+
+
+def _each_by_itself(g, h, x, w):
+    return (g * w, g * x) if h is None else (h, h) if g is None else (g * w + h, g * x + h)
+
+
+def _wrong_without_the_sum(g, h, x, w):
+    return (g * x, g * w) if h is None else _each_as_it_comes(g, h, x, w)
+
+
+@pytest.mark.parametrize("backward", [_each_as_it_comes, _each_by_itself])
+def test_outputs_that_are_used_alone_are_no_finding_where_each_is_treated_as_it_comes(pair, backward):
+    report = gv.check(split_product(backward), *pair)
+    assert report.verdict is Verdict.PASS, str(report)
+
+
+def test_a_gradient_that_is_wrong_where_only_one_output_is_used_is_reported(pair):
+    report = gv.check(split_product(_wrong_without_the_sum), *pair)
+    found = the(report, "G101")
+    assert (found.evidence["likely"], found.evidence["tensors"]) == ("output-alone", ("x", "w"))
+    assert statuses(report) == {"x": ("wrong", "output-alone"), "w": ("wrong", "output-alone")}
+
+
+def test_a_backward_pass_that_raises_where_only_one_output_is_used_is_fragile(pair):
+    report = gv.check(split_product(lambda g, h, x, w: (g * w + h, g * x + h)), *pair)
+    found = the(report, "G110")
+    assert found.evidence["likely"] == "raises-on-one-output"
+    assert "NoneType" in found.evidence["raised"]
+
+
+def test_outputs_of_an_operator_that_needs_all_of_them_are_told():
+    torch.manual_seed(0)
+    x, w, b = (torch.randn(*shape, dtype=torch.float64) for shape in ((2, 4, 3), (4,), (4,)))
+    report = gv.check(lambda x, w, b: torch.native_group_norm(x, w, b, 2, 4, 3, 2, 1e-5), x, w, b)
+    assert report.verdict is not Verdict.PASS

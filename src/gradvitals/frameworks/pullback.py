@@ -9,6 +9,9 @@ from typing import Protocol
 from gradvitals.frameworks.problem import Array, Gradient, Problem
 from gradvitals.vocabulary.errors import GradvitalsError
 
+#: The layout of a cotangent that is sent for those outputs only for which it isn't zero: for the others none comes.
+ALONE = "alone"
+
 
 @dataclass(frozen=True, slots=True)
 class Pull:
@@ -61,6 +64,8 @@ class Pullable(Problem, Protocol):
     #: row for all rows, as ``y.sum(0)`` sends it. What lies beside the entries in memory is something else, so that
     #: code which takes for granted that they are contiguous reads other numbers, and never beyond the memory.
     layouts: tuple[str, ...]
+    #: Whether a cotangent may be sent for one of several outputs, and none at all for the others: the layout ``ALONE``.
+    sends_alone: bool
     #: Whether the framework hands one and the same cotangent to several backward passes, so that none may change it.
     shares_cotangents: bool
 

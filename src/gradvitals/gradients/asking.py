@@ -33,7 +33,8 @@ class Fault:
     ----------
     kind : str
         ignores-cotangent, nonzero-at-zero, not-linear, cotangent-strides, cotangent-expanded, modifies-cotangent,
-        second-pass, input-strides, value-strides, double-use, call-between, needs-input-grad, forward-reverse-differ.
+        second-pass, output-alone, input-strides, value-strides, double-use, call-between, needs-input-grad,
+        forward-reverse-differ.
     tensors : tuple of int
         Whose gradients are affected.
     relative : float
@@ -115,7 +116,7 @@ class Rounding:
         """The tensors whose gradients differ, and how much relatively; what isn't finite to begin with can't."""
         differing: dict[int, float] = {}
         for at, (one, other, floor) in enumerate(zip(found, expected, self.floors, strict=True)):
-            if not np.isfinite(other).all():
+            if one is other or not np.isfinite(other).all():
                 continue
             with np.errstate(invalid="ignore", over="ignore"):
                 size, difference = float(np.linalg.norm(other)), float(np.linalg.norm(one - other))
@@ -131,14 +132,19 @@ class Rounding:
         return Rounding(self.share, tuple(f + WELL_ABOVE * s for f, s in zip(self.floors, seen, strict=True)))
 
 
+def alike_within(problem: Problem) -> float:
+    """The relative difference within which gradients of a problem's dtypes are the same."""
+    coarsest = max(tensor.roundoff for tensor in problem.tensors)
+    return next(share for bound, share in ALIKE if coarsest < bound)
+
+
 def rounding_of(problem: Problem, gradients: Gradients) -> Rounding:
     """What may be rounding before any has been seen."""
     coarsest = max(tensor.roundoff for tensor in problem.tensors)
-    share = next(share for bound, share in ALIKE if coarsest < bound)
     scales = [_scale(problem.point(at)) for at in range(len(gradients))]
     sizes = [np.linalg.norm(g) * s for g, s in zip(gradients, scales, strict=True) if np.isfinite(g).all()]
     largest = float(max(sizes, default=0.0))
-    return Rounding(share, tuple(_ASSUMED_UNITS * coarsest * largest / scale for scale in scales))
+    return Rounding(alike_within(problem), tuple(_ASSUMED_UNITS * coarsest * largest / scale for scale in scales))
 
 
 def joined(pieces: Sequence[Fault]) -> Fault:

@@ -69,7 +69,6 @@ class Counted:
         self.rounded = problem.rounded
         self.representable = problem.representable
         self.shadow = problem.shadow
-        self.wide_gradient = problem.wide_gradient
         self.tangent = problem.tangent
         self.input_shapes = problem.input_shapes
         self.hand_written = problem.hand_written
@@ -101,3 +100,8 @@ class Counted:
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
         self.count.backwards += 1
         return self.problem.gradient(cotangent, moved)
+
+    def wide_gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...] | None:
+        found = self.problem.wide_gradient(cotangent, moved)
+        self.count.backwards += found is not None
+        return found

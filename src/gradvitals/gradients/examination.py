@@ -12,12 +12,13 @@ from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.environment import environment
 from gradvitals.gradients.measure import measure
 from gradvitals.gradients.measure_exhaustive import measure_exhaustively
+from gradvitals.gradients.measure_inside import Inside, structure_inside
 from gradvitals.gradients.measure_layers import LayersMeasured, layers_at_fault
 from gradvitals.gradients.measure_structure import structure_of
 from gradvitals.gradients.report_tables import entry_table, tensor_table
 from gradvitals.gradients.rules_kinks import judge_kinks, with_kinks
 from gradvitals.gradients.rules_layers import judge_layers, layer_table
-from gradvitals.gradients.rules_structure import with_statuses, with_structure
+from gradvitals.gradients.rules_structure import judge_structure_inside, with_statuses, with_structure
 from gradvitals.gradients.rules_surrogate import as_meant, judge_inside
 from gradvitals.gradients.terms import words_of
 from gradvitals.vocabulary.finding import Fact
@@ -76,6 +77,7 @@ def examine(case: Case, asked: Asked, progress: Callable[[int, int], None] | Non
         lowered: tuple[str, ...] = getattr(problem, "lowered_precision", tuple)()
         left_out: tuple[str, ...] = getattr(problem, "left_out", ())
         surrogates = getattr(problem, "surrogates", None)
+        hand_written = problem.hand_written()
         settings: dict[str, Fact] = {"seed": asked.seed, "sensitivity": wanted, "objective": problem.objective}
     layers = LayersMeasured()
     if asked.order == 1 and asked.expect is None:
@@ -90,13 +92,19 @@ def examine(case: Case, asked: Asked, progress: Callable[[int, int], None] | Non
             precision=asked.precision,
             budget=left,
         )
+    inside = tuple[Inside, ...]()
+    if asked.order == 1 and hand_written and not structure.faults and not layers.rows:
+        left = None if left is None else left - layers.evaluations
+        inside = structure_inside(case, patterns, seed=asked.seed, left=left)
     slopes = [*judge_layers(tensors, measured, layers, wanted), *judge_kinks(tensors, measured, wanted)]
     findings = with_structure(slopes, tensors, measured, structure, wanted, lowered)
+    findings = (*judge_structure_inside(inside), *findings)
     final = with_statuses(with_kinks(measured), structure)
     if asked.expect == "surrogate":
         findings, final = as_meant(findings, final)
     elif surrogates is not None:
         findings = (*findings, *judge_inside(surrogates.names, surrogates.unreplaced, surrogates.constants))
+    structures = (structure, *(layer.structure for layer in inside))
     return Report(
         verb="check",
         subject=case.subject,
@@ -120,9 +128,9 @@ def examine(case: Case, asked: Asked, progress: Callable[[int, int], None] | Non
         environment=environment(),
         cost={
             "seconds": round(time.perf_counter() - started, 4),
-            "forwards": measured.evaluations + structure.forwards + layers.evaluations,
+            "forwards": measured.evaluations + sum(s.forwards for s in structures) + layers.evaluations,
             "backwards": measured.backwards + layers.backwards,
-            "cotangents": structure.backwards,
+            "cotangents": sum(s.backwards for s in structures),
             "evaluation": measured.evaluation,
         },
     )

@@ -14,9 +14,17 @@ import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
 from gradvitals.gradients.counted import BudgetSpent, Count, Counted
-from gradvitals.gradients.measure_base import Base, Surroundings, cotangent_of, measure_base, surroundings
+from gradvitals.gradients.measure_base import (
+    Base,
+    Surroundings,
+    assumed_surroundings,
+    cotangent_of,
+    measure_base,
+    surroundings,
+)
 from gradvitals.gradients.measure_beside import look_beside
 from gradvitals.gradients.measure_lines import SUSPECT_AT
+from gradvitals.gradients.measure_precision import measure_precision
 from gradvitals.gradients.mistakes import remembered
 from gradvitals.gradients.outcome import Measurement, Outcome
 from gradvitals.gradients.search import USUAL_POINTS, Search
@@ -26,6 +34,9 @@ from gradvitals.vocabulary.errors import InputError
 #: The rounding of a gradient in float64 is that in the model's own dtype, scaled down; raised by this, for it isn't
 #: measured.
 _DISTRUST_WIDE = 10.0
+#: A function that is seen to compute with fewer digits inside (TF32, autocast) may be as imprecise as one in a 16-bit
+#: format may: their sensitivity. Beyond this unit roundoff that is what it is seen to do (G107's threshold in float32).
+_MOST_IF_COARSE, _COARSE = 0.1, 2.0**-16
 #: Unit roundoff below which there is nothing finer to ask.
 _EXACT = 1e-12
 #: Of many wrong tensors, so many at either end are looked at closely; the others mostly inherit.
@@ -71,6 +82,11 @@ def measure(
     size = float(np.linalg.norm(value))
     spread = float(np.linalg.norm(again - value)) / size if size and np.isfinite(size) else 0.0
     finite = bool(np.isfinite(value).all())
+    if finite and spread == 0 and counted.roundoff <= _EXACT:
+        with contextlib.suppress(BudgetSpent):
+            found = _at_a_glance(counted, value, sensitivity, rng)
+            if found is not None:
+                return found
     around = None
     with contextlib.suppress(BudgetSpent):
         around = surroundings(counted, value, np.abs(again - value), rng) if finite else None
@@ -122,10 +138,41 @@ def measure(
     )
 
 
+def _at_a_glance(counted: Counted, value: Array, sensitivity: float, rng: np.random.Generator) -> Measurement | None:
+    """In float64 a sound gradient of a smooth function shows itself so at a few points: nothing but roundoff is
+    assumed, of values and gradients, and what fits that to the last digit is right. None where anything is left open.
+    """
+    around = assumed_surroundings(counted, value, rng)
+    cotangent = cotangent_of(counted, around.change, rng)
+    gradients = counted.gradient(cotangent)
+    if not all(_can_be_judged(gradient) for gradient in gradients):
+        return None
+    base = measure_base(counted, value, around, cotangent, gradients, rng, pairs=0)
+    search = Search(counted, base, sensitivity, rng)
+    every = range(len(gradients))
+    if not search.glance(every):
+        return None
+    outcomes = tuple(search.outcome(at) for at in every)
+    if any(outcome.status != "right" for outcome in outcomes):
+        return None
+    outcomes = _with_history(counted, base, outcomes, rng)
+    return Measurement(
+        outcomes,
+        gradients,
+        counted.count.evaluations,
+        counted.count.backwards,
+        kinks=search.kinks,
+        base=base,
+        evaluation=counted.evaluation,
+    )
+
+
 def _with_history(
     counted: Counted, base: Base, outcomes: tuple[Outcome, ...], rng: np.random.Generator
 ) -> tuple[Outcome, ...]:
     """Tensors whose gradient depends on the calls before are wrong, whatever their slopes said."""
+    if counted.hand_written() == ():  # the framework's own backward passes remember nothing
+        return outcomes
     found = remembered(counted, base, rng)
     return tuple(
         replace(outcome, status="wrong", relative_error=found[at].relative_error, mistake=found[at].mistake)
@@ -147,31 +194,46 @@ def _in_shadow(
     asked = [at for at in searches if at in doubtful or (auto and native.status(at) == "unresolved")]
     if not asked:
         return {}
-    value, again = shadow.value({}), shadow.value({})
-    around = surroundings(shadow, value, np.abs(again - value), rng)
-    base = replace(base, **in_float64(shadow, value, around))
-    if wide is not None:
-        share = _DISTRUST_WIDE * shadow.roundoff / base.gradient_roundoff
-        base = replace(
-            base,
-            gradients=wide,
-            gradient_errors=tuple(share * errors for errors in base.gradient_errors),
-            gradient_doubts=tuple(share * doubts for doubts in base.gradient_doubts),
-            gradient_roundoff=shadow.roundoff,
-        )
-    search = _examined(shadow, base, native.sensitivity, asked, rng)
+    value = shadow.value({})
+    around = assumed_surroundings(shadow, value, rng)
+    search = Search(shadow, _widened(shadow, base, value, around, wide), native.sensitivity, rng)
+    if not search.glance(asked):
+        around = surroundings(shadow, value, np.abs(shadow.value({}) - value), rng)
+        search = _examined(shadow, _widened(shadow, base, value, around, wide), native.sensitivity, asked, rng)
     found = {
         at: search
         for at in asked
         if at not in doubtful
         or (search.status(at) == "right" and _imprecision(search.given, native.base, at) <= native.sensitivity)
     }
-    # A formula that isn't right there may only not be computed in float64 throughout: then the claim itself is judged.
-    unlike = [at for at in found if search.status(at) != "right"] if wide is not None else []
+    # A formula that isn't right there may only not be computed in float64 throughout, and one that is may be computed
+    # otherwise, or badly, in the model's own precision: then the claim itself is judged.
+    inside = measure_precision(native.base, native.base.roundoff)
+    most = max(native.sensitivity, _MOST_IF_COARSE if inside.seen > _COARSE else 0.0)
+    unlike = [
+        at
+        for at in found
+        if wide is not None and (search.status(at) != "right" or _apart(search.given, native.base, at) > most)
+    ]
     if unlike:
         claimed = replace(native.base, **in_float64(shadow, value, around))
         found |= dict.fromkeys(unlike, _examined(shadow, claimed, native.sensitivity, unlike, rng))
     return found
+
+
+def _widened(shadow: Counted, base: Base, value: Array, around: Surroundings, wide: tuple[Array, ...] | None) -> Base:
+    """The base in the shadow, with the formula's gradient in float64 where there is one."""
+    base = replace(base, **in_float64(shadow, value, around))
+    if wide is None:
+        return base
+    share = _DISTRUST_WIDE * shadow.roundoff / base.gradient_roundoff
+    return replace(
+        base,
+        gradients=wide,
+        gradient_errors=tuple(share * errors for errors in base.gradient_errors),
+        gradient_doubts=tuple(share * doubts for doubts in base.gradient_doubts),
+        gradient_roundoff=shadow.roundoff,
+    )
 
 
 def in_float64(shadow: Counted, value: Array, around: Surroundings) -> dict[str, Any]:
@@ -199,23 +261,42 @@ def _wide_gradients(shadow: Counted, native: Base) -> tuple[Array, ...] | None:
     return tuple(np.zeros_like(x) if g.value is None else g.value for g, x in zip(found, native.points, strict=True))
 
 
-def _imprecision(wide: Base, native: Base, at: int) -> float:
-    """How far the claimed gradient lies from its own formula in float64, relatively; 0 where rounding explains it."""
-    apart = float(np.linalg.norm(native.gradients[at] - wide.gradients[at]))
-    explained = SUSPECT_AT * float(np.linalg.norm(native.gradient_errors[at]))
+def _apart(wide: Base, native: Base, at: int) -> float:
+    """How far the claimed gradient lies from its own formula in float64, relatively."""
     size = float(np.linalg.norm(wide.gradients[at]))
-    return apart / size if size and apart > max(explained, native.material * size) else 0.0
+    return float(np.linalg.norm(native.gradients[at] - wide.gradients[at])) / size if size else 0.0
+
+
+def _explained(wide: Base, native: Base, at: int) -> float:
+    """How far apart these two may lie by the claimed gradient's own rounding, relatively."""
+    size = float(np.linalg.norm(wide.gradients[at]))
+    own = SUSPECT_AT * float(np.linalg.norm(native.gradient_errors[at]))
+    return max(own / size, native.material) if size else 0.0
+
+
+def _imprecision(wide: Base, native: Base, at: int) -> float:
+    """The same where rounding doesn't explain it, else 0."""
+    apart = _apart(wide, native, at)
+    return apart if apart > _explained(wide, native, at) else 0.0
 
 
 def _outcome(search: Search, native: Base, at: int, *, closely: bool) -> Outcome:
     """What a search tells of a tensor, and how imprecise its claimed gradient is."""
     outcome = search.outcome(at, closely=closely)
     is_here = np.array_equal(search.given.points[at], native.points[at])  # not a step beside a kink
-    is_wider = search.given.gradient_roundoff < native.gradient_roundoff
-    imprecision = _imprecision(search.given, native, at) if is_wider and is_here else 0.0
-    if imprecision == 0.0:
+    if not is_here or search.given.gradient_roundoff >= native.gradient_roundoff:
         return outcome
-    return replace(outcome, imprecision=imprecision, relative_error=max(outcome.relative_error, imprecision / 2))
+    # A mistake that only the model's own precision has shows in how far it lies from the formula, and nowhere else.
+    seen = min(_explained(search.given, native, at), max(search.sensitivity, _apart(search.given, native, at)))
+    of_an_entry = seen * math.sqrt(native.points[at].size)
+    imprecision = _imprecision(search.given, native, at)
+    return replace(
+        outcome,
+        imprecision=imprecision,
+        relative_error=max(outcome.relative_error, imprecision / 2),
+        resolution=max(outcome.resolution, seen),
+        entry_resolution=max(outcome.entry_resolution, of_an_entry),
+    )
 
 
 def _open(searches: Mapping[int, Search]) -> list[int]:

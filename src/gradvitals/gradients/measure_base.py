@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -87,6 +87,7 @@ class Base:
     gradient_roundoff: float
     gradient_doubts: tuple[Array, ...] = ()
     inner_roundoff: float = 0.0
+    _sizes: dict[int, float] = field(default_factory=dict, init=False, compare=False)
 
     @property
     def in_stairs(self) -> bool:
@@ -111,9 +112,15 @@ class Base:
         """Standard deviation of the noise of ⟨cotangent, F⟩."""
         return float(np.linalg.norm(np.where(self.cotangent == 0, 0.0, self.cotangent * self.noise)))
 
+    def size(self, tensor: int) -> float:
+        """The 2-norm of the claimed gradient."""
+        if tensor not in self._sizes:
+            self._sizes[tensor] = float(np.linalg.norm(self.gradients[tensor]))
+        return self._sizes[tensor]
+
     def strength(self, tensor: int) -> float:
         """Standard deviation of the claimed slope along a random direction of the tensor's own scale."""
-        return self.scales[tensor] * float(np.linalg.norm(self.gradients[tensor]))
+        return self.scales[tensor] * self.size(tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +161,22 @@ def surroundings(problem: Problem, value: Array, repeat_noise: Array, rng: np.ra
         change = np.abs(near[-1][-1] - near[-1][0]) / ((NEARBY[-1] - NEARBY[0]) * spacing)
     change = np.where(change < _FASTEST, change, 0.0)
     return Surroundings(np.hypot(noise, repeat_noise), change, stairs)
+
+
+def assumed_surroundings(problem: Problem, value: Array, rng: np.random.Generator) -> Surroundings:
+    """What is assumed of a function that is computed exactly: noise of the roundoff of its values.
+
+    How fast outputs change is looked at where there are several, whose weights depend on it.
+    """
+    change = np.zeros(value.size)
+    if len(problem.output_sizes) > 1:
+        points = [problem.point(at) for at in range(len(problem.tensors))]
+        spacing = spacing_for(problem.roundoff)
+        beside = {at: x + spacing * scale_of(x) * rng.standard_normal(x.size) for at, x in enumerate(points)}
+        with np.errstate(over="ignore", invalid="ignore"):
+            change = np.abs(problem.values([beside])[0] - value) / spacing
+        change = np.where(change < _FASTEST, change, 0.0)
+    return Surroundings(rounding(value, 1.0) * problem.output_roundoff, change, np.zeros(value.size))
 
 
 def _values_along(problem: Problem, points: Sequence[Array], direction: Mapping[int, Array], spacing: float) -> Array:
@@ -219,8 +242,13 @@ def measure_base(
     cotangent: Array,
     gradients: tuple[Gradient, ...],
     rng: np.random.Generator,
+    *,
+    pairs: int = _PAIRS,
 ) -> Base:
-    """Collect what is known at the point, and see how much the backward pass rounds."""
+    """Collect what is known at the point, and see how much the backward pass rounds.
+
+    With ``pairs=0`` its rounding is assumed: a few units in the last place of the largest gradient.
+    """
     points = tuple(problem.point(at) for at in range(len(problem.tensors)))
     size = float(np.linalg.norm(cotangent * value))
     stairs = float(np.linalg.norm(cotangent * around.stairs))
@@ -238,11 +266,17 @@ def measure_base(
         gradient_roundoff=max(problem.roundoff, inner, *(tensor.roundoff for tensor in problem.tensors)),
         inner_roundoff=inner,
     )
-    return with_gradients(problem, base, cotangent, gradients, rng)
+    return with_gradients(problem, base, cotangent, gradients, rng, pairs=pairs)
 
 
 def with_gradients(
-    problem: Problem, base: Base, cotangent: Array, gradients: tuple[Gradient, ...], rng: np.random.Generator
+    problem: Problem,
+    base: Base,
+    cotangent: Array,
+    gradients: tuple[Gradient, ...],
+    rng: np.random.Generator,
+    *,
+    pairs: int = _PAIRS,
 ) -> Base:
     """The base with a cotangent and the gradients that it gives, whose rounding shows a unit in the last place away."""
     flat = tuple(
@@ -250,14 +284,16 @@ def with_gradients(
         for t, g in zip(problem.tensors, gradients, strict=True)
     )
     base = replace(base, cotangent=cotangent, gradients=flat)
-    pairs = [_gradients_beside(problem, base, rng) for _ in range(_PAIRS)]
-    differences = [_second_differences(g, [(a[at].value, b[at].value) for a, b in pairs]) for at, g in enumerate(flat)]
+    if not pairs:
+        return replace(base, gradient_errors=_assumed_rounding(base, tuple(map(np.zeros_like, flat))))
+    beside = [_gradients_beside(problem, base, rng) for _ in range(pairs)]
+    differences = [_second_differences(g, [(a[at].value, b[at].value) for a, b in beside]) for at, g in enumerate(flat)]
     errors = tuple(
         np.fmax(_rounding_of(g, apart, max(base.inner_roundoff, tensor.roundoff)), _SMALLEST.get(tensor.dtype, 0.0))
         for g, apart, tensor in zip(flat, differences, problem.tensors, strict=True)
     )
     doubts = tuple(np.max(np.abs(apart), axis=0, initial=0.0) for apart in differences)
-    ahead = pairs[0][0]
+    ahead = beside[0][0]
     follows = any(a.value is not None and not np.array_equal(a.value, g) for a, g in zip(ahead, flat, strict=True))
     return replace(
         base,

@@ -12,7 +12,7 @@ import numpy as np
 
 from gradvitals.frameworks.problem import Array
 from gradvitals.frameworks.pullback import Pullback
-from gradvitals.gradients.asking import ALIKE, WELL_ABOVE, Asking, Fault, Gradients, Rounding, rounding_of
+from gradvitals.gradients.asking import WELL_ABOVE, Asking, Fault, Gradients, Rounding, alike_within
 
 #: Inputs are moved towards zero by this share: away from the point, and hardly ever out of a function's domain.
 _SHARE_MOVED = 1 / 16
@@ -177,7 +177,7 @@ class Calls:
         return difference / size if size and np.isfinite(difference) else 0.0
 
     def _value_differs(self) -> bool:
-        return self._value_apart() > rounding_of(self._asking.problem, self._claimed).share
+        return self._value_apart() > alike_within(self._asking.problem)
 
     def _rounding_around(self, moved: _Moved, rounding: Rounding) -> Rounding:
         """Widened by how much gradients differ a unit in the last place away."""
@@ -240,8 +240,7 @@ class Calls:
         if done is None or done.value.size != reference.size:
             return None
         apart = float(np.linalg.norm(done.value - reference))
-        coarsest = max(tensor.roundoff for tensor in self._tensors)
-        share = next(share for bound, share in ALIKE if coarsest < bound)
+        share = alike_within(self._asking.problem)
         # Written in place, one input is the other one: that is another function.
         if not apart <= share * float(np.linalg.norm(reference)):
             return None
@@ -298,7 +297,6 @@ class Calls:
         forwards = self._weights * tangent
         backwards = np.concatenate([self._claimed[at] * u for at, u in direction.items()])
         size = float(np.hypot(np.linalg.norm(forwards), np.linalg.norm(backwards)))
-        coarsest = max(tensor.roundoff for tensor in self._tensors)
-        share = next(share for bound, share in ALIKE if coarsest < bound) + WELL_ABOVE * spread
+        share = alike_within(problem) + WELL_ABOVE * spread
         difference = abs(float(forwards.sum() - backwards.sum()))
         return difference / size if difference > share * size else 0.0

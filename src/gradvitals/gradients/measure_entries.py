@@ -116,6 +116,8 @@ def _measured(problem: Problem, base: Base, at: int, indices: NDArray[np.int64],
     own = np.clip(np.abs(base.points[at][indices]), _LEAST * base.scales[at], _MOST * base.scales[at])
     scales = 2.0 ** np.round(np.log2(own))
     entries: list[Entry] = []
+    if not len(indices):
+        return entries
     block = max(1, min(len(indices), _HELD // max(1, 2 * ladder.rungs * size)))
     for start in range(0, len(indices), block):
         units = []

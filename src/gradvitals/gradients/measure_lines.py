@@ -59,7 +59,7 @@ class Line:
     slack : float
         How much a kink exactly at the point can explain: there any sub-gradient is right.
     rung : int
-        The rung of the ladder that decided.
+        The rung of the precision's whole ladder that decided.
     suspect_at : float
         How many standard deviations make it suspect.
 
@@ -164,6 +164,8 @@ def read(base: Base, ray: Ray) -> Line:
         numeric = float(base.cotangent[seen] @ slopes.value[seen])
     finite = slack[np.isfinite(slack)]
     rungs = slopes.rung[seen & (slopes.error > 0)]
+    decided = float(ray.steps[int(np.median(rungs)) if rungs.size else 0])
+    whole = ladder_for(base.roundoff)
     return Line(
         direction=ray.direction,
         analytic=analytic,
@@ -173,7 +175,7 @@ def read(base: Base, ray: Ray) -> Line:
         kinks=together(slopes.kinks),
         own=own,
         slack=float(finite.min()) if finite.size else math.inf,
-        rung=int(np.median(rungs)) if rungs.size else 0,
+        rung=round(math.log(whole.first / decided) / math.log(whole.ratio)),
         suspect_at=SUSPECT_AT if base.gradient_roundoff < _COARSE else _SUSPECT_AT_16_BIT,
     )
 

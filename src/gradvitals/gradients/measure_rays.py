@@ -22,6 +22,8 @@ _KINK_NOISE = 4.0
 #: across a jump stay. Between lies this power (measured on functions with a passage of 1e-8); they must be well above
 #: noise.
 _LOOKED_BACK, _TOO_SLOW, _ABOVE_NOISE = 2, 0.55, 20.0
+#: The bits of a float64 that hold its exponent.
+_EXPONENT = np.int64(0x7FF0_0000_0000_0000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +139,17 @@ def exact(problem: Problem, base: Base, direction: Mapping[int, Array], ladder: 
     made = {}
     for at, u in direction.items():
         roundoff = min(problem.tensors[at].roundoff, problem.roundoff)
-        reached = np.abs(base.points[at]) + largest * np.abs(u)
-        unit = np.ldexp(2 * roundoff, np.frexp(np.where(reached > 0, reached, 1.0))[1] - 1)
-        count = np.where(u == 0, 0.0, np.fmax(np.round(finest * np.abs(u) / unit), 1.0))
-        made[at] = np.sign(u) * count * unit / finest
+        far = np.abs(u)
+        unit = 2 * roundoff * _power_below(np.abs(base.points[at]) + largest * far)
+        count = np.fmax(np.rint(finest * far / unit), 1.0)
+        made[at] = np.where(u == 0, 0.0, np.copysign(count * unit / finest, u))
     return made
+
+
+def _power_below(sizes: Array) -> Array:
+    """The largest power of two that isn't greater than each of some numbers >= 0; 1 for those that have none.
+
+    The exponent's bits alone: many times faster than taking numbers apart and putting them together.
+    """
+    powers: Array = (sizes.view(np.int64) & _EXPONENT).view(np.float64)
+    return np.where(powers > 0, powers, 1.0)

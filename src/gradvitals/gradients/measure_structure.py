@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
-from gradvitals.frameworks.pullback import Pull, Pullback
+from gradvitals.frameworks.pullback import ALONE, Pull, Pullback
 from gradvitals.gradients.asking import ALIKE, Asking, Fault, Gradients, Rounding, joined, rounding_of
 from gradvitals.gradients.measure_calls import Calls
 from gradvitals.gradients.outcome import Measurement
@@ -27,6 +27,8 @@ _MULTIPLE = -2.0
 _ZERO_UNITS = 1 / 16
 #: Forward passes of an examination that finds nothing, at most.
 _USUAL_FORWARDS = 5
+#: Of many outputs, so many are sent alone.
+_MOST_OUTPUTS = 8
 _STRIDED = ("transposed", "sliced", "channels-last")
 
 
@@ -129,19 +131,22 @@ class _Cotangents:
         self._modified: list[str] = []
         self.rounding: Rounding = rounding_of(asking.problem, claimed)
         self.spread = 0.0
+        self._follows = self._gives_a_multiple(claimed)
         #: What the forward pass gives for the cotangent itself, None where it raises.
-        self.first = self._plain(cotangent)
+        self.first = claimed if self._follows else self._plain(cotangent)
 
     def faults(self) -> list[Fault]:
         """All faults that show in how cotangents are treated."""
         if self.first is None:
             return []
-        found = self._repeated()
+        found = [] if self._follows else self._repeated()
         if self._weights.size > 1:
             self._see_rounding()
         found += self._linear()
         if self._weights.size > 1:
             found += self._layouts()
+        if len(self._asking.problem.output_sizes) > 1:
+            found += self._outputs_alone()
         if self._modified:
             everything = tuple(range(len(self._asking.problem.tensors)))
             found.append(Fault("modifies-cotangent", everything, layouts=tuple(dict.fromkeys(self._modified))))
@@ -165,6 +170,20 @@ class _Cotangents:
         if key not in self._known:
             self._known[key] = self._asking.read(self._ask(cotangent))
         return self._known[key]
+
+    def _gives_a_multiple(self, claimed: Gradients) -> bool:
+        """Whether a multiple of the cotangent by a power of two gives that multiple of the gradient to the last bit.
+
+        Where no backward pass is the user's own, it needn't be sent itself then, and not twice: another forward pass
+        has given the same, and the framework's own backward passes remember nothing.
+        """
+        if self._asking.problem.hand_written() != ():
+            return False
+        multiple = self._plain(_MULTIPLE * self._weights)
+        if multiple is not None and not self._differs(multiple, tuple(_MULTIPLE * g for g in claimed)):
+            return True
+        self._known.clear()
+        return False
 
     def _repeated(self) -> list[Fault]:
         """Ask the same again: through the same forward pass, and where that differs, through others."""
@@ -203,6 +222,10 @@ class _Cotangents:
         weights, first = self._weights, self.first or ()
         none, multiple = np.zeros_like(weights), _MULTIPLE * weights
         at_zero, at_multiple = self._plain(none), self._plain(multiple)
+        if (at_zero is None or at_multiple is None) and self._repeatable and self._follows:
+            self._repeatable = False  # the framework may allow one backward pass only
+            self._known.clear()
+            return self._linear()
         if at_zero is None or at_multiple is None:
             return self._raising([(none, "nonzero-at-zero"), (multiple, "not-linear")])
         nonzero = self._nonzero(at_zero, first)
@@ -295,6 +318,36 @@ class _Cotangents:
             if group:
                 found.append(replace(joined(group), kind=kind))
         return found
+
+    def _outputs_alone(self) -> list[Fault]:
+        """Where one of several outputs alone is used, nothing comes for the others: that is no cotangent of zeros."""
+        if not getattr(self._asking.problem, "sends_alone", False):
+            return []
+        found, start = list[Fault](), 0
+        for size in self._asking.problem.output_sizes[:_MOST_OUTPUTS]:
+            alone = np.zeros_like(self._weights)
+            alone[start : start + size] = self._weights[start : start + size]
+            start += size
+            if not alone.any():
+                continue
+            fault = self._with_one(alone, fresh=False)
+            if fault is not None and self._repeatable:
+                fault = self._with_one(alone, fresh=True)
+            if fault is not None:
+                found.append(fault)
+        groups = ([fault for fault in found if bool(fault.raised) is raising] for raising in (False, True))
+        return [joined(group) for group in groups if group]
+
+    def _with_one(self, alone: Array, *, fresh: bool) -> Fault | None:
+        pull = self._fresh(alone, ALONE) if fresh else self._ask(alone, ALONE)
+        if pull.raised:
+            everything = tuple(range(len(self._asking.problem.tensors)))
+            return Fault("output-alone", everything, np.inf, raised=pull.raised)
+        found, expected = self._asking.read(pull), self._plain(alone)
+        if found is None or expected is None:
+            return None
+        apart = self.rounding.apart(found, expected)
+        return Fault("output-alone", tuple(apart), max(apart.values())) if apart else None
 
     def _in_layout(self, layout: str, *, fresh: bool) -> Fault | None:
         pull = self._fresh(self._weights, layout) if fresh else self._ask(self._weights, layout)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gradvitals.frameworks.problem import Tensor
 from gradvitals.gradients.asking import Fault
+from gradvitals.gradients.measure_inside import Inside
 from gradvitals.gradients.measure_precision import measure_precision
 from gradvitals.gradients.measure_structure import Structure
 from gradvitals.gradients.mistakes import Mistake
@@ -47,6 +48,7 @@ _RAISING = {
     "cotangent-expanded": ("raises-on-expanded", Severity.ERROR),
     "nonzero-at-zero": ("raises-at-zero", Severity.ERROR),
     "not-linear": ("raises-on-multiple", Severity.ERROR),
+    "output-alone": ("raises-on-one-output", Severity.ERROR),
     "input-strides": ("raises-on-strided-inputs", Severity.WARNING),
 }
 #: The dtypes of which coarser computation is looked for, and their unit roundoff.
@@ -89,18 +91,31 @@ def with_structure(
         elif fault.kind == "forward-reverse-differ":  # where slopes contradict reverse mode, that is the finding
             paths = tuple(path for path in paths if path not in _wrong(found))
         if paths:
-            facts: dict[str, Fact] = {
-                "tensors": paths,
-                "likely": fault.kind,
-                "relative_error": fault.relative,
-                "layouts": fault.layouts,
-            }
-            found.append(Finding("G101", GRADIENT_WRONG.severity, Site(paths[0]), facts))
+            found.append(_wrong_by(fault, paths))
     if structure.spread > 0 and not any(finding.code == "G105" for finding in found):
         severity = Severity.UNRESOLVED if structure.spread > sensitivity else NOT_DETERMINISTIC.severity
         found.append(Finding("G105", severity, Site("output"), {"spread": structure.spread, "likely": "gradient"}))
     found += judge_precision(tensors, measured, lowered)
     return tuple(sorted(found, key=lambda finding: -finding.severity))
+
+
+def judge_structure_inside(inside: Sequence[Inside]) -> tuple[Finding, ...]:
+    """Findings of layers that were asked by themselves; layers that hold the same functions make one."""
+    found: dict[tuple[object, ...], Finding] = {}
+    for layer in inside:
+        for fault in layer.structure.faults:
+            paths = tuple(layer.tensors[at].path for at in fault.tensors)
+            if fault.raised or fault.kind in _FRAGILE:
+                finding = _fragile(fault, paths, shares_cotangents=layer.structure.shares_cotangents)
+                finding = replace(finding, site=Site(layer.path))
+            else:
+                finding = _wrong_by(fault, paths)
+            key = (layer.functions, finding.code, finding.evidence["likely"])
+            homes = (*(found[key].evidence["at_fault"] if key in found else ()), layer.path)  # type: ignore[misc]
+            facts: dict[str, Fact] = {"at_fault": homes, "kind": layer.kind, "functions": layer.functions}
+            finding = found.get(key, finding)
+            found[key] = replace(finding, evidence={**finding.evidence, **facts})
+    return tuple(found.values())
 
 
 def with_statuses(measured: Measurement, structure: Structure) -> Measurement:
@@ -178,6 +193,16 @@ def _fragile(fault: Fault, paths: tuple[str, ...], *, shares_cotangents: bool) -
         "raised": fault.raised,
     }
     return Finding("G110", severity, Site("output"), facts)
+
+
+def _wrong_by(fault: Fault, paths: tuple[str, ...]) -> Finding:
+    facts: dict[str, Fact] = {
+        "tensors": paths,
+        "likely": fault.kind,
+        "relative_error": fault.relative,
+        "layouts": fault.layouts,
+    }
+    return Finding("G101", GRADIENT_WRONG.severity, Site(paths[0]), facts)
 
 
 def _explained(

@@ -7,7 +7,6 @@ be resolved in company are examined again without the strong ones.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -22,6 +21,7 @@ from gradvitals.gradients.measure_lines import SUSPECT_AT, Line, confirmed, meas
 from gradvitals.gradients.measure_rays import Ray
 from gradvitals.gradients.mistakes import recognise
 from gradvitals.gradients.outcome import Outcome
+from gradvitals.maths.detection import detectable
 from gradvitals.maths.differences import MEDIAN_TO_STD, ladder_for
 
 #: Random directions per group of tensors: so many at least and at most. With normal directions what is missing is
@@ -37,8 +37,6 @@ _FARTHER = 8.0
 _FINE = 1e-12
 #: So many at most where what is open can be asked in float64.
 _MOST_IN_A_HURRY = 6
-#: The chance of overlooking an error as large as the stated resolution.
-OVERLOOK = 0.005
 #: No further direction is asked for when this share of the sensitivity is resolved; nor, when the usual number of
 #: points is spent, at that one.
 _AMPLE, _ENOUGH = 0.02, 0.2
@@ -46,7 +44,7 @@ _AMPLE, _ENOUGH = 0.02, 0.2
 _ENOUGH_EXACTLY = 0.9
 #: Points that a check of something sound takes, forward passes of the backward ones included.
 USUAL_POINTS = 52
-#: Of so few tensors each gets a line of its own.
+#: Of so few tensors each gets a line of its own, and entries that are shown.
 _FEW_TENSORS = 4
 #: A line has shown enough when its bar is this share of what is asked for.
 _WELL_WITHIN, _WELL_WITHIN_16_BIT = 0.03, 0.3
@@ -54,12 +52,16 @@ _WELL_WITHIN, _WELL_WITHIN_16_BIT = 0.03, 0.3
 _NOTHING = 1e-30
 #: Normal directions are cut here, so that no entry is moved absurdly far.
 _FARTHEST = 4.0
-#: Relative to the widest of several bars, smaller errors aren't looked for.
-_LEAST_DETECTABLE = 1e-15
 #: A gradient that differs by so many unit roundoffs at a neighbour has crossed a kink.
 _COARSELY = 32.0
 #: Outputs are left out when kinks make up this share of a line's error (of its square).
 _MOSTLY_KINKS = 0.25
+#: At a glance: two steps of float64's ladder, so short that kinks hardly lie within. There a smooth function leaves a
+#: relative error of 1e-9, and one that is computed in float32 inside one of 0.1: more than the second number isn't
+#: clear.
+_GLANCE, _CLEAR = ladder_for(2.0**-53).part(8, 2), 1e-6
+#: There tensors that change F little may be moved so many times farther: 1e-4 of their size at most.
+_FARTHER_AT_A_GLANCE = 64.0
 
 
 class Search:
@@ -124,15 +126,38 @@ class Search:
             self.examine(group[:half], farther=farther)
             self.examine(group[half:], farther=farther)
             return
+        resolved = self._resolved(lines, group, reach)
         for at in group:
             self._lines[at] = lines
-            self._resolution[at] = self._resolved(lines, at, group, reach)
+            self._resolution[at] = resolved[at]
             if wrong:
                 self._status[at] = "wrong"
             elif self._resolution[at] <= self.sensitivity:
                 self._status[at] = "right"
             else:
                 self._status[at] = "unresolved"
+
+    def glance(self, group: Sequence[int]) -> bool:
+        """Settle a group by a few steps along two directions, where these leave nothing open; whether they did."""
+        reach = self._reaches(group, _FARTHER_AT_A_GLANCE)
+        directions = [
+            {at: reach[at] * self._normal(self.problem.tensors[at].size) for at in group}
+            for _ in range(LEAST_DIRECTIONS)
+        ]
+        lines = [line for _, line in measure_rays(self.problem, self.base, directions, _GLANCE)]
+        material = self._material(group, reach)
+        usual = max(reach[at] * self.base.size(at) for at in group)
+        if any(line.suspect(material) or not line.bar <= _CLEAR * usual for line in lines):
+            return False
+        # Two steps tell noise only roughly: what is missing counts as an error, so that the resolution stays true.
+        lines = [line.widened(abs(line.missing)) for line in lines]
+        resolved = self._resolved(lines, group, reach)
+        if not usual or max(resolved.values()) > _ENOUGH_EXACTLY * self.sensitivity:
+            return False
+        self._lines = dict.fromkeys(group, lines)
+        self._resolution = resolved
+        self._status = dict.fromkeys(group, "right")
+        return True
 
     def examine_alone(self, group: Sequence[int]) -> None:
         """Examine again, without the strong ones, those tensors that are too weak to be resolved in company."""
@@ -199,8 +224,11 @@ class Search:
         """Entries of one tensor: the pattern of what is wrong, or a few of a right one for the reader."""
         lines, wrong = self._lines[at], self._status[at] == "wrong"
         rung = int(np.median([line.rung for line in lines])) if lines else 0
-        left = USUAL_POINTS - self.problem.count.points
-        allowed = left // (self._cost() * max(1, len(self.problem.tensors) - at)) if not wrong else 0
+        count = len(self.problem.tensors)
+        left = USUAL_POINTS - self.problem.count.points if count <= _FEW_TENSORS else 0
+        allowed = left // (self._cost() * max(1, count - at)) if not wrong else 0
+        if not wrong and allowed <= 0:
+            return (), False
         try:
             return measure_entries(
                 self.problem, self.base, at, self._rng, rung=rung, wrong=wrong, allowed=allowed, closely=closely
@@ -257,7 +285,7 @@ class Search:
         return judged
 
     def _has_seen_enough(self, lines: Sequence[Line], group: Sequence[int], reach: Mapping[int, float]) -> bool:
-        worst = max(self._resolved(lines, at, group, reach) for at in group)
+        worst = max(self._resolved(lines, group, reach).values())
         spent = self.problem.count.points + self._cost() > USUAL_POINTS
         exactly = self.base.gradient_roundoff <= _FINE
         share = _AMPLE if not spent else 1.0 if self._is_coarse else _ENOUGH
@@ -266,7 +294,7 @@ class Search:
             return True
         # Noise is the same along all lines: when the best one is too coarse, more of them won't do.
         best = min(lines, key=lambda line: line.bar)
-        return self._resolved([best] * self._most, group[0], group, reach) > self.sensitivity
+        return self._resolved([best] * self._most, group, reach)[group[0]] > self.sensitivity
 
     def _leaves_out_kinks(
         self, rays: Sequence[Ray], line: Line, group: Sequence[int], reach: Mapping[int, float]
@@ -291,7 +319,7 @@ class Search:
 
     def _needed(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
         """What a line may miss without another step being asked for."""
-        usual = float(np.median([reach[at] * float(np.linalg.norm(self.base.gradients[at])) for at in group]))
+        usual = float(np.median([reach[at] * self.base.size(at) for at in group]))
         share = _WELL_WITHIN_16_BIT if self._is_coarse else _WELL_WITHIN
         return max(share * self.sensitivity * usual, self._material(group, reach))
 
@@ -300,19 +328,20 @@ class Search:
         start, stop = ladder_for(self.base.roundoff).middle
         return 2 * (stop - start)
 
-    def _resolved(self, lines: Sequence[Line], at: int, group: Sequence[int], reach: Mapping[int, float]) -> float:
-        """The relative error of one tensor that the lines would have shown."""
+    def _resolved(self, lines: Sequence[Line], group: Sequence[int], reach: Mapping[int, float]) -> dict[int, float]:
+        """The relative error of each tensor that the lines would have shown."""
         material = self._material(group, reach)
         caught = detectable([max(line.bar, material) for line in lines])
-        return self._relative(caught, reach[at] * self.base.strength(at) / self.base.scales[at], at)
+        return {at: self._relative(caught, reach[at] * self.base.size(at), at) for at in group}
 
     def _reaches(self, group: Sequence[int], most: float = 1.0) -> dict[int, float]:
         """How far each tensor is moved: its own scale, less for those that contribute more than the median one; up to
         ``most`` times it for those that contribute less than the strongest of all.
         """
         base = self.base
-        strengths = [base.strength(at) for at in (group if most == 1.0 else range(len(base.points)))]
-        positive = [strength for strength in strengths if strength > 0]
+        positive = [
+            base.strength(at) for at in (group if most == 1.0 else range(len(base.points))) if base.strength(at) > 0
+        ]
         usual = float(np.median(positive) if most == 1.0 else max(positive)) if positive else 0.0
         return {
             at: base.scales[at] * (min(most, usual / base.strength(at)) if base.strength(at) > 0 else 1.0)
@@ -321,7 +350,7 @@ class Search:
 
     def _material(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
         base = self.base
-        contributions = [reach[at] * float(np.linalg.norm(base.gradients[at])) for at in group]
+        contributions = [reach[at] * base.size(at) for at in group]
         return base.material * math.sqrt(sum(c * c for c in contributions))
 
     def _resolvable_alone(self, at: int) -> bool:
@@ -340,7 +369,7 @@ class Search:
         """
         own = self.base.gradients[at]
         rounding = float(np.linalg.norm(self.base.gradient_errors[at]))
-        is_zero = float(np.linalg.norm(own)) <= ZERO_WITHIN * rounding
+        is_zero = self.base.size(at) <= ZERO_WITHIN * rounding
         size = self._reference if is_zero else contribution
         if size == 0:  # function and gradient are zero: so is what could be missing, but for numbers that are too small
             return 0.0 if caught < _NOTHING or not own.any() else math.inf
@@ -348,43 +377,6 @@ class Search:
 
     def _normal(self, size: int) -> Array:
         return np.clip(self._rng.standard_normal(size), -_FARTHEST, _FARTHEST)
-
-
-def detectable(bars: Sequence[float]) -> float:
-    """The size of an error that at least one of several random lines shows with probability 99.5 %.
-
-    Along a normal direction an error of size ρ is missing as N(0, ρ²), and is overlooked when that stays below the
-    line's bar. Solves Π P(|N(0, ρ²)| < barₖ) = 0.005 for ρ.
-
-    Parameters
-    ----------
-    bars : sequence of float
-        What must be exceeded along each line.
-
-    Examples
-    --------
-    >>> round(detectable((1.0,) * 6), 2)
-    1.84
-
-    """
-    return _detectable(tuple(bars))
-
-
-@functools.lru_cache(maxsize=64)  # all tensors of a group ask for the same
-def _detectable(bars: tuple[float, ...]) -> float:
-    finite = [bar for bar in bars if math.isfinite(bar)]
-    if not finite:
-        return math.inf
-    unit = max(finite)
-    if unit == 0:
-        return 0.0
-    relative = [bar / unit for bar in finite]
-    low, high = _LEAST_DETECTABLE, 1e6
-    for _ in range(80):
-        middle = math.sqrt(low * high)
-        overlooked = math.prod(math.erf(bar / (middle * math.sqrt(2))) for bar in relative)
-        low, high = (middle, high) if overlooked > OVERLOOK else (low, middle)
-    return high * unit
 
 
 def _relative_error(lines: Sequence[Line]) -> tuple[float, float]:

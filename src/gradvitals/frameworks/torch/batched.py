@@ -17,7 +17,7 @@ import torch
 from gradvitals.frameworks.problem import Array
 from gradvitals.frameworks.torch.behind import modules_behind
 from gradvitals.frameworks.torch.masks import SameMasks
-from gradvitals.frameworks.torch.work import Work, watched
+from gradvitals.frameworks.torch.work import LEAST_POINTS, Work, watched
 from gradvitals.vocabulary.errors import ModelError
 
 #: Points in one run at most: chunks of 64 to 256 were the fastest on an MLP, a conv net and a transformer block.
@@ -100,13 +100,13 @@ class Batch:
 
     def _batched(self, points: Sequence[Mapping[int, Array]], moved: frozenset[int], size: int) -> list[Array]:
         """Rows of the first points, as many as could be had in runs of several points."""
-        if self.reason or not moved or len(points) < 2 or moved in self._blocked:
+        if self.reason or not moved or len(points) < LEAST_POINTS or moved in self._blocked:
             return []
         plain = None
         if self._work is None:
             with watched() as self._work:
                 plain = self._alone(points[0], size)
-        if not self._work.batching_pays(len(points)):
+        if not self._work.batching_pays:
             return [] if plain is None else [plain]
         compare = moved not in self._compared and (len(points) >= _COMPARED_FROM or not self._compared)
         found: list[Array] = []

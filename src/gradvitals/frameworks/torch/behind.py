@@ -31,7 +31,8 @@ def generators_behind(*functions: Any) -> list[torch.Generator]:
     """The random generators that callables hold, or modules among or behind them."""
     owned = [value for _, root in modules_behind(*functions) for module in root.modules() for value in _held(module)]
     found = [*(generator for _, generator in _behind(functions, torch.Generator)), *owned]
-    return list({id(item): item for item in found if isinstance(item, torch.Generator)}.values())
+    # isinstance() asks torch.Generator's metaclass, in Python, which is slow for every attribute of every module.
+    return list({id(item): item for item in found if torch.Generator in type(item).__mro__}.values())
 
 
 def _held(module: torch.nn.Module) -> list[Any]:

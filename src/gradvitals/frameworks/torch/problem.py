@@ -29,11 +29,11 @@ from gradvitals.frameworks.torch.entries import (
     snapshot,
     unit_roundoff,
     wider,
-    write,
 )
 from gradvitals.frameworks.torch.inputs import validate
 from gradvitals.frameworks.torch.layouts import LAYOUTS
 from gradvitals.frameworks.torch.leaves import LeafSweep, leaf_sweeps
+from gradvitals.frameworks.torch.memory import Memory
 from gradvitals.frameworks.torch.objective import Objective
 from gradvitals.frameworks.torch.replay import Replay
 from gradvitals.frameworks.torch.resend import TorchPullback, made_ready
@@ -73,6 +73,7 @@ class TorchProblem:
     """
 
     layouts = LAYOUTS
+    sends_alone = True
     #: Autograd hands one cotangent to every branch behind a sum.
     shares_cotangents = True
 
@@ -94,7 +95,8 @@ class TorchProblem:
         self._keys = list(self._base)
         rounding = _autocast_roundoff([tensor.device.type for tensor in self._base.values()])
         self.tensors = tuple(described(path, role, base, rounding) for (role, path), base in self._base.items())
-        self._in_place = written_in_place([tensor for key, tensor in self._own.items() if key[0] == "parameter"])
+        in_place = written_in_place([tensor for key, tensor in self._own.items() if key[0] == "parameter"])
+        self._memory = {key: Memory(t, self._base[key]) for key, t in self._own.items() if id(t) in in_place}
         self._widest: dict[int, torch.Tensor] = {}
         self.surrogates = Surrogates(modules)
         self._call = f"{case.subject}()"
@@ -102,19 +104,23 @@ class TorchProblem:
         self._outputs: list[torch.Tensor] = []
         self._paths: tuple[str, ...] = ()
         self._operations: tuple[str, ...] = ()
+        self._hand_written: tuple[str, ...] | None = None
+        self._first: Array | None = None
         self.objective = "random"
         self.roundoff = max(tensor.roundoff for tensor in self.tensors)
         self.wide = False
         self._batch = Batch(self, case.model, case.loss)
         inputs = [tensor for _, tensor in self._arguments.tensors()]
         self.sample_sizes = tuple(dict.fromkeys(int(t.shape[0]) for t in inputs if t.ndim >= 2))
-        self._size = self.value({}).size
+        first = self.value({})
+        self._size = first.size
         self._native_outputs = self._outputs
         if self.objective != "random":
             sizes = [t.numel() for t in inputs if t.is_floating_point()]
             self.sample_sizes = tuple(dict.fromkeys((*self.sample_sizes, *sizes)))
         if len(self._outputs) > 1:
             self._leave_out_constants()
+        self._first = first if first.size == self._size else None
 
     def _is_narrow(self) -> bool:
         return any(wider(base.dtype) != base.dtype for base in self._base.values())
@@ -138,7 +144,7 @@ class TorchProblem:
             return None
         native = self.value({})
         shadow = copy.copy(self)
-        shadow.wide = True
+        shadow.wide, shadow._first = True, None  # noqa: SLF001 - it is of this class
         shadow._widest = {  # noqa: SLF001 - it is of this class
             at: copied(tensor, wide=True).requires_grad_(tensor.requires_grad)
             for at, tensor in self._places.tensors.items()
@@ -170,6 +176,9 @@ class TorchProblem:
         return flat(moved_to(base, values))
 
     def value(self, moved: Mapping[int, Array]) -> Array:
+        if not moved and self._first is not None:  # what opening the problem took
+            first, self._first = self._first, None
+            return first
         with torch.no_grad():
             if self.wide:
                 self._outputs = self._run(self._widened(moved), wide=True)
@@ -227,8 +236,10 @@ class TorchProblem:
         return tuple((path, tuple(value.shape)) for path, value in given if isinstance(value, torch.Tensor))
 
     def hand_written(self) -> tuple[str, ...]:
-        with torch.enable_grad(), self._placed({}, differentiable=True) as point:
-            return custom_functions(self._run(point), self._own)
+        if self._hand_written is None:
+            with torch.enable_grad(), self._placed({}, differentiable=True) as point:
+                self._hand_written = custom_functions(self._run(point), self._own)
+        return self._hand_written
 
     @property
     def output_dtypes(self) -> tuple[torch.dtype, ...]:
@@ -241,7 +252,8 @@ class TorchProblem:
 
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
         with self.recorded(moved or {}, wide=False) as (starts, outputs):
-            self._operations = self._operations or operations(outputs)
+            if self._hand_written is None:
+                self._operations, self._hand_written = operations(outputs), custom_functions(outputs, self._own)
             return self._pulled_back(outputs, cotangent, starts)
 
     def pullback(
@@ -323,23 +335,22 @@ class TorchProblem:
     def _placed(self, moved: Mapping[int, Array], *, differentiable: bool = False) -> Iterator[dict[Key, torch.Tensor]]:
         """The tensors at a point: the model's own parameters, moved in place for a while, and copies of inputs."""
         elsewhere = {self._keys[at]: values for at, values in moved.items()}
-        point, written = dict[Key, torch.Tensor](), list[Key]()
+        point, written = dict[Key, torch.Tensor](), list[Memory]()
         try:
             for key, base in self._base.items():
-                own = self._own[key]
-                if key[0] == "parameter" and (key not in elsewhere or id(own) in self._in_place):
+                if key[0] == "parameter" and (key not in elsewhere or key in self._memory):
                     if key in elsewhere:
-                        written.append(key)
-                        write(own, elsewhere[key])
-                    point[key] = own
+                        written.append(self._memory[key])
+                        written[-1].write(elsewhere[key])
+                    point[key] = self._own[key]
                 else:
                     point[key] = moved_to(base, elsewhere[key]) if key in elsewhere else snapshot(base)
                     if differentiable:
                         point[key].requires_grad_()
             yield point
         finally:
-            for key in written:
-                self._own[key].data.copy_(self._base[key])
+            for memory in written:
+                memory.restore()
 
     def _widened(self, moved: Mapping[int, Array]) -> dict[Key, torch.Tensor]:
         """Copies of all tensors in float64, some of them moved."""

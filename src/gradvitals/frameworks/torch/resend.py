@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.problem import Array, Gradient, Tensor
-from gradvitals.frameworks.pullback import Pull
+from gradvitals.frameworks.pullback import ALONE, Pull
 from gradvitals.frameworks.torch.entries import flat, moved_to
 from gradvitals.frameworks.torch.layouts import laid_out, with_equal_rows
 from gradvitals.frameworks.torch.pullback import pulled_back, split
@@ -55,14 +55,19 @@ class TorchPullback:
         self.own_forward_mode = any(_has_forward_mode(node) for node in own)
 
     def send(self, cotangent: Array, layout: str = "plain") -> Pull:
+        outputs, wanted = self._outputs, split(cotangent, self._outputs)
+        if layout == ALONE:
+            used = [part.any() for part in wanted]
+            outputs = [output for output, is_used in zip(outputs, used, strict=True) if is_used]
+            wanted = [part for part, is_used in zip(wanted, used, strict=True) if is_used]
         parts = [
             laid_out(moved_to(output.detach(), part).contiguous(), layout)
-            for output, part in zip(self._outputs, split(cotangent, self._outputs), strict=True)
+            for output, part in zip(outputs, wanted, strict=True)
         ]
         before = [part.clone() for part in parts]
         sent = np.concatenate([flat(part) for part in before])
         try:
-            found = pulled_back(self._outputs, parts, self._leaves, [self._tensors[at] for at in self._wanted])
+            found = pulled_back(outputs, parts, self._leaves, [self._tensors[at] for at in self._wanted])
         except Exception as error:  # noqa: BLE001 - whatever a backward pass raises is what is looked for here
             return Pull(
                 (), sent, raised=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}"
