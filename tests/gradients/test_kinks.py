@@ -101,7 +101,7 @@ def test_the_budget_caps_evaluations_and_leaves_the_rest_unresolved():
         calls.append(None)
         return x.sin()
 
-    report = gv.check(function, points(zeros=0), budget=12)
+    report = gv.check(function, points(zeros=0), budget=8)
     assert report.cost["forwards"] <= 12
     assert report.verdict is Verdict.INCONCLUSIVE
 

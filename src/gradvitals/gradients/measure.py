@@ -74,7 +74,7 @@ def measure(
     count = Count(USUAL_POINTS, progress, budget)
     counted = Counted(shadow or problem, count)
     rng = np.random.default_rng(seed)
-    value = again = counted.value({})
+    value = again = counted.start()
     with contextlib.suppress(BudgetSpent):
         again = counted.value({})
     if value.size == 0:
@@ -84,7 +84,7 @@ def measure(
     finite = bool(np.isfinite(value).all())
     if finite and spread == 0 and counted.roundoff <= _EXACT:
         with contextlib.suppress(BudgetSpent):
-            found = _at_a_glance(counted, value, sensitivity, rng)
+            found = _at_a_glance(counted, value, sensitivity, np.random.default_rng((seed, 1)))
             if found is not None:
                 return found
     around = None

@@ -30,6 +30,7 @@ from gradvitals.frameworks.torch.entries import (
     unit_roundoff,
     wider,
 )
+from gradvitals.frameworks.torch.inner_gradients import InnerGradients
 from gradvitals.frameworks.torch.inputs import validate
 from gradvitals.frameworks.torch.layouts import LAYOUTS
 from gradvitals.frameworks.torch.leaves import LeafSweep, leaf_sweeps
@@ -105,22 +106,32 @@ class TorchProblem:
         self._paths: tuple[str, ...] = ()
         self._operations: tuple[str, ...] = ()
         self._hand_written: tuple[str, ...] | None = None
-        self._first: Array | None = None
         self.objective = "random"
         self.roundoff = max(tensor.roundoff for tensor in self.tensors)
         self.wide = False
         self._batch = Batch(self, case.model, case.loss)
         inputs = [tensor for _, tensor in self._arguments.tensors()]
         self.sample_sizes = tuple(dict.fromkeys(int(t.shape[0]) for t in inputs if t.ndim >= 2))
-        first = self.value({})
-        self._size = first.size
+        self._inner = InnerGradients()
+        #: F at the point, as it was found on opening.
+        self.start = self._first_value()
+        self._size = self.start.size
         self._native_outputs = self._outputs
         if self.objective != "random":
             sizes = [t.numel() for t in inputs if t.is_floating_point()]
             self.sample_sizes = tuple(dict.fromkeys((*self.sample_sizes, *sizes)))
         if len(self._outputs) > 1:
             self._leave_out_constants()
-        self._first = first if first.size == self._size else None
+
+    def _first_value(self) -> Array:
+        """F at the point; where the code takes gradients of its own, it is evaluated so that it can."""
+        try:
+            return self.value({})
+        except ModelError as error:
+            if not self._inner.are_wanted(error):
+                raise
+        self._batch.reason = "takes-gradients"
+        return self.value({})
 
     def _is_narrow(self) -> bool:
         return any(wider(base.dtype) != base.dtype for base in self._base.values())
@@ -128,10 +139,11 @@ class TorchProblem:
     def _leave_out_constants(self) -> None:
         """Outputs that no gradient can come back from, beside others, aren't differentiated: counts, statistics."""
         with torch.enable_grad(), self._placed({}, differentiable=True) as point:
-            outputs = self._run(point)
+            outputs = self._run(point, recording=True)
         constant = [path for path, output in zip(self._paths, outputs, strict=True) if not output.requires_grad]
         if len(constant) < len(outputs) and self._objective.leave_out(constant):
-            self._size = self.value({}).size
+            self.start = self.value({})
+            self._size = self.start.size
             self._native_outputs = self._outputs
 
     @property
@@ -144,7 +156,7 @@ class TorchProblem:
             return None
         native = self.value({})
         shadow = copy.copy(self)
-        shadow.wide, shadow._first = True, None  # noqa: SLF001 - it is of this class
+        shadow.wide = True
         shadow._widest = {  # noqa: SLF001 - it is of this class
             at: copied(tensor, wide=True).requires_grad_(tensor.requires_grad)
             for at, tensor in self._places.tensors.items()
@@ -159,8 +171,8 @@ class TorchProblem:
     def gives(self, native: Array, roundoff: float) -> bool:
         """Whether evaluations are in float64 throughout and give the value that was computed natively."""
         try:
-            with torch.no_grad():
-                self._outputs = self._run(self._widened({}), wide=True, watched=self._widest)
+            with self._inner.allowed():
+                self._outputs = self._run(self._inner.leaves(self._widened({})), wide=True, watched=self._widest)
             same = agree(np.concatenate([flat(output) for output in self._outputs]), native, roundoff)
         except (ModelError, InputError):  # a kernel for one dtype, a constant of another
             return False
@@ -176,14 +188,11 @@ class TorchProblem:
         return flat(moved_to(base, values))
 
     def value(self, moved: Mapping[int, Array]) -> Array:
-        if not moved and self._first is not None:  # what opening the problem took
-            first, self._first = self._first, None
-            return first
-        with torch.no_grad():
+        with self._inner.allowed():
             if self.wide:
-                self._outputs = self._run(self._widened(moved), wide=True)
+                self._outputs = self._run(self._inner.leaves(self._widened(moved)), wide=True)
             else:
-                with self._placed(moved) as point:
+                with self._placed(moved, differentiable=self._inner.wanted) as point:
                     self._outputs = self._run(point)
         return np.concatenate([flat(output) for output in self._outputs])
 
@@ -238,7 +247,7 @@ class TorchProblem:
     def hand_written(self) -> tuple[str, ...]:
         if self._hand_written is None:
             with torch.enable_grad(), self._placed({}, differentiable=True) as point:
-                self._hand_written = custom_functions(self._run(point), self._own)
+                self._hand_written = custom_functions(self._run(point, recording=True), self._own)
         return self._hand_written
 
     @property
@@ -267,7 +276,8 @@ class TorchProblem:
         """A forward pass that takes several cotangents back."""
         with torch.enable_grad(), self._placed(moved or {}) as point:
             starts, handed = made_ready(point, layout, shared, only)
-            return TorchPullback(self._run(handed), starts, self.tensors, draws=self._replay.has_drawn())
+            outputs = self._run(handed, recording=True)
+            return TorchPullback(outputs, starts, self.tensors, draws=self._replay.has_drawn())
 
     def lowered_precision(self) -> tuple[str, ...]:
         """The settings in force that make it compute with fewer digits than its dtypes have."""
@@ -290,14 +300,14 @@ class TorchProblem:
         with torch.enable_grad():
             if not wide:
                 with self._placed(moved, differentiable=True) as point:
-                    yield list(point.values()), self._run(point)
+                    yield list(point.values()), self._run(point, recording=True)
                 return
             point = {key: tensor.requires_grad_() for key, tensor in self._widened(moved).items()}
             for key, tensor in point.items():
                 if key[0] == "parameter":  # hooks on a parameter are part of its backward pass
                     for hook in (self._own[key]._backward_hooks or {}).values():  # noqa: SLF001
                         tensor.register_hook(hook)  # type: ignore[no-untyped-call]
-            outputs = self._run(point, wide=True)
+            outputs = self._run(point, wide=True, recording=True)
             with self._in_float64():
                 yield list(point.values()), outputs
 
@@ -365,11 +375,17 @@ class TorchProblem:
         return in_float64(real_dtype(coarsest.dtype))
 
     def _run(
-        self, point: Mapping[Key, torch.Tensor], *, wide: bool = False, watched: Collection[int] = ()
+        self,
+        point: Mapping[Key, torch.Tensor],
+        *,
+        wide: bool = False,
+        watched: Collection[int] = (),
+        recording: bool = False,
     ) -> list[torch.Tensor]:
         """Outputs at a point, or the one scalar that they become; the random state is that of the start.
 
-        Replaced tensors that are ``watched``, by their ids, mustn't be used from anywhere else.
+        Replaced tensors that are ``watched``, by their ids, mustn't be used from anywhere else. A run that is
+        ``recording`` is differentiated: in it surrogates are what they are.
         """
         inputs = {path: tensor for (role, path), tensor in point.items() if role == "input"}
         others = {
@@ -381,7 +397,7 @@ class TorchProblem:
         if wide:
             moving = {at: copied(self._places.tensors[at], wide=True) for at in self._widest if self._moves(at)}
             others = {**self._widest, **moving, **others}
-        meant = self.surrogates.at_work(differentiating=torch.is_grad_enabled())
+        meant = self.surrogates.at_work(differentiating=recording)
         around: contextlib.AbstractContextManager[Any] = _AS_IT_IS
         if others or wide:  # most evaluations need none of it, and entering it takes longer than a small function
             around = self._replaced(others, watched, wide=wide)
