@@ -39,7 +39,7 @@ _DISTRUST_WIDE = 10.0
 _MOST_IF_COARSE, _COARSE = 0.1, 2.0**-16
 #: Unit roundoff below which there is nothing finer to ask.
 _EXACT = 1e-12
-#: Of many wrong tensors, so many at either end are looked at closely; the others mostly inherit.
+#: Of several wrong tensors, so many at either end are looked at closely, of many only one: the others mostly inherit.
 _LOOKED_AT = 3
 
 
@@ -101,6 +101,7 @@ def measure(
     in_a_hurry = precision == "auto" and base.roundoff > _EXACT
     search = Search(counted, base, sensitivity, rng, patient=not in_a_hurry)
     judged = [at for at, gradient in enumerate(gradients) if _can_be_judged(gradient)]
+    search.bisects = not in_a_hurry
     search.examine(judged)
     search.look_closer(judged)
     searches = dict.fromkeys(judged, search)
@@ -110,7 +111,7 @@ def measure(
         with contextlib.suppress(BudgetSpent):
             searches |= _in_shadow(Counted(shadow, count), search, searches, auto=precision == "auto", rng=rng)
     if precision != "auto" or shadow is None:
-        search.patient = True
+        search.patient = search.bisects = True
         if in_a_hurry:
             search.examine(_open(searches))
         search.examine_alone(judged)
@@ -118,7 +119,8 @@ def measure(
     searches |= beside
     wrong, unknown = (Outcome(status, math.nan, math.nan, math.nan, math.nan) for status in ("wrong", "unresolved"))
     wrong_ones = [at for at in judged if searches[at].status(at) == "wrong"]
-    close = {*wrong_ones[:_LOOKED_AT], *wrong_ones[-_LOOKED_AT:]}  # first and last: the mistake lies at an end
+    ends = _LOOKED_AT if len(wrong_ones) <= 2 * _LOOKED_AT else 1
+    close = {*wrong_ones[:ends], *wrong_ones[-ends:]}  # first and last: the mistake lies at an end
     outcomes = tuple(
         _outcome(searches[at], search.base, at, closely=at in close)
         if at in judged

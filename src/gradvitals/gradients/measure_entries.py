@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,15 @@ import numpy as np
 
 from gradvitals.frameworks.problem import Array, Problem
 from gradvitals.gradients.measure_base import Base
-from gradvitals.gradients.measure_lines import Line, confirmed, measure_line, measure_rays
+from gradvitals.gradients.measure_lines import (
+    EXACT,
+    SHORT,
+    SHORT_AGAIN,
+    Line,
+    confirmed,
+    measure_line,
+    measure_rays,
+)
 from gradvitals.maths.differences import Ladder, ladder_for
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
@@ -125,10 +134,22 @@ def _measured(problem: Problem, base: Base, at: int, indices: NDArray[np.int64],
             unit = np.zeros(size)
             unit[index] = scale
             units.append({at: unit})
-        lines = [line for _, line in measure_rays(problem, base, units, ladder)]
+        lines = _lines(problem, base, units, ladder)
         for index, line in zip(indices[start : start + block], lines, strict=True):
             entries.append(_judged(problem, base, at, int(index), line, entries))
     return entries
+
+
+def _lines(problem: Problem, base: Base, units: Sequence[Mapping[int, Array]], ladder: Ladder) -> list[Line]:
+    """Along each of some directions; in float64 by few steps, where these do."""
+    if base.roundoff > EXACT:
+        return [line for _, line in measure_rays(problem, base, units, ladder)]
+    lines = [line for _, line in measure_rays(problem, base, units, SHORT)]
+    unclear = [at for at, line in enumerate(lines) if not line.is_clear]
+    again = measure_rays(problem, base, [units[at] for at in unclear], ladder) if unclear else []
+    for at, (_, line) in zip(unclear, again, strict=True):
+        lines[at] = line
+    return lines
 
 
 def _judged(problem: Problem, base: Base, at: int, index: int, line: Line, before: list[Entry]) -> Entry:
@@ -142,7 +163,8 @@ def _judged(problem: Problem, base: Base, at: int, index: int, line: Line, befor
         return Entry(index, scale, line, wrong=False)
     suspected = [entry for entry in before if entry.suspected]
     is_usual = len(suspected) >= _TRUSTED_AFTER and all(entry.wrong for entry in suspected)
-    wrong = is_usual or confirmed(problem, base, line, material)
+    ladders = SHORT_AGAIN if base.roundoff <= EXACT and line.is_clear else None
+    wrong = is_usual or confirmed(problem, base, line, material, ladders)
     return Entry(index, scale, line, wrong=wrong, suspected=True)
 
 

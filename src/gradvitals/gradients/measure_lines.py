@@ -35,6 +35,11 @@ _COARSE = 1e-4
 #: The ladders on which a suspicion must repeat itself begin at these multiples of the finest step: other steps meet
 #: other rounding errors.
 CONFIRM_FROM = (3, 5)
+#: In float64 two steps mostly do, so short that kinks hardly lie within. There a smooth function leaves a relative
+#: error of 1e-9, and one that is computed in float32 inside one of 0.1: more than ``CLEAR`` isn't clear.
+EXACT, SHORT, CLEAR = 1e-12, ladder_for(2.0**-53).part(8, 2), 1e-6
+#: What two steps show clearly is confirmed by two others on each of two other ladders.
+SHORT_AGAIN = tuple(ladder_for(2.0**-53).multiple(multiple).part(8, 2) for multiple in CONFIRM_FROM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,12 @@ class Line:
         """What must be exceeded to be suspect."""
         return self.suspect_at * self.error + self.slack
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether the measured slope's own error is next to nothing beside it."""
+        error = math.sqrt(max(self.error**2 - self.own**2, 0.0))
+        return self.suspect_at * error + self.slack <= CLEAR * max(abs(self.analytic), abs(self.numeric))
+
     def suspect(self, material: float) -> bool:
         """Whether the gradient is missing more than the bar and more than a material amount (both absolute)."""
         return math.isfinite(self.missing) and abs(self.missing) > max(self.bar, float(material))
@@ -110,11 +121,15 @@ def measure_line(
     direction : mapping of tensor number to flat array
         Displacement of each moved tensor at step 1.
     ladder : Ladder, optional
-        The steps; by the coarsest dtype when not given.
+        The steps; by the coarsest dtype when not given, in float64 two of them where these do.
     enough : float
         Where the middle of the ladder shows that no more than this is missing, the other steps are spared.
 
     """
+    if ladder is None and base.roundoff <= EXACT:
+        ((_, line),) = measure_rays(problem, base, [direction], SHORT)
+        if line.is_clear:
+            return line
     ((_, line),) = measure_rays(problem, base, [direction], ladder, enough=enough)
     return line
 
@@ -180,8 +195,10 @@ def read(base: Base, ray: Ray) -> Line:
     )
 
 
-def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool:
-    """Whether a suspicion repeats itself, by about the same amount, on two other ladders."""
+def confirmed(
+    problem: Problem, base: Base, line: Line, material: float, ladders: Sequence[Ladder] | None = None
+) -> bool:
+    """Whether a suspicion repeats itself, by about the same amount, on other ladders: two when none are given."""
     if line.analytic == 0 and (base.in_stairs or base.is_rough(line.numeric)):
         return False  # stairs have slope zero almost everywhere, which may be what is claimed (round, floor)
     if line.numeric == 0 and base.projected_noise == 0 and abs(line.analytic) < base.roundoff:
@@ -190,10 +207,9 @@ def confirmed(problem: Problem, base: Base, line: Line, material: float) -> bool
     doubt = sum(float(np.sum((doubts[at] * u) ** 2)) for at, u in line.direction.items())
     if abs(line.missing) <= max(SUSPECT_AT * math.sqrt(doubt), line.bar):
         return False  # at a neighbour, one unit in the last place away, the gradient differs by as much
-    ladder = ladder_for(base.roundoff)
     is_coarse = base.gradient_roundoff >= _COARSE
-    for multiple in CONFIRM_FROM:
-        steps = ladder.multiple(multiple).steps
+    for ladder in ladders or [ladder_for(base.roundoff).multiple(multiple) for multiple in CONFIRM_FROM]:
+        steps = ladder.steps
         # The long steps of 16-bit formats meet kinks without end: there what is missing must show at short ones.
         steps = steps[-_SHORT_STEPS:] if is_coarse else steps
         if len(steps) > _MANY_STEPS:  # those around the one that decided, the finest and coarsest add nothing

@@ -17,7 +17,17 @@ from gradvitals.gradients.counted import BudgetSpent, Counted
 from gradvitals.gradients.measure_base import ZERO_WITHIN, Base, with_gradients
 from gradvitals.gradients.measure_entries import Entry, measure_entries
 from gradvitals.gradients.measure_kinks import Kinks, bent_outputs, outside, without
-from gradvitals.gradients.measure_lines import SUSPECT_AT, Line, confirmed, measure_rays, read
+from gradvitals.gradients.measure_lines import (
+    CLEAR,
+    EXACT,
+    SHORT,
+    SHORT_AGAIN,
+    SUSPECT_AT,
+    Line,
+    confirmed,
+    measure_rays,
+    read,
+)
 from gradvitals.gradients.measure_rays import Ray
 from gradvitals.gradients.mistakes import recognise
 from gradvitals.gradients.outcome import Outcome
@@ -33,8 +43,6 @@ _MOST_IN_16_BIT, _COARSE = 24, 1e-4
 _OF_A_WRONG_ONE = 6
 #: In 16-bit formats, tensors too weak to be resolved are moved up to so many times farther.
 _FARTHER = 8.0
-#: In float64 what is resolved is far finer than what is asked for: two directions mostly do.
-_FINE = 1e-12
 #: So many at most where what is open can be asked in float64.
 _MOST_IN_A_HURRY = 6
 #: No further direction is asked for when this share of the sensitivity is resolved; nor, when the usual number of
@@ -56,10 +64,8 @@ _FARTHEST = 4.0
 _COARSELY = 32.0
 #: Outputs are left out when kinks make up this share of a line's error (of its square).
 _MOSTLY_KINKS = 0.25
-#: At a glance: two steps of float64's ladder, so short that kinks hardly lie within. There a smooth function leaves a
-#: relative error of 1e-9, and one that is computed in float32 inside one of 0.1: more than the second number isn't
-#: clear.
-_GLANCE, _CLEAR = ladder_for(2.0**-53).part(8, 2), 1e-6
+#: Plainly missing is what exceeds the bar so many times: then a group is taken apart, and its parts are confirmed.
+_PLAINLY = 20.0
 #: There tensors that change F little may be moved so many times farther: 1e-4 of their size at most.
 _FARTHER_AT_A_GLANCE = 64.0
 
@@ -84,6 +90,10 @@ class Search:
         self._is_coarse = base.gradient_roundoff >= _COARSE
         #: Where another form of the problem can be asked, no more than the usual number of points is spent here.
         self.patient = patient
+        #: Whether a group in which something is missing is taken apart, or left unresolved.
+        self.bisects = True
+        #: Whether a glance has settled everything.
+        self._is_clear = False
         self._status: dict[int, str] = {}
         self._resolution: dict[int, float] = {}
         self._lines: dict[int, list[Line]] = {}
@@ -118,46 +128,74 @@ class Search:
         """Settle every tensor of the group; weak ones, which change F little, may be moved ``farther``."""
         if not group:
             return
-        reach = self._reaches(group, _FARTHER if farther else 1.0)
-        # So far away a function may bend in ways that no error bar sees: what seems missing there decides nothing.
-        lines, wrong = self._ask(group, reach, suspicious=not farther)
-        if wrong and len(group) > 1:
-            half = len(group) // 2
-            self.examine(group[:half], farther=farther)
-            self.examine(group[half:], farther=farther)
+        seen = "unclear" if farther or self.base.roundoff > EXACT else self._at_a_glance(group)
+        if seen == "right" or (seen == "wrong" and self.status(group[0]) == "wrong" and len(group) == 1):
             return
-        resolved = self._resolved(lines, group, reach)
-        for at in group:
-            self._lines[at] = lines
-            self._resolution[at] = resolved[at]
-            if wrong:
-                self._status[at] = "wrong"
-            elif self._resolution[at] <= self.sensitivity:
-                self._status[at] = "right"
-            else:
-                self._status[at] = "unresolved"
+        if seen == "unclear" or len(group) == 1:
+            reach = self._reaches(group, _FARTHER if farther else 1.0)
+            # So far away a function may bend in ways that no error bar sees: what seems missing there decides nothing.
+            lines, wrong = self._ask(group, reach, suspicious=not farther)
+            if not (wrong and len(group) > 1):
+                self._settle(group, lines, self._resolved(lines, group, reach), wrong=wrong)
+                return
+        if not self.bisects:
+            self._settle(group, [], dict.fromkeys(group, math.inf), wrong=False)
+            return
+        half = len(group) // 2
+        self.examine(group[:half], farther=farther)
+        self.examine(group[half:], farther=farther)
 
     def glance(self, group: Sequence[int]) -> bool:
         """Settle a group by a few steps along two directions, where these leave nothing open; whether they did."""
+        self._is_clear = self._at_a_glance(group) == "right"
+        return self._is_clear
+
+    def _at_a_glance(self, group: Sequence[int]) -> str:
+        """Right, and settled; wrong, where something is plainly missing; or unclear."""
         reach = self._reaches(group, _FARTHER_AT_A_GLANCE)
         directions = [
             {at: reach[at] * self._normal(self.problem.tensors[at].size) for at in group}
             for _ in range(LEAST_DIRECTIONS)
         ]
-        lines = [line for _, line in measure_rays(self.problem, self.base, directions, _GLANCE)]
+        lines = [line for _, line in measure_rays(self.problem, self.base, directions, SHORT)]
         material = self._material(group, reach)
         usual = max(reach[at] * self.base.size(at) for at in group)
-        if any(line.suspect(material) or not line.bar <= _CLEAR * usual for line in lines):
-            return False
+        if not usual or not all(line.bar <= max(CLEAR * usual, material) for line in lines):
+            return "unclear"
+        if any(line.suspect(_PLAINLY * max(line.bar, material)) for line in lines):
+            if len(group) == 1:
+                self._see_wrong(group[0], lines, reach[group[0]], material)
+            return "wrong"
         # Two steps tell noise only roughly: what is missing counts as an error, so that the resolution stays true.
         lines = [line.widened(abs(line.missing)) for line in lines]
         resolved = self._resolved(lines, group, reach)
-        if not usual or max(resolved.values()) > _ENOUGH_EXACTLY * self.sensitivity:
-            return False
-        self._lines = dict.fromkeys(group, lines)
-        self._resolution = resolved
-        self._status = dict.fromkeys(group, "right")
-        return True
+        if max(resolved.values()) > _ENOUGH_EXACTLY * self.sensitivity:
+            return "unclear"
+        self._settle(group, lines, resolved, wrong=False)
+        return "right"
+
+    def _see_wrong(self, at: int, lines: list[Line], reach: float, material: float) -> None:
+        """Of one tensor of which something is plainly missing: confirm it, with lines enough to tell the mistake."""
+        worst = max(lines, key=lambda line: abs(line.missing) / line.bar if line.bar else math.inf)
+        try:
+            if confirmed(self.problem, self.base, worst, material, SHORT_AGAIN):
+                more = _OF_A_WRONG_ONE - len(lines)
+                directions = [{at: reach * self._normal(self.problem.tensors[at].size)} for _ in range(more)]
+                lines += [line for _, line in measure_rays(self.problem, self.base, directions, SHORT)]
+                self._settle([at], lines, self._resolved(lines, [at], {at: reach}), wrong=True)
+        except BudgetSpent:
+            return
+
+    def _settle(self, group: Sequence[int], lines: list[Line], resolved: Mapping[int, float], *, wrong: bool) -> None:
+        for at in group:
+            self._lines[at] = lines
+            self._resolution[at] = resolved[at]
+            if wrong:
+                self._status[at] = "wrong"
+            elif resolved[at] <= self.sensitivity:
+                self._status[at] = "right"
+            else:
+                self._status[at] = "unresolved"
 
     def examine_alone(self, group: Sequence[int]) -> None:
         """Examine again, without the strong ones, those tensors that are too weak to be resolved in company."""
@@ -227,11 +265,20 @@ class Search:
         count = len(self.problem.tensors)
         left = USUAL_POINTS - self.problem.count.points if count <= _FEW_TENSORS else 0
         allowed = left // (self._cost() * max(1, count - at)) if not wrong else 0
+        if self._is_clear:
+            allowed = _FEW_TENSORS // count
         if not wrong and allowed <= 0:
             return (), False
         try:
             return measure_entries(
-                self.problem, self.base, at, self._rng, rung=rung, wrong=wrong, allowed=allowed, closely=closely
+                self.problem,
+                self.base,
+                at,
+                self._rng,
+                rung=rung,
+                wrong=wrong,
+                allowed=allowed,
+                closely=closely,
             )
         except BudgetSpent:
             return (), False
@@ -287,7 +334,7 @@ class Search:
     def _has_seen_enough(self, lines: Sequence[Line], group: Sequence[int], reach: Mapping[int, float]) -> bool:
         worst = max(self._resolved(lines, group, reach).values())
         spent = self.problem.count.points + self._cost() > USUAL_POINTS
-        exactly = self.base.gradient_roundoff <= _FINE
+        exactly = self.base.gradient_roundoff <= EXACT
         share = _AMPLE if not spent else 1.0 if self._is_coarse else _ENOUGH
         share = max(share, _ENOUGH_EXACTLY) if exactly else share
         if worst <= share * self.sensitivity:

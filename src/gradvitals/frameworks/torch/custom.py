@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+#: Nodes of C++ extensions go by this name; those of Python have a class of their own.
+_CPP_FUNCTION = "CppFunction"
+
 
 def custom_functions(outputs: Iterable[torch.Tensor], leaves: Mapping[Any, torch.Tensor]) -> tuple[str, ...]:
     """The names of custom autograd Functions on the way back from some outputs, and of hooks on leaves.
@@ -17,12 +20,17 @@ def custom_functions(outputs: Iterable[torch.Tensor], leaves: Mapping[Any, torch
     >>> custom_functions([torch.tanh(x)], {})
     ()
     """
-    own = (node for node in _nodes(outputs) if isinstance(node, torch.autograd.function.BackwardCFunction))
+    own = (node for node in nodes(outputs) if is_own(node))
     found = dict.fromkeys(type(node).__name__.removesuffix("Backward") for node in own)
     for leaf in leaves.values():
         for hook in (leaf._backward_hooks or {}).values():  # noqa: SLF001 - torch has no public name for them
             found[getattr(hook, "__qualname__", type(hook).__name__)] = None
     return tuple(found)
+
+
+def is_own(node: Any) -> bool:
+    """Whether a node of the graph is a custom Function's, written in Python or in C++."""
+    return isinstance(node, torch.autograd.function.BackwardCFunction) or type(node).__name__ == _CPP_FUNCTION
 
 
 def operations(outputs: Iterable[torch.Tensor]) -> tuple[str, ...]:
@@ -32,13 +40,11 @@ def operations(outputs: Iterable[torch.Tensor]) -> tuple[str, ...]:
     >>> operations([torch.tanh(x)])
     ('TanhBackward0', 'AccumulateGrad')
     """
-    own = torch.autograd.function.BackwardCFunction
-    return tuple(
-        dict.fromkeys("Function" if isinstance(node, own) else type(node).__name__ for node in _nodes(outputs))
-    )
+    return tuple(dict.fromkeys("Function" if is_own(node) else type(node).__name__ for node in nodes(outputs)))
 
 
-def _nodes(outputs: Iterable[torch.Tensor]) -> Iterator[Any]:
+def nodes(outputs: Iterable[torch.Tensor]) -> Iterator[Any]:
+    """Every node of the graph behind some outputs."""
     waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
     seen = set(waiting)
     while waiting:

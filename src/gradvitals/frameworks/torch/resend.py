@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,11 @@ import torch
 
 from gradvitals.frameworks.problem import Array, Gradient, Tensor
 from gradvitals.frameworks.pullback import ALONE, Pull
+from gradvitals.frameworks.torch.custom import is_own, nodes
 from gradvitals.frameworks.torch.entries import flat, moved_to
 from gradvitals.frameworks.torch.layouts import laid_out, with_equal_rows
 from gradvitals.frameworks.torch.pullback import pulled_back, split
 from gradvitals.frameworks.torch.wrt import Key
-
-#: Nodes of C++ extensions go by this name; those of Python have a class of their own.
-_CPP_FUNCTION = "CppFunction"
 
 
 class TorchPullback:
@@ -50,7 +48,7 @@ class TorchPullback:
         self._leaves = [leaf for leaf in leaves if leaf is not None]
         self._tensors = tensors
         self.value = np.concatenate([flat(output) for output in outputs])
-        own = [node for node in _nodes(outputs) if _is_own(node)]
+        own = [node for node in nodes(outputs) if is_own(node)]
         self.own_backward = bool(own)
         self.own_forward_mode = any(_has_forward_mode(node) for node in own)
 
@@ -119,23 +117,6 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
-def _is_own(node: Any) -> bool:
-    return isinstance(node, torch.autograd.function.BackwardCFunction) or type(node).__name__ == _CPP_FUNCTION
-
-
 def _has_forward_mode(node: Any) -> bool:
     function = getattr(node, "_forward_cls", torch.autograd.Function)
     return getattr(function, "jvp", None) is not torch.autograd.Function.jvp
-
-
-def _nodes(outputs: Sequence[torch.Tensor]) -> Iterator[Any]:
-    """Every node of the graph behind some outputs."""
-    waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for behind, _ in node.next_functions:
-            if behind is not None and behind not in seen:
-                seen.add(behind)
-                waiting.append(behind)
