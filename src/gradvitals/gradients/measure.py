@@ -16,7 +16,8 @@ from gradvitals.frameworks.problem import Array, Gradient, Problem
 from gradvitals.gradients.counted import BudgetSpent, Count, Counted
 from gradvitals.gradients.measure_base import Base, Surroundings, cotangent_of, measure_base, surroundings
 from gradvitals.gradients.measure_beside import look_beside
-from gradvitals.gradients.measure_lines import SUSPECT_AT
+from gradvitals.gradients.measure_lines import SUSPECT_AT, excused
+from gradvitals.gradients.measure_stairs import far_stairs
 from gradvitals.gradients.mistakes import remembered
 from gradvitals.gradients.outcome import Measurement, Outcome
 from gradvitals.gradients.search import USUAL_POINTS, Search
@@ -28,6 +29,8 @@ from gradvitals.vocabulary.errors import InputError
 _DISTRUST_WIDE = 10.0
 #: Unit roundoff below which there is nothing finer to ask.
 _EXACT = 1e-12
+#: How many standard deviations of its noise a value may be off by natively.
+_WITHIN = 4.0
 #: Of many wrong tensors, so many at either end are looked at closely; the others mostly inherit.
 _LOOKED_AT = 3
 
@@ -90,6 +93,10 @@ def measure(
     searches = dict.fromkeys(judged, search)
     is_settled = all(search.status(at) == "right" for at in judged)
     shadow = problem.shadow() if precision != "float64" and not is_settled else None
+    if shadow is None and not is_settled:
+        with contextlib.suppress(BudgetSpent):
+            shadow, search = _beyond_stairs(problem, search, around, gradients, judged, rng)
+            searches = dict.fromkeys(judged, search)
     if shadow is not None:
         with contextlib.suppress(BudgetSpent):
             searches |= _in_shadow(Counted(shadow, count), search, searches, auto=precision == "auto", rng=rng)
@@ -135,6 +142,32 @@ def _with_history(
     )
 
 
+def _beyond_stairs(
+    problem: Problem,
+    search: Search,
+    around: Surroundings,
+    gradients: tuple[Gradient, ...],
+    judged: Sequence[int],
+    rng: np.random.Generator,
+) -> tuple[Problem | None, Search]:
+    """The float64 shadow of a function that is off by more than its dtype allows, because it is rounded inside to far
+    less; and the search again, where such stairs were found that had seemed to have no slope.
+    """
+    base, given = search.base, search.given
+    directions = [line.direction for at in judged for line in search.suspects(at)]
+    stairs = far_stairs(search.problem, base, directions[0]) if directions else np.zeros(base.value.size)
+    noise = np.hypot(base.noise, stairs)
+    shadow = problem.shadow(_WITHIN * noise) if noise.any() else None
+    # What somebody else than the framework wrote may be meant to go up in stairs, with a gradient that doesn't.
+    if not stairs.any() or (shadow is None and problem.hand_written() != ()):
+        return shadow, search
+    around = replace(around, noise=noise, stairs=np.fmax(around.stairs, math.sqrt(12) * stairs))
+    base = measure_base(search.problem, base.value, around, given.cotangent, gradients, rng)
+    again = Search(search.problem, base, search.sensitivity, rng, patient=search.patient)
+    again.examine(judged)
+    return shadow, again
+
+
 def _in_shadow(
     shadow: Counted, native: Search, searches: Mapping[int, Search], *, auto: bool, rng: np.random.Generator
 ) -> dict[int, Search]:
@@ -160,18 +193,25 @@ def _in_shadow(
             gradient_roundoff=shadow.roundoff,
         )
     search = _examined(shadow, base, native.sensitivity, asked, rng)
+    harmless = excused(native.problem.roundoff)
     found = {
         at: search
         for at in asked
         if at not in doubtful
-        or (search.status(at) == "right" and _imprecision(search.given, native.base, at) <= native.sensitivity)
+        or (search.status(at) in harmless and _imprecision(search.given, native.base, at) <= native.sensitivity)
     }
     # A formula that isn't right there may only not be computed in float64 throughout: then the claim itself is judged.
-    unlike = [at for at in found if search.status(at) != "right"] if wide is not None else []
+    unlike = [at for at in found if search.status(at) != "right" and at not in doubtful] if wide is not None else []
     if unlike:
         claimed = replace(native.base, **in_float64(shadow, value, around))
-        found |= dict.fromkeys(unlike, _examined(shadow, claimed, native.sensitivity, unlike, rng))
+        judged = _examined(shadow, claimed, native.sensitivity, unlike, rng)
+        # What rounds so coarsely that the claim can't be judged has a formula that can, if it is off by so much.
+        found |= {at: judged for at in unlike if judged.status(at) != "unresolved" or not _is_far_off(search, at)}
     return found
+
+
+def _is_far_off(search: Search, at: int) -> bool:
+    return search.status(at) == "wrong" and search.relative_error(at) > search.sensitivity
 
 
 def in_float64(shadow: Counted, value: Array, around: Surroundings) -> dict[str, Any]:

@@ -7,6 +7,7 @@ be resolved in company are examined again without the strong ones.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from gradvitals.gradients.counted import BudgetSpent, Counted
 from gradvitals.gradients.measure_base import ZERO_WITHIN, Base, with_gradients
 from gradvitals.gradients.measure_entries import Entry, measure_entries
 from gradvitals.gradients.measure_kinks import Kinks, bent_outputs, outside, without
-from gradvitals.gradients.measure_lines import SUSPECT_AT, Line, confirmed, measure_rays, read
+from gradvitals.gradients.measure_lines import COARSE, SUSPECT_AT, Line, confirmed, measure_rays, read
 from gradvitals.gradients.measure_rays import Ray
 from gradvitals.gradients.mistakes import recognise
 from gradvitals.gradients.outcome import Outcome
@@ -28,13 +29,15 @@ from gradvitals.maths.differences import MEDIAN_TO_STD, ladder_for
 #: N(0, ‖error‖²) whatever the error's pattern, so that the chance of overlooking it can be computed: ``detectable``.
 LEAST_DIRECTIONS, MOST_DIRECTIONS = 2, 20
 #: So many at most in 16-bit formats, whose lines are coarse.
-_MOST_IN_16_BIT, _COARSE = 24, 1e-4
+_MOST_IN_16_BIT = 24
 #: Lines of a wrong tensor alone: enough to tell the kind of mistake.
 _OF_A_WRONG_ONE = 6
 #: In 16-bit formats, tensors too weak to be resolved are moved up to so many times farther.
 _FARTHER = 8.0
 #: In float64 what is resolved is far finer than what is asked for: two directions mostly do.
 _FINE = 1e-12
+#: Directions on which something was missing in company that are followed through its parts.
+_ALONG = 2
 #: So many at most where what is open can be asked in float64.
 _MOST_IN_A_HURRY = 6
 #: The chance of overlooking an error as large as the stated resolution.
@@ -79,12 +82,16 @@ class Search:
         self.base = self.given = base
         self.sensitivity = sensitivity
         self._rng = rng
-        self._is_coarse = base.gradient_roundoff >= _COARSE
+        self._is_coarse = base.gradient_roundoff >= COARSE
         #: Where another form of the problem can be asked, no more than the usual number of points is spent here.
         self.patient = patient
         self._status: dict[int, str] = {}
         self._resolution: dict[int, float] = {}
         self._lines: dict[int, list[Line]] = {}
+        #: Tensors of which something seemed to be missing farther away, where that decides nothing.
+        self._seeming: set[int] = set()
+        #: Resolutions that no further line can better: something was missing of one of these tensors, and hid since.
+        self._hidden: dict[int, float] = {}
         self.kinks = Kinks(np.zeros(base.value.size, dtype=bool))
         #: What a gradient that is zero by itself is compared with.
         self._reference = max((base.strength(at) for at in range(len(base.points))), default=0.0) or float(
@@ -104,7 +111,7 @@ class Search:
     def is_at_a_kink(self, at: int) -> bool:
         """Whether kinks make up most of what is open about a tensor."""
         coarsely = _COARSELY * self.base.gradient_roundoff
-        return any(
+        return at not in self._hidden and any(
             not math.isfinite(line.error)
             or line.slack > _MOSTLY_KINKS * line.bar
             or line.kinks > _MOSTLY_KINKS * line.error
@@ -112,27 +119,50 @@ class Search:
             for line in self._lines.get(at, ())
         )
 
-    def examine(self, group: Sequence[int], *, farther: bool = False) -> None:
-        """Settle every tensor of the group; weak ones, which change F little, may be moved ``farther``."""
+    def examine(
+        self, group: Sequence[int], *, farther: bool = False, shown: Sequence[Mapping[int, Array]] = ()
+    ) -> None:
+        """Settle every tensor of the group; weak ones, which change F little, may be moved ``farther``. Along the
+        directions ``shown`` something was missing in company: along its part through the group it may be again.
+        """
         if not group:
             return
         reach = self._reaches(group, _FARTHER if farther else 1.0)
         # So far away a function may bend in ways that no error bar sees: what seems missing there decides nothing.
-        lines, wrong = self._ask(group, reach, suspicious=not farther)
+        lines = self._missing_again(group, reach, shown)
+        wrong = bool(lines)
+        if not wrong or len(group) == 1:
+            asked, found = self._ask(group, reach, suspicious=not farther)
+            lines, wrong = [*lines, *asked], wrong or found
         if wrong and len(group) > 1:
-            half = len(group) // 2
-            self.examine(group[:half], farther=farther)
-            self.examine(group[half:], farther=farther)
-            return
+            half, material = len(group) // 2, self._material(group, reach)
+            there = [line.direction for line in lines if line.suspect(material)]
+            for part in (group[:half], group[half:]):
+                self.examine(part, farther=farther, shown=there)
+            if any(self.status(at) == "wrong" for at in group):
+                return
+            # What hides from both halves is still missing from one of them, however often they are asked.
+            most = max(abs(line.missing) for line in lines)
+            lines, wrong = [line.widened(most) for line in lines], False
+            self._hidden |= {at: self._resolved(lines, at, group, reach) for at in group}
         for at in group:
             self._lines[at] = lines
-            self._resolution[at] = self._resolved(lines, at, group, reach)
-            if wrong:
-                self._status[at] = "wrong"
-            elif self._resolution[at] <= self.sensitivity:
-                self._status[at] = "right"
-            else:
-                self._status[at] = "unresolved"
+            self._resolution[at] = max(self._resolved(lines, at, group, reach), self._hidden.get(at, 0.0))
+            right = "right" if self._resolution[at] <= self.sensitivity else "unresolved"
+            self._status[at] = "wrong" if wrong else right
+
+    def _missing_again(
+        self, group: Sequence[int], reach: Mapping[int, float], shown: Sequence[Mapping[int, Array]]
+    ) -> list[Line]:
+        """The lines along parts of directions on which something is missing, confirmed."""
+        parts = [{at: direction[at] for at in group} for direction in shown[:_ALONG]]
+        with contextlib.suppress(BudgetSpent):
+            lines = [line for _, line in measure_rays(self.problem, self.base, parts)] if parts else []
+            material = self._material(group, reach)
+            suspects = [line for line in lines if line.suspect(material)]
+            if suspects and confirmed(self.problem, self.base, suspects[0], material):
+                return suspects
+        return []
 
     def examine_alone(self, group: Sequence[int]) -> None:
         """Examine again, without the strong ones, those tensors that are too weak to be resolved in company."""
@@ -142,6 +172,8 @@ class Search:
         half = len(weak) // 2
         for part in (weak[:half], weak[half:]) if len(weak) == len(group) else (weak,):
             self.examine(part, farther=self._is_coarse)
+            if seeming := [at for at in part if at in self._seeming and self.status(at) == "unresolved"]:
+                self.examine(seeming)
             self.examine_alone(part)
 
     def look_closer(self, group: Sequence[int]) -> None:
@@ -159,6 +191,18 @@ class Search:
             self._lines[at] = [*lines, *own]
             if wrong:
                 self._status[at] = "wrong"
+
+    def relative_error(self, at: int) -> float:
+        """What is missing along a tensor's lines, relative to their slopes on both sides together."""
+        return _relative_error(self._lines[at])[0]
+
+    def suspects(self, at: int) -> list[Line]:
+        """The lines that say that a tensor is wrong or, below float64, that the function is too rough to tell."""
+        lines, base = self._lines.get(at, []), self.base
+        if self.status(at) == "wrong":
+            return [line for line in lines if line.suspect(base.material * abs(line.analytic))]
+        open_ones = lines if self.status(at) == "unresolved" and base.roundoff > _FINE else []
+        return [line for line in open_ones if base.in_stairs or base.is_rough(line.analytic)]
 
     def outcome(self, at: int, *, closely: bool = True) -> Outcome:
         """What is known of one tensor, with its entries and, where it is wrong, the kind of mistake.
@@ -227,10 +271,13 @@ class Search:
                     rays.append(ray)
                     lines.append(line)
                 self._reference = self._reference or rays[-1].rate(self.base)
-                if self._leaves_out_kinks(rays, lines[-1], group, reach):
+                spoilt = next((line for line in lines if not math.isfinite(line.error)), lines[-1])
+                if self._leaves_out_kinks(rays, spoilt, group, reach):
                     lines, verdicts = [read(self.base, ray) for ray in rays], {}
                 if not suspicious:
                     verdicts = dict.fromkeys(range(len(lines)), False)
+                    seems = any(line.suspect(self._material(group, reach)) for line in lines)
+                    self._seeming |= set(group) if seems else set()
                 judged = self._judged(lines, self._material(group, reach), verdicts)
                 wrong = any(verdicts.values())
                 if wrong and (len(group) > 1 or len(rays) >= _OF_A_WRONG_ONE):
