@@ -90,6 +90,8 @@ def measure(
     judged = [at for at, gradient in enumerate(gradients) if _can_be_judged(gradient)]
     search.examine(judged)
     search.look_closer(judged)
+    if precision != "auto":  # whatever seems wrong natively is asked for in float64 below
+        search.examine_alone(judged)
     searches = dict.fromkeys(judged, search)
     is_settled = all(search.status(at) == "right" for at in judged)
     shadow = problem.shadow() if precision != "float64" and not is_settled else None
@@ -100,7 +102,7 @@ def measure(
     if shadow is not None:
         with contextlib.suppress(BudgetSpent):
             searches |= _in_shadow(Counted(shadow, count), search, searches, auto=precision == "auto", rng=rng)
-    if precision != "auto" or shadow is None:
+    if precision == "auto" and shadow is None:
         search.patient = True
         if in_a_hurry:
             search.examine(_open(searches))
