@@ -16,9 +16,6 @@ from gradvitals.gradients.measure_kinks import Kinks
 from gradvitals.gradients.measure_lines import excused
 from gradvitals.gradients.search import Search
 
-#: A gradient that is smaller than this share of itself a step beside the point underflows, or has saturated.
-_LEFT = 0.01
-
 
 def look_beside(
     searches: Mapping[int, Search], native: Search, rng: np.random.Generator
@@ -87,9 +84,8 @@ def _searched(given: Problem, search: Search, group: Sequence[int], seed: int, s
 
 
 def _vanishes(beside: Base, base: Base, at: int) -> bool:
-    """Whether hardly anything of a gradient is left beside the point: what is right of the rest says little."""
-    left, whole = (float(np.linalg.norm(b.gradients[at])) for b in (beside, base))
-    return left < _LEFT * whole
+    """Whether nothing of a gradient is left beside the point: that nothing is missing there says nothing."""
+    return bool(base.gradients[at].any()) and not beside.gradients[at].any()
 
 
 def _differ(gradients: Sequence[Gradient], base: Base) -> bool:
