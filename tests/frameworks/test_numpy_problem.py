@@ -197,3 +197,15 @@ def test_errors_of_the_function_are_the_users():
         NumpyProblem(Case(matmul, (X, X), vjp=matmul_backward))
     with pytest.raises(InputError, match="not a scalar"):
         NumpyProblem(Case(matmul, (X, W), grad=lambda x, w: (x, w)))
+
+
+def test_a_value_that_is_known_to_be_off_may_differ_from_float64():
+    def cancelling(x):
+        return (x + x.dtype.type(1e4)) - x.dtype.type(1e4)
+
+    x = np.array([1e-3, 2e-3, -1e-3], np.float32)
+    problem = NumpyProblem(Case(cancelling, (x,), vjp=lambda dout: dout))
+    off = np.abs(cancelling(x) - x).astype(np.float64)
+    assert problem.shadow() is None
+    assert problem.shadow(0.5 * off) is None
+    assert problem.shadow(1.01 * off).roundoff == 2.0**-53

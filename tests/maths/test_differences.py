@@ -19,6 +19,7 @@ from gradvitals.maths.differences import (
     noise_from,
     rounding,
     spacing_for,
+    staircase,
 )
 
 UNITS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -305,3 +306,29 @@ def test_part_of_a_ladder_is_steps_of_that_ladder(start, rungs):
     part = ladder.part(start, rungs)
     assert part.rungs == min(rungs, ladder.rungs)
     assert set(part.steps) <= set(ladder.steps)
+
+
+# ---- stairs --------------------------------------------------------------------------------------------------------
+
+
+@given(width=st.floats(2.0, 8.0), start=st.floats(0.0, 1.0), height=scales, sign=st.sampled_from([-1.0, 1.0]))
+def test_stairs_with_treads_of_two_to_eight_points_are_seen_at_seventeen(width, start, height, sign):
+    values = sign * height * np.floor(np.arange(17.0) / width + start)
+    assert staircase(values[:, None])[0] == pytest.approx(height)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(lambda x: 0 * x, id="constant"),
+        pytest.param(lambda x: x, id="line"),
+        pytest.param(np.sin, id="sine"),
+        pytest.param(lambda x: np.maximum(x - 4, 0), id="dead-zone"),
+        pytest.param(lambda x: np.clip(x - 4, 0, 3), id="clamp"),
+        pytest.param(lambda x: np.sign(x - 4.5), id="one-jump"),
+        pytest.param(lambda x: (np.abs(x - 8) < 3).astype(float), id="pulse"),
+        pytest.param(lambda x: x % 3, id="saw"),
+    ],
+)
+def test_what_does_not_go_up_twice_with_a_tread_between_is_no_staircase(function):
+    assert staircase(function(np.arange(17.0))[:, None])[0] == 0

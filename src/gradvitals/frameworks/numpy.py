@@ -93,21 +93,21 @@ class NumpyProblem:
         #: A gradient that is no backward pass takes no cotangent.
         self.pullback = None if case.vjp is None else self._ready
 
-    def shadow(self) -> NumpyProblem | None:
+    def shadow(self, within: Array | None = None) -> NumpyProblem | None:
         if self.roundoff <= _ROUNDOFF["float64"]:
             return None
         native = self.value({})
         shadow = copy.copy(self)
         shadow.wide = True
-        if not shadow.gives(native, self.roundoff):
+        if not shadow.gives(native, self.roundoff, within):
             return None
         shadow.roundoff = _ROUNDOFF["float64"]
         return shadow
 
-    def gives(self, native: Array, roundoff: float) -> bool:
+    def gives(self, native: Array, roundoff: float, within: Array | None = None) -> bool:
         """Whether evaluations are in float64 throughout and give the value that was computed natively."""
         try:
-            same = agree(self.value({}), native, roundoff)
+            same = agree(self.value({}), native, roundoff, within)
         except (ModelError, InputError):
             return False
         return same and all(output.dtype == np.float64 for output in self._outputs)

@@ -64,12 +64,16 @@ class Gradient:
 AGREES = ((1e-12, 0.0), (1e-6, 1e-3), (1.0, 5e-2))
 
 
-def agree(wide: Array, native: Array, roundoff: float) -> bool:
-    """Whether an evaluation in float64 gives the value that the user's own precision (of that unit roundoff) gives."""
+def agree(wide: Array, native: Array, roundoff: float, within: Array | None = None) -> bool:
+    """Whether an evaluation in float64 gives the value that the user's own precision (of that unit roundoff) gives;
+    entries may differ by as much as ``within`` besides.
+    """
     if wide.shape != native.shape:
         return False
     tolerance = next(share for bound, share in AGREES if roundoff < bound)
-    return bool(np.linalg.norm(wide - native) <= tolerance * np.linalg.norm(native))
+    apart = np.abs(wide - native)
+    beyond = apart if within is None else np.fmax(apart - within, 0.0)
+    return bool(np.linalg.norm(beyond) <= tolerance * np.linalg.norm(native))
 
 
 def matching(paths: Sequence[str], patterns: Sequence[str] | None) -> list[str]:
@@ -144,9 +148,9 @@ class Problem(Protocol):
         """F at K points, of shape (K, M); a row of NaN where F raises or has another shape than at the base."""
         ...
 
-    def shadow(self) -> Problem | None:
+    def shadow(self, within: Array | None = None) -> Problem | None:
         """The same problem computed in float64, or None where the user's code doesn't allow it or then computes
-        something else.
+        something else; ``within``, of shape (M,), is how much every output is known to be off by natively.
         """
         ...
 

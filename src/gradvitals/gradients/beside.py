@@ -88,7 +88,8 @@ class Beside:
         wide = self._problem.wide_gradient(cotangent, there) if self._is_wide else None
         return self._problem.gradient(cotangent, there) if wide is None else wide
 
-    def shadow(self) -> Problem | None:
+    def shadow(self, within: Array | None = None) -> Problem | None:
+        del within
         return None
 
     def wide_gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...] | None:

@@ -23,8 +23,9 @@ from gradvitals.gradients.measure_base import (
     surroundings,
 )
 from gradvitals.gradients.measure_beside import look_beside
-from gradvitals.gradients.measure_lines import SUSPECT_AT
+from gradvitals.gradients.measure_lines import COARSE, SUSPECT_AT, excused
 from gradvitals.gradients.measure_precision import measure_precision
+from gradvitals.gradients.measure_stairs import far_stairs
 from gradvitals.gradients.mistakes import remembered
 from gradvitals.gradients.outcome import Measurement, Outcome
 from gradvitals.gradients.search import USUAL_POINTS, Search
@@ -39,6 +40,8 @@ _DISTRUST_WIDE = 10.0
 _MOST_IF_COARSE, _COARSE = 0.1, 2.0**-16
 #: Unit roundoff below which there is nothing finer to ask.
 _EXACT = 1e-12
+#: How many standard deviations of its noise a value may be off by natively.
+_WITHIN = 4.0
 #: Of several wrong tensors, so many at either end are looked at closely, of many only one: the others mostly inherit.
 _LOOKED_AT = 3
 
@@ -104,13 +107,24 @@ def measure(
     search.bisects = not in_a_hurry
     search.examine(judged)
     search.look_closer(judged)
+    if precision != "auto":  # whatever seems wrong natively is asked for in float64 below
+        search.examine_alone(judged)
     searches = dict.fromkeys(judged, search)
     is_settled = all(search.status(at) == "right" for at in judged)
     shadow = problem.shadow() if precision != "float64" and not is_settled else None
+    if shadow is None and not is_settled:
+        with contextlib.suppress(BudgetSpent):
+            shadow, search = _beyond_stairs(problem, search, around, gradients, judged, rng)
+            searches = dict.fromkeys(judged, search)
     if shadow is not None:
         with contextlib.suppress(BudgetSpent):
             searches |= _in_shadow(Counted(shadow, count), search, searches, auto=precision == "auto", rng=rng)
-    if precision != "auto" or shadow is None:
+    if shadow is not None and not search.bisects:  # what float64 leaves open, though natively something is missing
+        left = [at for at in _open(searches) if at in search.missing and search.problem.roundoff < COARSE]
+        search.bisects = True
+        search.examine(left)
+        searches |= dict.fromkeys(left, search)
+    if precision == "auto" and shadow is None:
         search.patient = search.bisects = True
         if in_a_hurry:
             search.examine(_open(searches))
@@ -184,6 +198,33 @@ def _with_history(
     )
 
 
+def _beyond_stairs(
+    problem: Problem,
+    search: Search,
+    around: Surroundings,
+    gradients: tuple[Gradient, ...],
+    judged: Sequence[int],
+    rng: np.random.Generator,
+) -> tuple[Problem | None, Search]:
+    """The float64 shadow of a function that is off by more than its dtype allows, because it is rounded inside to far
+    less; and the search again, where such stairs were found that had seemed to have no slope.
+    """
+    base, given = search.base, search.given
+    directions = [line.direction for at in judged for line in search.suspects(at)]
+    stairs = far_stairs(search.problem, base, directions[0]) if directions else np.zeros(base.value.size)
+    noise = np.hypot(base.noise, stairs)
+    shadow = problem.shadow(_WITHIN * noise) if noise.any() else None
+    # What somebody else than the framework wrote may be meant to go up in stairs, with a gradient that doesn't.
+    if not stairs.any() or (shadow is None and problem.hand_written() != ()):
+        return shadow, search
+    around = replace(around, noise=noise, stairs=np.fmax(around.stairs, math.sqrt(12) * stairs))
+    base = measure_base(search.problem, base.value, around, given.cotangent, gradients, rng)
+    again = Search(search.problem, base, search.sensitivity, rng, patient=search.patient)
+    again.bisects = search.bisects
+    again.examine(judged)
+    return shadow, again
+
+
 def _in_shadow(
     shadow: Counted, native: Search, searches: Mapping[int, Search], *, auto: bool, rng: np.random.Generator
 ) -> dict[int, Search]:
@@ -202,11 +243,12 @@ def _in_shadow(
     if not search.glance(asked):
         around = surroundings(shadow, value, np.abs(shadow.value({}) - value), rng)
         search = _examined(shadow, _widened(shadow, base, value, around, wide), native.sensitivity, asked, rng)
+    harmless = excused(native.problem.roundoff)
     found = {
         at: search
         for at in asked
         if at not in doubtful
-        or (search.status(at) == "right" and _imprecision(search.given, native.base, at) <= native.sensitivity)
+        or (search.status(at) in harmless and _imprecision(search.given, native.base, at) <= native.sensitivity)
     }
     # A formula that isn't right there may only not be computed in float64 throughout, and one that is may be computed
     # otherwise, or badly, in the model's own precision: then the claim itself is judged.
@@ -215,11 +257,15 @@ def _in_shadow(
     unlike = [
         at
         for at in found
-        if wide is not None and (search.status(at) != "right" or _apart(search.given, native.base, at) > most)
+        if wide is not None
+        and at not in doubtful
+        and (search.status(at) != "right" or _apart(search.given, native.base, at) > most)
     ]
     if unlike:
         claimed = replace(native.base, **in_float64(shadow, value, around))
-        found |= dict.fromkeys(unlike, _examined(shadow, claimed, native.sensitivity, unlike, rng))
+        judged = _examined(shadow, claimed, native.sensitivity, unlike, rng)
+        # What rounds so coarsely that the claim can't be judged has a formula that can, if it is off by so much.
+        found |= {at: judged for at in unlike if judged.status(at) != "unresolved" or not _is_far_off(search, at)}
     return found
 
 
@@ -236,6 +282,10 @@ def _widened(shadow: Counted, base: Base, value: Array, around: Surroundings, wi
         gradient_doubts=tuple(share * doubts for doubts in base.gradient_doubts),
         gradient_roundoff=shadow.roundoff,
     )
+
+
+def _is_far_off(search: Search, at: int) -> bool:
+    return search.status(at) == "wrong" and search.relative_error(at) > search.sensitivity
 
 
 def in_float64(shadow: Counted, value: Array, around: Surroundings) -> dict[str, Any]:

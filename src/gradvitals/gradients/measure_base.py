@@ -11,6 +11,7 @@ import numpy as np
 from gradvitals.frameworks.problem import Array, Gradient, Problem
 from gradvitals.maths.differences import (
     FARTHEST_STAIR,
+    HIGHEST_STAIR,
     MEDIAN_TO_STD,
     NEARBY,
     noise_from,
@@ -252,7 +253,7 @@ def measure_base(
     points = tuple(problem.point(at) for at in range(len(problem.tensors)))
     size = float(np.linalg.norm(cotangent * value))
     stairs = float(np.linalg.norm(cotangent * around.stairs))
-    inner = stairs / (2 * size) if size else 0.0  # half a step of a value is its unit roundoff
+    inner = stairs / 2 / max(size, stairs / HIGHEST_STAIR) if stairs else 0.0  # half a step is the unit roundoff
     base = Base(
         points=points,
         value=value,

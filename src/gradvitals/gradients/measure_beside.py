@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradvitals.frameworks.problem import Gradient
+from gradvitals.frameworks.problem import Gradient, Problem
 from gradvitals.gradients.beside import STEPS, Beside
 from gradvitals.gradients.counted import BudgetSpent, Counted
 from gradvitals.gradients.measure_base import Base, measure_base, surroundings
 from gradvitals.gradients.measure_kinks import Kinks
+from gradvitals.gradients.measure_lines import excused
 from gradvitals.gradients.search import Search
 
 
@@ -58,15 +59,33 @@ def look_beside(
 
 def _beside(search: Search, group: Sequence[int], rng: np.random.Generator, step: float) -> dict[int, Search]:
     """The search a step beside the kinks that the point lies on, for the tensors that it settles."""
-    problem = Counted(Beside(search.problem.problem, search.base, rng, step), search.problem.count)
+    seed = int(rng.integers(2**32))
+    beside, differ = _searched(search.problem.problem, search, group, seed, step)
+    right = {at: beside for at in group if beside.status(at) == "right" and not _vanishes(beside.base, search.base, at)}
+    wrong = [at for at in group if beside.status(at) == "wrong"] if differ and not search.base.in_stairs else []
+    shadow = search.problem.shadow() if wrong else None
+    if shadow is not None:
+        wide, _ = _searched(shadow, search, wrong, seed, step)
+        wrong = [at for at in wrong if wide.status(at) not in excused(search.problem.roundoff)]
+    return right | dict.fromkeys(wrong, beside)
+
+
+def _searched(given: Problem, search: Search, group: Sequence[int], seed: int, step: float) -> tuple[Search, bool]:
+    """A search a step beside the point, and whether the claimed gradients are others there."""
+    rng = np.random.default_rng(seed)
+    problem = Counted(Beside(given, search.base, rng, step), search.problem.count)
     value, again = problem.value({}), problem.value({})
     around = surroundings(problem, value, np.abs(again - value), rng)
     gradients = problem.gradient(search.base.cotangent)
     base = measure_base(problem, value, around, search.base.cotangent, gradients, rng)
     beside = Search(problem, base, search.sensitivity, rng)
     beside.examine(group)
-    trusted = {"right", "wrong"} if _differ(gradients, search.base) else {"right"}
-    return {at: beside for at in group if beside.status(at) in trusted}
+    return beside, _differ(gradients, search.base)
+
+
+def _vanishes(beside: Base, base: Base, at: int) -> bool:
+    """Whether nothing of a gradient is left beside the point: that nothing is missing there says nothing."""
+    return bool(base.gradients[at].any()) and not beside.gradients[at].any()
 
 
 def _differ(gradients: Sequence[Gradient], base: Base) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 
 from gradvitals.frameworks.problem import Array, Problem
 from gradvitals.gradients.measure_base import Base
+from gradvitals.gradients.measure_kinks import without
 from gradvitals.gradients.measure_rays import Ray, cast, exact
 from gradvitals.maths.differences import Ladder, ladder_for
 
@@ -31,7 +32,7 @@ _MANY_STEPS = 6
 #: A part of an error that makes up most of it.
 _MOSTLY = 0.7
 #: Unit roundoff from which a format counts as 16-bit.
-_COARSE = 1e-4
+COARSE = 1e-4
 #: The ladders on which a suspicion must repeat itself begin at these multiples of the finest step: other steps meet
 #: other rounding errors.
 CONFIRM_FROM = (3, 5)
@@ -191,8 +192,26 @@ def read(base: Base, ray: Ray) -> Line:
         own=own,
         slack=float(finite.min()) if finite.size else math.inf,
         rung=round(math.log(whole.first / decided) / math.log(whole.ratio)),
-        suspect_at=SUSPECT_AT if base.gradient_roundoff < _COARSE else _SUSPECT_AT_16_BIT,
+        suspect_at=SUSPECT_AT if base.gradient_roundoff < COARSE else _SUSPECT_AT_16_BIT,
     )
+
+
+def excused(roundoff: float) -> frozenset[str]:
+    """What float64 may say of a gradient that seems wrong in a format, so that it isn't.
+
+    Jumps may lie closer than a 16-bit format's steps: there what is wrong must be so in float64 as well.
+    """
+    return frozenset({"right", "unresolved"} if roundoff >= COARSE else {"right"})
+
+
+def _without_jumps(problem: Problem, base: Base, ray: Ray) -> Base:
+    """The base without the outputs that have no slope along a ray."""
+    slopes = ray.slopes(base)
+    cotangent, gradients = without(problem, base, ~(np.isfinite(slopes.value) & np.isfinite(slopes.error)))
+    flat = (
+        np.zeros_like(old) if g.value is None else g.value for g, old in zip(gradients, base.gradients, strict=True)
+    )
+    return replace(base, cotangent=cotangent, gradients=tuple(flat))
 
 
 def confirmed(
@@ -207,7 +226,7 @@ def confirmed(
     doubt = sum(float(np.sum((doubts[at] * u) ** 2)) for at, u in line.direction.items())
     if abs(line.missing) <= max(SUSPECT_AT * math.sqrt(doubt), line.bar):
         return False  # at a neighbour, one unit in the last place away, the gradient differs by as much
-    is_coarse = base.gradient_roundoff >= _COARSE
+    is_coarse = base.gradient_roundoff >= COARSE
     for ladder in ladders or [ladder_for(base.roundoff).multiple(multiple) for multiple in CONFIRM_FROM]:
         steps = ladder.steps
         # The long steps of 16-bit formats meet kinks without end: there what is missing must show at short ones.
@@ -215,7 +234,10 @@ def confirmed(
         if len(steps) > _MANY_STEPS:  # those around the one that decided, the finest and coarsest add nothing
             first = min(max(line.rung - _MANY_STEPS // 2, 0), len(steps) - _MANY_STEPS)
             steps = steps[first : first + _MANY_STEPS]
-        again = read(base, *cast(problem, base, [line.direction], [steps]))
+        (ray,) = cast(problem, base, [line.direction], [steps])
+        again = read(base, ray)
+        if is_coarse and not math.isfinite(again.error) and problem.objective == "random":
+            again = read(_without_jumps(problem, base, ray), ray)
         agree = abs(again.missing - line.missing) <= 0.5 * abs(line.missing) + SUSPECT_AT * (line.error + again.error)
         shows = again.suspect(material)
         if is_coarse:

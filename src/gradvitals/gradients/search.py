@@ -7,6 +7,7 @@ be resolved in company are examined again without the strong ones.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +20,7 @@ from gradvitals.gradients.measure_entries import Entry, measure_entries
 from gradvitals.gradients.measure_kinks import Kinks, bent_outputs, outside, without
 from gradvitals.gradients.measure_lines import (
     CLEAR,
+    COARSE,
     EXACT,
     SHORT,
     SHORT_AGAIN,
@@ -38,11 +40,13 @@ from gradvitals.maths.differences import MEDIAN_TO_STD, ladder_for
 #: N(0, ‖error‖²) whatever the error's pattern, so that the chance of overlooking it can be computed: ``detectable``.
 LEAST_DIRECTIONS, MOST_DIRECTIONS = 2, 20
 #: So many at most in 16-bit formats, whose lines are coarse.
-_MOST_IN_16_BIT, _COARSE = 24, 1e-4
+_MOST_IN_16_BIT = 24
 #: Lines of a wrong tensor alone: enough to tell the kind of mistake.
 _OF_A_WRONG_ONE = 6
 #: In 16-bit formats, tensors too weak to be resolved are moved up to so many times farther.
 _FARTHER = 8.0
+#: Directions on which something was missing in company that are followed through its parts.
+_ALONG = 2
 #: So many at most where what is open can be asked in float64.
 _MOST_IN_A_HURRY = 6
 #: No further direction is asked for when this share of the sensitivity is resolved; nor, when the usual number of
@@ -87,16 +91,22 @@ class Search:
         self.base = self.given = base
         self.sensitivity = sensitivity
         self._rng = rng
-        self._is_coarse = base.gradient_roundoff >= _COARSE
+        self._is_coarse = base.gradient_roundoff >= COARSE
         #: Where another form of the problem can be asked, no more than the usual number of points is spent here.
         self.patient = patient
         #: Whether a group in which something is missing is taken apart, or left unresolved.
         self.bisects = True
+        #: The tensors of such groups.
+        self.missing: set[int] = set()
         #: Whether a glance has settled everything.
         self._is_clear = False
         self._status: dict[int, str] = {}
         self._resolution: dict[int, float] = {}
         self._lines: dict[int, list[Line]] = {}
+        #: Tensors of which something seemed to be missing farther away, where that decides nothing.
+        self._seeming: set[int] = set()
+        #: Resolutions that no further line can better: something was missing of one of these tensors, and hid since.
+        self._hidden: dict[int, float] = {}
         self.kinks = Kinks(np.zeros(base.value.size, dtype=bool))
         #: What a gradient that is zero by itself is compared with.
         self._reference = max((base.strength(at) for at in range(len(base.points))), default=0.0) or float(
@@ -116,7 +126,7 @@ class Search:
     def is_at_a_kink(self, at: int) -> bool:
         """Whether kinks make up most of what is open about a tensor."""
         coarsely = _COARSELY * self.base.gradient_roundoff
-        return any(
+        return at not in self._hidden and any(
             not math.isfinite(line.error)
             or line.slack > _MOSTLY_KINKS * line.bar
             or line.kinks > _MOSTLY_KINKS * line.error
@@ -124,26 +134,70 @@ class Search:
             for line in self._lines.get(at, ())
         )
 
-    def examine(self, group: Sequence[int], *, farther: bool = False) -> None:
-        """Settle every tensor of the group; weak ones, which change F little, may be moved ``farther``."""
+    def examine(
+        self, group: Sequence[int], *, farther: bool = False, shown: Sequence[Mapping[int, Array]] = ()
+    ) -> None:
+        """Settle every tensor of the group; weak ones, which change F little, may be moved ``farther``. Along the
+        directions ``shown`` something was missing in company: along its part through the group it may be again.
+        """
         if not group:
             return
-        seen = "unclear" if farther or self.base.roundoff > EXACT else self._at_a_glance(group)
-        if seen == "right" or (seen == "wrong" and self.status(group[0]) == "wrong" and len(group) == 1):
-            return
-        if seen == "unclear" or len(group) == 1:
-            reach = self._reaches(group, _FARTHER if farther else 1.0)
-            # So far away a function may bend in ways that no error bar sees: what seems missing there decides nothing.
-            lines, wrong = self._ask(group, reach, suspicious=not farther)
-            if not (wrong and len(group) > 1):
-                self._settle(group, lines, self._resolved(lines, group, reach), wrong=wrong)
+        if self.base.roundoff <= EXACT and not farther and not shown:
+            seen = "unclear"
+            with contextlib.suppress(BudgetSpent):
+                seen = self._at_a_glance(group)
+            if seen == "right" or (len(group) == 1 and self.status(group[0]) == "wrong"):
                 return
-        if not self.bisects:
-            self._settle(group, [], dict.fromkeys(group, math.inf), wrong=False)
-            return
+            if seen == "wrong" and len(group) > 1:
+                self._take_apart(group, [], farther=farther)
+                return
+        reach = self._reaches(group, _FARTHER if farther else 1.0)
+        # So far away a function may bend in ways that no error bar sees: what seems missing there decides nothing.
+        lines = self._missing_again(group, reach, shown)
+        wrong = bool(lines)
+        if not wrong or len(group) == 1:
+            asked, found = self._ask(group, reach, suspicious=not farther)
+            lines, wrong = [*lines, *asked], wrong or found
+        if wrong and len(group) > 1:
+            if not self.bisects:
+                self._settle(group, lines, dict.fromkeys(group, math.inf), wrong=False)
+                self.missing |= set(group)
+                return
+            material = self._material(group, reach)
+            there = [line.direction for line in lines if line.suspect(material)]
+            self._take_apart(group, there, farther=farther)
+            if any(self.status(at) == "wrong" for at in group):
+                return
+            # What hides from both halves is still missing from one of them, however often they are asked.
+            most = max(abs(line.missing) for line in lines)
+            lines, wrong = [line.widened(most) for line in lines], False
+            self._hidden |= self._resolved(lines, group, reach)
+        self._settle(group, lines, self._resolved(lines, group, reach), wrong=wrong)
+
+    def _take_apart(self, group: Sequence[int], shown: Sequence[Mapping[int, Array]], *, farther: bool) -> None:
         half = len(group) // 2
-        self.examine(group[:half], farther=farther)
-        self.examine(group[half:], farther=farther)
+        for part in (group[:half], group[half:]):
+            self.examine(part, farther=farther, shown=shown)
+
+    def _settle(self, group: Sequence[int], lines: list[Line], resolved: Mapping[int, float], *, wrong: bool) -> None:
+        for at in group:
+            self._lines[at] = lines
+            self._resolution[at] = max(resolved[at], self._hidden.get(at, 0.0))
+            right = "right" if self._resolution[at] <= self.sensitivity else "unresolved"
+            self._status[at] = "wrong" if wrong else right
+
+    def _missing_again(
+        self, group: Sequence[int], reach: Mapping[int, float], shown: Sequence[Mapping[int, Array]]
+    ) -> list[Line]:
+        """The lines along parts of directions on which something is missing, confirmed."""
+        parts = [{at: direction[at] for at in group} for direction in shown[:_ALONG]]
+        with contextlib.suppress(BudgetSpent):
+            lines = [line for _, line in measure_rays(self.problem, self.base, parts)] if parts else []
+            material = self._material(group, reach)
+            suspects = [line for line in lines if line.suspect(material)]
+            if suspects and confirmed(self.problem, self.base, suspects[0], material):
+                return suspects
+        return []
 
     def glance(self, group: Sequence[int]) -> bool:
         """Settle a group by a few steps along two directions, where these leave nothing open; whether they did."""
@@ -186,17 +240,6 @@ class Search:
         except BudgetSpent:
             return
 
-    def _settle(self, group: Sequence[int], lines: list[Line], resolved: Mapping[int, float], *, wrong: bool) -> None:
-        for at in group:
-            self._lines[at] = lines
-            self._resolution[at] = resolved[at]
-            if wrong:
-                self._status[at] = "wrong"
-            elif resolved[at] <= self.sensitivity:
-                self._status[at] = "right"
-            else:
-                self._status[at] = "unresolved"
-
     def examine_alone(self, group: Sequence[int]) -> None:
         """Examine again, without the strong ones, those tensors that are too weak to be resolved in company."""
         weak = [at for at in group if self.status(at) == "unresolved" and self._resolvable_alone(at)]
@@ -205,6 +248,8 @@ class Search:
         half = len(weak) // 2
         for part in (weak[:half], weak[half:]) if len(weak) == len(group) else (weak,):
             self.examine(part, farther=self._is_coarse)
+            if seeming := [at for at in part if at in self._seeming and self.status(at) == "unresolved"]:
+                self.examine(seeming)
             self.examine_alone(part)
 
     def look_closer(self, group: Sequence[int]) -> None:
@@ -222,6 +267,20 @@ class Search:
             self._lines[at] = [*lines, *own]
             if wrong:
                 self._status[at] = "wrong"
+
+    def relative_error(self, at: int) -> float:
+        """What is missing along a tensor's lines, relative to their slopes on both sides together."""
+        return _relative_error(self._lines[at])[0]
+
+    def suspects(self, at: int) -> list[Line]:
+        """The lines that say that a tensor is wrong or, below float64, that the function is too rough to tell."""
+        lines, base = self._lines.get(at, []), self.base
+        if self.status(at) == "wrong":
+            return [line for line in lines if line.suspect(base.material * abs(line.analytic))]
+        if at in self.missing:
+            return [line for line in lines if line.suspect(base.material * abs(line.analytic))]
+        open_ones = lines if self.status(at) == "unresolved" and base.roundoff > EXACT else []
+        return [line for line in open_ones if base.in_stairs or base.is_rough(line.analytic)]
 
     def outcome(self, at: int, *, closely: bool = True) -> Outcome:
         """What is known of one tensor, with its entries and, where it is wrong, the kind of mistake.
@@ -302,10 +361,13 @@ class Search:
                     rays.append(ray)
                     lines.append(line)
                 self._reference = self._reference or rays[-1].rate(self.base)
-                if self._leaves_out_kinks(rays, lines[-1], group, reach):
+                spoilt = next((line for line in lines if not math.isfinite(line.error)), lines[-1])
+                if self._leaves_out_kinks(rays, spoilt, group, reach):
                     lines, verdicts = [read(self.base, ray) for ray in rays], {}
                 if not suspicious:
                     verdicts = dict.fromkeys(range(len(lines)), False)
+                    seems = any(line.suspect(self._material(group, reach)) for line in lines)
+                    self._seeming |= set(group) if seems else set()
                 judged = self._judged(lines, self._material(group, reach), verdicts)
                 wrong = any(verdicts.values())
                 if wrong and (len(group) > 1 or len(rays) >= _OF_A_WRONG_ONE):

@@ -43,7 +43,7 @@ _SHORT = 4
 FARTHEST_STAIR = 4e-3
 #: Rounding to bfloat16, the coarsest format, makes steps of at most 2⁻⁷ of the value, and of more after a cancellation;
 #: what goes up in higher steps (round, floor) is meant to.
-_HIGHEST_STAIR = 0.1
+HIGHEST_STAIR = 0.1
 #: A plain difference that hardly moved once may move again: its truncation estimate is raised by this.
 _DISTRUST_PLAIN = 1.5
 #: What looks like a kink and is smaller than this variance ratio is noise (3 standard deviations).
@@ -198,7 +198,40 @@ def stair_height(values: Array) -> Array:
     height = np.min(np.where(flat, np.inf, steps), axis=0, initial=np.inf)
     size = np.max(np.abs(values), axis=0)
     with np.errstate(invalid="ignore"):
-        return np.where((changes >= 2) & (height <= _HIGHEST_STAIR * size), height, 0.0)
+        return np.where((changes >= 2) & (height <= HIGHEST_STAIR * size), height, 0.0)
+
+
+def staircase(values: Array) -> Array:
+    """Height of the steps of functions that go up or down twice with a tread between, however high the steps are.
+
+    A dead zone, a clamp or a single jump goes up once only, and what is smooth has no treads.
+
+    Parameters
+    ----------
+    values : array of shape (M, L)
+        Values of L functions at M equally spaced points.
+
+    Returns
+    -------
+    array of shape (L,)
+        That of a typical step; zero for a function without stairs.
+
+    Examples
+    --------
+    >>> staircase(np.array([[0.0, 0, 0], [2, 0, 1], [2, 0, 2], [4, 1, 3]]))
+    array([2., 0., 0.])
+
+    """
+    steps = np.nan_to_num(np.diff(values, axis=0))
+    stairs = np.zeros(values.shape[1], dtype=bool)
+    for upwards in (steps, -steps):
+        risen = on_a_tread = np.zeros(values.shape[1], dtype=bool)
+        for step in upwards:
+            stairs |= on_a_tread & (step > 0)
+            on_a_tread = risen & (step == 0)
+            risen = (step > 0) | on_a_tread
+    height: Array = np.sum(np.abs(steps), axis=0) / np.fmax(np.sum(steps != 0, axis=0), 1)
+    return np.where(stairs, height, 0.0)
 
 
 def kink_errors(even: Array, steps: Array, noise: Array) -> Array:

@@ -110,7 +110,7 @@ class JaxProblem:
         """Outputs that aren't differentiated, because no gradient can come back from them."""
         return self._objective.left_out
 
-    def shadow(self) -> JaxProblem | None:
+    def shadow(self, within: Array | None = None) -> JaxProblem | None:
         if self.roundoff <= _FLOAT64:
             return None
         wide = self._native.widened()
@@ -124,7 +124,7 @@ class JaxProblem:
             shadow._begin(wide, shadow._compiled(wide))  # noqa: SLF001 - it is of this class
             if shadow._program.call is None and self._program.call is not None:  # noqa: SLF001
                 return None  # compiled it gives another value than the native one
-            same = agree(shadow.value({}), flat(self._native.outputs), self.roundoff)
+            same = agree(shadow.value({}), flat(self._native.outputs), self.roundoff, within)
         except Exception:  # noqa: BLE001 - a constant of another dtype in a loop that must keep its own, a kernel for one
             return None
         shadow.roundoff = _FLOAT64

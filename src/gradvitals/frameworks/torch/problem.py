@@ -151,7 +151,7 @@ class TorchProblem:
         """Outputs that aren't differentiated, because no gradient can come back from them."""
         return self._objective.left_out
 
-    def shadow(self) -> TorchProblem | None:
+    def shadow(self, within: Array | None = None) -> TorchProblem | None:
         if not self._is_narrow():
             return None
         native = self.value({})
@@ -163,17 +163,18 @@ class TorchProblem:
             if wider(tensor.dtype) != tensor.dtype and not torch.nn.parameter.is_lazy(tensor)
         }
         shadow._batch = Batch(shadow, self._case.model, self._case.loss)  # noqa: SLF001 - it is of this class
-        if not shadow.gives(native, self.roundoff):
+        if not shadow.gives(native, self.roundoff, within):
             return None
         shadow.roundoff = 2.0**-53
         return shadow
 
-    def gives(self, native: Array, roundoff: float) -> bool:
+    def gives(self, native: Array, roundoff: float, within: Array | None = None) -> bool:
         """Whether evaluations are in float64 throughout and give the value that was computed natively."""
         try:
             with self._inner.allowed():
                 self._outputs = self._run(self._inner.leaves(self._widened({})), wide=True, watched=self._widest)
-            same = agree(np.concatenate([flat(output) for output in self._outputs]), native, roundoff)
+            wide = np.concatenate([flat(output) for output in self._outputs])
+            same = agree(wide, native, roundoff, within)
         except (ModelError, InputError):  # a kernel for one dtype, a constant of another
             return False
         return same and all(output.dtype == wider(output.dtype) for output in self._outputs)

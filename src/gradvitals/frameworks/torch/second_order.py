@@ -93,7 +93,7 @@ class SecondOrderProblem:
     def values(self, points: Sequence[Mapping[int, Array]]) -> Array:
         return values_one_by_one(self, points, sum(self.output_sizes))
 
-    def shadow(self) -> SecondOrderProblem | None:
+    def shadow(self, within: Array | None = None) -> SecondOrderProblem | None:
         first = self._first.shadow()
         if first is None:
             return None
@@ -102,7 +102,7 @@ class SecondOrderProblem:
         shadow._first, shadow.wide, shadow.roundoff = first, True, first.roundoff  # noqa: SLF001 - of this class
         shadow._native = self  # noqa: SLF001
         try:
-            same = agree(shadow.value({}), native, self.roundoff)
+            same = agree(shadow.value({}), native, self.roundoff, within)
         except (ModelError, InputError):
             return None
         return shadow if same else None
