@@ -52,9 +52,7 @@ def test_what_hides_from_all_parts_makes_the_resolution_coarser(monkeypatch):
 
 def test_a_sound_gradient_is_asked_for_in_company_only(monkeypatch):
     asked = []
-    ask = Search._ask
-    monkeypatch.setattr(
-        Search, "_ask", lambda self, group, *a, **k: asked.append(len(group)) or ask(self, group, *a, **k)
-    )
+    look = Search._at_a_glance
+    monkeypatch.setattr(Search, "_at_a_glance", lambda self, group: asked.append(len(group)) or look(self, group))
     assert check(1.0).verdict is Verdict.PASS
     assert asked == [6]

@@ -12,12 +12,12 @@ from gradvitals.frameworks.problem import Array, Problem
 from gradvitals.gradients.measure_base import Base
 from gradvitals.gradients.measure_lines import (
     EXACT,
-    SHORT,
     SHORT_AGAIN,
     Line,
     confirmed,
     measure_line,
     measure_rays,
+    measure_shortly,
 )
 from gradvitals.maths.differences import Ladder, ladder_for
 
@@ -144,7 +144,7 @@ def _lines(problem: Problem, base: Base, units: Sequence[Mapping[int, Array]], l
     """Along each of some directions; in float64 by few steps, where these do."""
     if base.roundoff > EXACT:
         return [line for _, line in measure_rays(problem, base, units, ladder)]
-    lines = [line for _, line in measure_rays(problem, base, units, SHORT)]
+    lines = measure_shortly(problem, base, units)
     unclear = [at for at, line in enumerate(lines) if not line.is_clear]
     again = measure_rays(problem, base, [units[at] for at in unclear], ladder) if unclear else []
     for at, (_, line) in zip(unclear, again, strict=True):

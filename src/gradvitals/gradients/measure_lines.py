@@ -37,8 +37,10 @@ COARSE = 1e-4
 #: other rounding errors.
 CONFIRM_FROM = (3, 5)
 #: In float64 two steps mostly do, so short that kinks hardly lie within. There a smooth function leaves a relative
-#: error of 1e-9, and one that is computed in float32 inside one of 0.1: more than ``CLEAR`` isn't clear.
+#: error of 1e-9 (it is never taken for less than ``_ROUGHLY``), and one that is computed in float32 inside one of 0.1:
+#: more than ``CLEAR`` isn't clear.
 EXACT, SHORT, CLEAR = 1e-12, ladder_for(2.0**-53).part(8, 2), 1e-6
+_ROUGHLY = 1e-8
 #: What two steps show clearly is confirmed by two others on each of two other ladders.
 SHORT_AGAIN = tuple(ladder_for(2.0**-53).multiple(multiple).part(8, 2) for multiple in CONFIRM_FROM)
 
@@ -128,11 +130,17 @@ def measure_line(
 
     """
     if ladder is None and base.roundoff <= EXACT:
-        ((_, line),) = measure_rays(problem, base, [direction], SHORT)
+        (line,) = measure_shortly(problem, base, [direction])
         if line.is_clear:
             return line
     ((_, line),) = measure_rays(problem, base, [direction], ladder, enough=enough)
     return line
+
+
+def measure_shortly(problem: Problem, base: Base, directions: Sequence[Mapping[int, Array]]) -> list[Line]:
+    """Lines by two short steps, in float64; they tell noise only roughly, and their errors allow for that."""
+    lines = [line for _, line in measure_rays(problem, base, directions, SHORT)]
+    return [line.widened(_ROUGHLY * max(abs(line.analytic), abs(line.numeric))) for line in lines]
 
 
 def measure_rays(

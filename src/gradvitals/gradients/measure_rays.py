@@ -18,9 +18,9 @@ from gradvitals.maths.differences import Ladder, Slope, extrapolate, kink_errors
 
 #: Kinks are looked for above this many standard deviations of an output's noise.
 _KINK_NOISE = 4.0
-#: A jump: differences are followed over so many of the finest steps; a smooth function's fall as the steps do, those
-#: across a jump stay. Between lies this power (measured on functions with a passage of 1e-8); they must be well above
-#: noise.
+#: A jump: differences are followed over so many of the finest steps, where there are so many; a smooth function's fall
+#: as the steps do, those across a jump stay. Between lies this power (measured on functions with a passage of 1e-8); they
+#: must be well above noise.
 _LOOKED_BACK, _TOO_SLOW, _ABOVE_NOISE = 2, 0.55, 20.0
 #: The bits of a float64 that hold its exponent.
 _EXPONENT = np.int64(0x7FF0_0000_0000_0000)
@@ -63,11 +63,12 @@ class Ray:
         """Outputs, of shape (M,), whose slopes grow as steps shrink down to the finest one: a jump at the point, or a
         passage narrower than any step.
         """
-        if len(self.steps) <= _LOOKED_BACK:
+        back = min(_LOOKED_BACK, len(self.steps) - 1)
+        if back < 1:
             return np.zeros(self.centre.size, dtype=bool)
         with np.errstate(invalid="ignore", over="ignore"):
-            coarse, fine = np.abs(self.ahead - self.behind)[[-1 - _LOOKED_BACK, -1]]
-            expected = self.steps[-1] / self.steps[-1 - _LOOKED_BACK]
+            coarse, fine = np.abs(self.ahead - self.behind)[[-1 - back, -1]]
+            expected = self.steps[-1] / self.steps[-1 - back]
             grown = fine >= expected**_TOO_SLOW * coarse
             jumps: np.ndarray = grown & (fine > _ABOVE_NOISE * self.noise(base)[-1])
         return jumps

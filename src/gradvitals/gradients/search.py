@@ -22,12 +22,12 @@ from gradvitals.gradients.measure_lines import (
     CLEAR,
     COARSE,
     EXACT,
-    SHORT,
     SHORT_AGAIN,
     SUSPECT_AT,
     Line,
     confirmed,
     measure_rays,
+    measure_shortly,
     read,
 )
 from gradvitals.gradients.measure_rays import Ray
@@ -211,7 +211,7 @@ class Search:
             {at: reach[at] * self._normal(self.problem.tensors[at].size) for at in group}
             for _ in range(LEAST_DIRECTIONS)
         ]
-        lines = [line for _, line in measure_rays(self.problem, self.base, directions, SHORT)]
+        lines = measure_shortly(self.problem, self.base, directions)
         material = self._material(group, reach)
         usual = max(reach[at] * self.base.size(at) for at in group)
         if not usual or not all(line.bar <= max(CLEAR * usual, material) for line in lines):
@@ -220,6 +220,8 @@ class Search:
             if len(group) == 1:
                 self._see_wrong(group[0], lines, reach[group[0]], material)
             return "wrong"
+        if any(line.suspect(material) for line in lines):
+            return "unclear"
         # Two steps tell noise only roughly: what is missing counts as an error, so that the resolution stays true.
         lines = [line.widened(abs(line.missing)) for line in lines]
         resolved = self._resolved(lines, group, reach)
@@ -235,7 +237,7 @@ class Search:
             if confirmed(self.problem, self.base, worst, material, SHORT_AGAIN):
                 more = _OF_A_WRONG_ONE - len(lines)
                 directions = [{at: reach * self._normal(self.problem.tensors[at].size)} for _ in range(more)]
-                lines += [line for _, line in measure_rays(self.problem, self.base, directions, SHORT)]
+                lines += measure_shortly(self.problem, self.base, directions)
                 self._settle([at], lines, self._resolved(lines, [at], {at: reach}), wrong=True)
         except BudgetSpent:
             return
@@ -292,7 +294,8 @@ class Search:
             return Outcome("unresolved", math.nan, math.nan, math.inf, math.inf)
         lines, status = self._lines[at], self._status[at]
         entries, complete = self._entries(at, closely=closely)
-        if status != "wrong" and any(entry.wrong for entry in entries):
+        beyond = self._resolution[at] * base.size(at)  # less than that is no contradiction to a pass
+        if status != "wrong" and any(e.wrong and abs(e.line.missing) > beyond * e.scale for e in entries):
             status = "wrong"
         own = [line for line in lines if set(line.direction) == {at}]
         measured = [entry.line for entry in entries] if complete or (entries and not own) else (own or lines)
