@@ -91,6 +91,7 @@ def _asked(scene: Scene, observed: Readings, entries: Sequence[Entry], sizes: Si
     return (
         _behaving(scene, observed)
         or _of_one_factor(observed, sizes)
+        or (behaviour.conjugated(scene, observed) if scene.tensor.is_complex else None)
         or patterns.rearranged(observed, scene.claimed, scene.tensor.shape)
         or _in_company(scene, observed)
         or _in_a_part(scene, observed, entries, scene.tensor, sizes)
@@ -112,9 +113,7 @@ def _cut(found: Mistake, scene: Scene) -> Mistake:
     if cuts:
         return Mistake("detached", 0.9, facts={**found.facts, "framework_only": True, "cuts": cuts[:_SHOWN]})
     likely = "formula" if found.likely == "detached" else found.likely
-    return Mistake(
-        likely, min(found.confidence, _UNSEEN), found.factor, found.name, {**found.facts, "uncut": True}
-    )
+    return Mistake(likely, min(found.confidence, _UNSEEN), found.factor, found.name, {**found.facts, "uncut": True})
 
 
 def _behaving(scene: Scene, observed: Readings) -> Mistake | None:
@@ -135,6 +134,7 @@ def _in_company(scene: Scene, observed: Readings) -> Mistake | None:
         patterns.anothers(scene, observed)
         or patterns.reordered(scene, observed)
         or terms.one_term(scene, observed)
+        or terms.factor_and_own_term(scene, observed)
         or behaviour.operands(scene, observed)
         or terms.repeated(scene, observed)
     )
