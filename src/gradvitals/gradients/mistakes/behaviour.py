@@ -154,7 +154,8 @@ def conjugated(scene: Scene, observed: Readings) -> Mistake | None:
 
 def _conjugate(pairs: Array) -> Array:
     """Of complex numbers as pairs, flat."""
-    return (pairs.reshape(-1, 2) * np.array([1.0, -1.0])).reshape(-1)
+    turned: Array = (pairs.reshape(-1, 2) * np.array([1.0, -1.0])).reshape(-1)
+    return turned
 
 
 def _cotangents(scene: Scene) -> Iterator[tuple[dict[str, Fact], Array]]:

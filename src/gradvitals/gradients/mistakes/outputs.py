@@ -118,8 +118,8 @@ def _scaled(scene: Scene, labels: NDArray[np.int64], directions: list[Array], sl
     off = [label for label, factor in factors.items() if abs(factor - 1) > 2 * _CLOSE]
     if len(off) != 1 or len(factors) < 2:
         return None
-    factor = Estimate(factors[off[0]], _CLOSE * abs(factors[off[0]]))
-    return Mistake("output-factor", 0.9, facts={"part": f"output{off[0]}", "output_factor": factor})
+    value = factors[off[0]]
+    return Mistake("output-factor", 0.9, facts={"part": f"output{off[0]}", "output_factor": Estimate(value, _CLOSE * abs(value))})
 
 
 def _described(scene: Scene, output: int, axis: int, labels: NDArray[np.int64], lost: tuple[int, ...]) -> Mistake:
