@@ -119,7 +119,9 @@ def _scaled(scene: Scene, labels: NDArray[np.int64], directions: list[Array], sl
     if len(off) != 1 or len(factors) < 2:
         return None
     value = factors[off[0]]
-    return Mistake("output-factor", 0.9, facts={"part": f"output{off[0]}", "output_factor": Estimate(value, _CLOSE * abs(value))})
+    return Mistake(
+        "output-factor", 0.9, facts={"part": f"output{off[0]}", "output_factor": Estimate(value, _CLOSE * abs(value))}
+    )
 
 
 def _described(scene: Scene, output: int, axis: int, labels: NDArray[np.int64], lost: tuple[int, ...]) -> Mistake:
