@@ -156,6 +156,9 @@ class NumpyProblem:
         names = short_names([path for path, _ in values])
         return tuple((names[path], value.shape) for path, value in values if isinstance(value, np.ndarray))
 
+    def cuts(self) -> tuple[str, ...]:
+        return ()
+
     def hand_written(self) -> None:
         return None
 

@@ -180,6 +180,10 @@ class Problem(Protocol):
         """
         ...
 
+    def cuts(self) -> tuple[str, ...]:
+        """Where the forward pass was seen to leave the graph; empty where it can't be seen, too."""
+        ...
+
     def representable(self, cotangent: Array) -> Array:
         """The cotangent as the outputs' dtype holds it."""
         ...

@@ -15,10 +15,14 @@ from gradvitals.vocabulary.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One forward and backward pass: each output as a flat float64 array, and the gradient of each tensor."""
+    """One forward and backward pass: each output as a flat float64 array, and the gradient of each tensor.
+
+    ``modified`` names what was written into on the way: ``"cotangent"``, ``"input"``.
+    """
 
     outputs: tuple[Array, ...]
     gradients: tuple[Gradient, ...]
+    modified: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,8 @@ class Rivals(Protocol):
     """A kernel and its reference at one point.
 
     Points are flat float64 arrays by tensor, those of tensors that aren't named are the given ones; cotangents are flat
-    arrays, one per output, empty where a scalar is differentiated. The random state is the same at every pass.
+    arrays, one per output, or a single number where a scalar is differentiated. The random state is the same at every
+    pass.
     """
 
     tensors: tuple[Tensor, ...]

@@ -74,6 +74,9 @@ class Beside:
     def hand_written(self) -> tuple[str, ...] | None:
         return self._problem.hand_written()
 
+    def cuts(self) -> tuple[str, ...]:
+        return self._problem.cuts()
+
     def point(self, tensor: int) -> Array:
         return self._points[tensor].copy()
 

@@ -72,6 +72,7 @@ class Counted:
         self.tangent = problem.tangent
         self.input_shapes = problem.input_shapes
         self.hand_written = problem.hand_written
+        self.cuts = problem.cuts
 
     @property
     def evaluation(self) -> str:

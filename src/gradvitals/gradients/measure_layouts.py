@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gradvitals.frameworks.problem import Array
 from gradvitals.frameworks.rivals import Rivals
-from gradvitals.gradients.measure_reference import Compared, Comparison
+from gradvitals.gradients.measure_cotangents import KernelFault
+from gradvitals.gradients.measure_reference import Comparison
 from gradvitals.vocabulary.errors import ModelError
 
 #: The same numbers with other strides; and one number, or one row, that stands for all.
@@ -21,17 +21,7 @@ _EXPANDED = ("expanded", "expanded-rows")
 _ABOVE = 8.0
 
 
-@dataclass(frozen=True, slots=True)
-class LayoutFault:
-    """A gradient that depends on how the gradient from above lies in memory, in the worst of some layouts."""
-
-    tensor: int
-    kind: str
-    relative: float
-    layouts: tuple[str, ...]
-
-
-def layout_faults(rivals: Rivals, gradients: Sequence[Comparison], seed: int) -> list[LayoutFault]:
+def layout_faults(rivals: Rivals, gradients: Sequence[Comparison], seed: int) -> list[KernelFault]:
     """The gradients that aren't the same; none where a loss is differentiated, or where the kernel refuses a layout.
 
     Parameters
@@ -47,7 +37,7 @@ def layout_faults(rivals: Rivals, gradients: Sequence[Comparison], seed: int) ->
         return []
     rng = np.random.default_rng(seed)
     drawn = [rng.standard_normal(out.size) for out in rivals.outputs]
-    found: list[LayoutFault] = []
+    found: list[KernelFault] = []
     for kind, layouts in (("cotangent-strides", _STRIDED), ("cotangent-expanded", _EXPANDED)):
         worst = [0.0] * len(gradients)
         where: list[list[str]] = [[] for _ in gradients]
@@ -64,18 +54,8 @@ def layout_faults(rivals: Rivals, gradients: Sequence[Comparison], seed: int) ->
                 if relative > 0:
                     worst[at] = max(worst[at], relative)
                     where[at].append(layout)
-        found += [LayoutFault(at, kind, worst[at], tuple(names)) for at, names in enumerate(where) if names]
+        found += [KernelFault(at, kind, worst[at], tuple(names)) for at, names in enumerate(where) if names]
     return found
-
-
-def with_faults(compared: Compared, faults: Sequence[LayoutFault]) -> Compared:
-    """What was right is wrong where such a fault was found."""
-    kinds = {fault.tensor: fault.kind for fault in reversed(faults)}
-    gradients = tuple(
-        replace(c, status="wrong", reason=kinds[at]) if at in kinds and c.status == "right" else c
-        for at, c in enumerate(compared.gradients)
-    )
-    return replace(compared, gradients=gradients)
 
 
 def _repeated(cotangent: Array, shape: tuple[int, ...], layout: str) -> Array:

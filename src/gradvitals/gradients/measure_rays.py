@@ -19,8 +19,8 @@ from gradvitals.maths.differences import Ladder, Slope, extrapolate, kink_errors
 #: Kinks are looked for above this many standard deviations of an output's noise.
 _KINK_NOISE = 4.0
 #: A jump: differences are followed over so many of the finest steps, where there are so many; a smooth function's fall
-#: as the steps do, those across a jump stay. Between lies this power (measured on functions with a passage of 1e-8); they
-#: must be well above noise.
+#: as the steps do, those across a jump stay. Between lies this power (measured on functions with a passage of 1e-8);
+#: they must be well above noise.
 _LOOKED_BACK, _TOO_SLOW, _ABOVE_NOISE = 2, 0.55, 20.0
 #: The bits of a float64 that hold its exponent.
 _EXPONENT = np.int64(0x7FF0_0000_0000_0000)

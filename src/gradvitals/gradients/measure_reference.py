@@ -34,6 +34,9 @@ UNDETERMINED = 0.3
 BEYOND_NOISE = 30.0
 #: A gradient is zero by design where all of it, relative to the largest contribution, is this share of a roundoff.
 _ZERO = 1e-6
+#: What is sent back through a scalar, trial by trial: numbers that every type holds. From .backward() itself only 1
+#: comes; a weighted sum of losses, or a loss scale, sends others.
+_SCALARS = (1.0, -2.0, 1.5, -0.75)
 #: Trials take place this close to the given inputs, relatively, but at most so many units in the last place away: of a
 #: scalar, the neighbours one unit away are too few to tell luck from accuracy.
 _NEAR, _MOST_UNITS = 2.0**-8, 64.0
@@ -53,7 +56,8 @@ class Comparison:
     ``status`` is right, wrong or unresolved; ``missing`` says that the kernel gave no gradient, ``got_shape`` that it
     has another shape. ``moved`` is how much the truth moves by one unit roundoff of the inputs, relatively. ``slices``
     holds each slice's error beside the eager version's, for every way to cut the tensor; ``agreement`` the cosine
-    between errors at different places, near 1 for a mistake and near 0 for rounding (None where it wasn't needed).
+    between errors at different places, near 1 for a mistake and near 0 for rounding (None where it wasn't needed);
+    ``agreement_apart`` is that of the entries that stand out.
     """
 
     tensor: Tensor
@@ -67,6 +71,7 @@ class Comparison:
     got_shape: tuple[int, ...] | None = None
     reason: str = ""
     agreement: float | None = None
+    agreement_apart: float = 0.0
 
     @property
     def conditioning(self) -> float:
@@ -80,12 +85,16 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """All outputs and gradients, and what it took: ``passes`` forwards and backwards, of all three."""
+    """All outputs and gradients, and what it took: ``passes`` forwards and backwards, of all three.
+
+    ``modified`` says what the kernel wrote into: ``"cotangent"``, ``"input"``.
+    """
 
     outputs: tuple[Comparison, ...]
     gradients: tuple[Comparison, ...]
     trials: int
     passes: int
+    modified: tuple[str, ...] = ()
 
 
 def compare(
@@ -116,6 +125,7 @@ class _Match:
         self._rng = rng
         self._progress = progress
         self._done = 0
+        self._modified: tuple[str, ...] = ()
         self._points = [rivals.point(at) for at in range(len(rivals.tensors))]
         self._subjects = (*rivals.outputs, *rivals.tensors)
         self._tallies = [Tally(tensor.shape, tensor.dtype) for tensor in self._subjects]
@@ -146,16 +156,17 @@ class _Match:
             compared = self._judged(moved)
         compared = self._strayed(compared)
         count = len(self._rivals.outputs)
-        return Compared(tuple(compared[:count]), tuple(compared[count:]), trials, self._done)
+        return Compared(tuple(compared[:count]), tuple(compared[count:]), trials, self._done, self._modified)
 
     def _try(self, trial: int, *, at_kinks: Sequence[int] = ()) -> None:
         """One trial; of the tensors that have kinks, any sub-gradient is right."""
         point = {} if trial == 0 else self._beside()
-        cotangents = self._drawn()
+        cotangents = self._drawn(trial)
         self._places.append((point, cotangents))
         kernel = self._ran(self._rivals.kernel, point, cotangents)
         eager = self._ran(self._rivals.eager, point, cotangents)
         truth = self._ran(self._rivals.truth, point, cotangents)
+        self._modified = tuple(dict.fromkeys((*self._modified, *kernel.modified)))
         if trial == 0:
             _require_gradient(kernel, truth)
             self._cotangents, self._truth = cotangents, truth
@@ -186,9 +197,9 @@ class _Match:
             self._progress(self._done, max(3 * TRIALS + _MOVES, self._done))
         return found
 
-    def _drawn(self) -> tuple[Array, ...]:
+    def _drawn(self, trial: int) -> tuple[Array, ...]:
         if self._rivals.objective != "random":
-            return ()
+            return (np.array([_SCALARS[trial % len(_SCALARS)]]),)
         return self._rivals.representable([self._rng.standard_normal(out.size) for out in self._rivals.outputs])
 
     def _beside(self) -> dict[int, Array]:
@@ -209,10 +220,12 @@ class _Match:
                 at: x * (1 + tensor.roundoff * self._rng.choice((-1.0, 1.0), x.size))
                 for at, (x, tensor) in enumerate(zip(self._points, self._rivals.tensors, strict=True))
             }
-            sent = tuple(
-                w * (1 + out.roundoff * self._rng.choice((-1.0, 1.0), w.size))
-                for w, out in zip(self._cotangents, self._rivals.outputs, strict=bool(self._cotangents))
-            )
+            sent = self._cotangents
+            if self._rivals.objective == "random":
+                sent = tuple(
+                    w * (1 + out.roundoff * self._rng.choice((-1.0, 1.0), w.size))
+                    for w, out in zip(sent, self._rivals.outputs, strict=True)
+                )
             found = self._ran(self._rivals.truth, point, sent)
             there = [*found.outputs, *(g.value for g in found.gradients)]
             for at, (one, other) in enumerate(zip(base, there, strict=True)):
@@ -334,8 +347,9 @@ class _Match:
                 at: self._rivals.settled(at, x * (1 + step * self._rng.uniform(-1, 1, x.size)))
                 for at, x in enumerate(self._points)
             }
-            sent = [w * (1 + step * self._rng.uniform(-1, 1, w.size)) for w in self._cotangents]
-            sent = list(self._rivals.representable(sent)) if sent else sent
+            sent = self._cotangents
+            if self._rivals.objective == "random":
+                sent = self._rivals.representable([w * (1 + step * self._rng.uniform(-1, 1, w.size)) for w in sent])
             mine = self._ran(self._rivals.kernel, point, sent)
             true = self._ran(self._rivals.truth, point, sent)
             values = [
@@ -347,9 +361,23 @@ class _Match:
                 if one is not None and other is not None:
                     errors[at].append(np.nan_to_num(one - other, posinf=0.0, neginf=0.0))
         return [
-            replace(c, agreement=_agreement(errors[at])) if at in errors and c.tally.kernel_error < 1 else c
+            replace(c, agreement=_agreement(errors[at]), agreement_apart=self._agreement_apart(c, errors[at]))
+            if at in errors and c.tally.kernel_error < 1
+            else c
             for at, c in enumerate(compared)
         ]
+
+    def _agreement_apart(self, c: Comparison, errors: Sequence[Array]) -> float:
+        """The same of the entries that stand out: beside all others' rounding a mistake in a few can't be seen.
+
+        Chosen for being large, they would be smaller elsewhere if they were rounding.
+        """
+        apart = c.tally.standing_out(ENTRY_ALLOWANCE * self._ratio)
+        chosen = [error[apart] for error in errors]
+        sizes = [float(np.linalg.norm(error)) for error in chosen]
+        if not len(apart) or min(sizes) == 0:
+            return 0.0
+        return _agreement(chosen) * min(1.0, float(np.median(sizes[1:])) / sizes[0])
 
 
 def _require_gradient(kernel: Pass, truth: Pass) -> None:

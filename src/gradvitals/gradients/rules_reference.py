@@ -9,8 +9,9 @@ import numpy as np
 
 from gradvitals.frameworks.rivals import Mismatch
 from gradvitals.gradients.explain_reference import Explanation, explain
-from gradvitals.gradients.measure_layouts import LayoutFault
+from gradvitals.gradients.measure_cotangents import KernelFault
 from gradvitals.gradients.measure_reference import ENTRY_ALLOWANCE, SURE, Compared, Comparison
+from gradvitals.gradients.mistakes.factors import Sizes
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
 
@@ -25,6 +26,12 @@ VALUE_WRONG = Rule(
         )
     },
 )
+#: A kernel may be meant to take its inputs' memory (a loss that leaves the gradient there); the gradient from above may
+#: still be needed by other branches.
+_WRITTEN = {
+    "cotangent": ("modifies-cotangent", Severity.ERROR),
+    "input": ("modifies-input", Severity.WARNING),
+}
 UNDECIDED = Rule("G111", Severity.UNRESOLVED, {})
 
 #: Two factors are one cause when they differ by less than this, relatively.
@@ -36,12 +43,13 @@ def judge_comparison(
     mismatches: Sequence[Mismatch],
     sizes: Sequence[int],
     ratio: float,
-    faults: Sequence[LayoutFault] = (),
+    faults: Sequence[KernelFault] = (),
 ) -> tuple[tuple[Finding, ...], dict[str, Explanation]]:
     """Findings, the worst first, and what explains each wrong tensor, by its path."""
     everything = (*compared.outputs, *compared.gradients)
+    known = Sizes(tuple(sizes), tuple((c.tensor.path, c.tensor.shape) for c in everything))
     explained = {
-        c.tensor.path: explain(c, sizes, ratio)
+        c.tensor.path: explain(c, known, ratio)
         for c in everything
         if c.status == "wrong" and not c.reason and c.got_shape is None and not c.missing and not c.broken_count
     }
@@ -54,7 +62,8 @@ def judge_comparison(
         *_wrong(
             compared.gradients, explained, ratio, "G101", value_wrong=any(c.status == "wrong" for c in compared.outputs)
         ),
-        *_depending_on_layout(compared.gradients, faults),
+        *_breaking_rules(compared.gradients, faults),
+        *_writing(compared),
         *_undecided(everything, ratio),
     ]
     return tuple(sorted(found, key=lambda finding: -finding.severity)), explained
@@ -150,7 +159,7 @@ def _wrong(
         yield Finding(code, Severity.ERROR, _site(worst), facts, mine.confidence)
 
 
-def _depending_on_layout(gradients: Sequence[Comparison], faults: Sequence[LayoutFault]) -> Iterator[Finding]:
+def _breaking_rules(gradients: Sequence[Comparison], faults: Sequence[KernelFault]) -> Iterator[Finding]:
     for kind in dict.fromkeys(fault.kind for fault in faults):
         group = [fault for fault in faults if fault.kind == kind]
         worst = max(group, key=lambda fault: fault.relative)
@@ -161,6 +170,13 @@ def _depending_on_layout(gradients: Sequence[Comparison], faults: Sequence[Layou
             "layouts": worst.layouts,
         }
         yield Finding("G101", Severity.ERROR, Site(gradients[worst.tensor].tensor.path), facts)
+
+
+def _writing(compared: Compared) -> Iterator[Finding]:
+    for what in compared.modified:
+        kind, severity = _WRITTEN[what]
+        facts: dict[str, Fact] = {"tensors": tuple(c.tensor.path for c in compared.gradients), "likely": kind}
+        yield Finding("G110", severity, Site("output"), facts)
 
 
 def _same_cause(one: Explanation, other: Explanation) -> bool:

@@ -153,6 +153,13 @@ class Tally:
         beside = np.fmax((draws * own + _PRIOR_DRAWS * typical) / (draws + _PRIOR_DRAWS), granted)
         return math.sqrt(float(_divided(kernel, beside).max(initial=0.0)))
 
+    def standing_out(self, times: float) -> NDArray[np.int64]:
+        """The entries of the first trial whose error is so many times what the eager version has thereabouts."""
+        kernel, _, truth = self.first[0]
+        granted = (_GRANTED * spacing(truth, self.dtype)) ** 2 / 12
+        over = (kernel - truth) ** 2 > times**2 * np.fmax(self._typical(), granted)
+        return np.flatnonzero(over)
+
     def entry_beside(self) -> float:
         """The largest error of an entry that is taken for the eager version's own."""
         granted = max(

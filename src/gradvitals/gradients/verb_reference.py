@@ -13,7 +13,8 @@ from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.environment import environment
 from gradvitals.frameworks.rivals import Rivals, opened_rivals
 from gradvitals.gradients.explain_reference import Explanation
-from gradvitals.gradients.measure_layouts import layout_faults, with_faults
+from gradvitals.gradients.measure_cotangents import cotangent_faults, with_faults
+from gradvitals.gradients.measure_layouts import layout_faults
 from gradvitals.gradients.measure_reference import Compared, Comparison, compare
 from gradvitals.gradients.rules_reference import VALUE_WRONG, entry_resolution, judge_comparison, resolution
 from gradvitals.vocabulary.errors import InputError, UsageError
@@ -86,7 +87,8 @@ def check_reference(
             compared = Compared((), (), 0, 0)
         else:
             compared = compare(rivals, ratio=allowed, seed=seed, progress=progress)
-        faults = layout_faults(rivals, compared.gradients, seed) if compared.gradients else []
+        faults = cotangent_faults(rivals, compared.gradients, seed) if compared.gradients else []
+        faults += layout_faults(rivals, compared.gradients, seed) if compared.gradients else []
         compared = with_faults(compared, faults)
         findings, explained = judge_comparison(compared, rivals.mismatches, rivals.sample_sizes, allowed, faults)
         tables = (

@@ -163,6 +163,9 @@ class JaxProblem:
     def input_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         return tuple((tensor.path, tensor.shape) for tensor in self.tensors)
 
+    def cuts(self) -> tuple[str, ...]:
+        return ()
+
     def hand_written(self) -> None:
         return None
 

@@ -21,6 +21,7 @@ from gradvitals.frameworks.torch.arguments import Arguments, copied
 from gradvitals.frameworks.torch.batched import Batch
 from gradvitals.frameworks.torch.behind import generators_behind
 from gradvitals.frameworks.torch.custom import custom_functions, operations
+from gradvitals.frameworks.torch.cuts import Cuts
 from gradvitals.frameworks.torch.entries import (
     described,
     flat,
@@ -250,6 +251,12 @@ class TorchProblem:
             with torch.enable_grad(), self._placed({}, differentiable=True) as point:
                 self._hand_written = custom_functions(self._run(point, recording=True), self._own)
         return self._hand_written
+
+    def cuts(self) -> tuple[str, ...]:
+        with torch.enable_grad(), self._placed({}, differentiable=True) as point, Cuts() as seen:
+            self._run(point, recording=True)
+        cuts: tuple[str, ...] = seen.found
+        return cuts
 
     @property
     def output_dtypes(self) -> tuple[torch.dtype, ...]:

@@ -75,7 +75,7 @@ class TorchPullback:
             # A copy: a backward pass may return a buffer of its own, and write into it again.
             value = None if gradient.value is None else gradient.value.copy()
             gradients[at] = Gradient(value, gradient.got_shape, gradient.stopped)
-        kept = all(_same(part, was) for part, was in zip(parts, before, strict=True))
+        kept = all(same(part, was) for part, was in zip(parts, before, strict=True))
         return Pull(tuple(gradients), sent, modified=not kept)
 
 
@@ -111,10 +111,12 @@ def made_ready(
     return leaves, handed
 
 
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same numbers; sparse ones aren't looked at."""
     if one.layout != torch.strided:
         return True
-    return torch.equal(one.nan_to_num(), other.nan_to_num())
+    pair = [torch.view_as_real(part.resolve_conj()) if part.is_complex() else part for part in (one, other)]
+    return torch.equal(pair[0].nan_to_num(), pair[1].nan_to_num())
 
 
 def _has_forward_mode(node: Any) -> bool:

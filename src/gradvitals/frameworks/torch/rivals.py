@@ -20,6 +20,7 @@ from gradvitals.frameworks.torch.layouts import laid_out
 from gradvitals.frameworks.torch.objective import differentiable, scalar
 from gradvitals.frameworks.torch.pullback import pulled_back
 from gradvitals.frameworks.torch.replay import Replay
+from gradvitals.frameworks.torch.resend import same
 from gradvitals.frameworks.torch.swap import Places
 from gradvitals.frameworks.torch.widening import in_float64
 from gradvitals.frameworks.torch.wrt import Key, differentiated, involved, own_module
@@ -170,10 +171,12 @@ class TorchRivals:
         torch.clear_autocast_cache()
         with torch.enable_grad(), place(elsewhere) as (point, wide):
             inputs = {
-                key[1]: tensor if wide else _lying_as(self._own[key], tensor)
+                key[1]: tensor if wide else _handed(self._own[key], tensor)
                 for key, tensor in point.items()
                 if key[0] == "input"
             }
+            handed = [tensor for tensor in inputs.values() if not wide and tensor.layout == torch.strided]
+            before = [(tensor, tensor.detach().clone(), tensor.grad_fn) for tensor in handed]
             args, keywords = self._arguments.at(inputs, wide=wide)
             with user_code(f"{case.subject}{' in float64' if wide else ''}"):
                 output = case.model(*args, **keywords)
@@ -189,15 +192,18 @@ class TorchRivals:
             if cotangents is None:
                 return Pass((), ())
             roots = outputs if value is None else [value]
-            sent = (
-                [laid_out(moved_to(out.detach(), part), layout) for out, part in zip(outputs, cotangents, strict=True)]
-                if value is None
-                else [torch.ones_like(value)]
-            )
+            sent = [laid_out(moved_to(out.detach(), part), layout) for out, part in zip(roots, cotangents, strict=True)]
+            kept = [part.clone() for part in sent]
             with user_code(f"the backward pass of {case.subject}{' in float64' if wide else ''}"):
                 leaves = [point[key] for key in self._keys]
                 gradients = pulled_back(roots, sent, leaves, self.tensors)
-            return Pass(tuple(flat(out) for out in outputs), gradients)
+            modified = {
+                "cotangent": any(not same(part, was) for part, was in zip(sent, kept, strict=True)),
+                # Of what is written in place by its own operations, autograd knows.
+                "input": any(now.grad_fn is by and not same(now, was) for now, was, by in before),
+            }
+            written = tuple(what for what, is_so in modified.items() if is_so)
+            return Pass(tuple(flat(out) for out in outputs), gradients, written)
 
     @contextlib.contextmanager
     def _kernel_outputs(self, elsewhere: Mapping[Key, Array]) -> Iterator[tuple[dict[Key, torch.Tensor], bool]]:
@@ -242,10 +248,10 @@ class TorchRivals:
         return made.requires_grad_()
 
 
-def _lying_as(given: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
-    """A tensor's values lying in memory as those that the user gave, with their gaps; the gradient comes back."""
+def _handed(given: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+    """A copy that may be written, lying in memory as what the user gave, with its gaps; the gradient comes back."""
     if given.layout != torch.strided or leaf.stride() == given.stride() or _overlaps(given):
-        return leaf
+        return leaf.clone()
     return torch.empty_strided(given.shape, given.stride(), dtype=leaf.dtype, device=leaf.device).copy_(leaf)
 
 

@@ -125,6 +125,9 @@ class SecondOrderProblem:
     def input_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         return self._first.input_shapes
 
+    def cuts(self) -> tuple[str, ...]:
+        return ()
+
     def hand_written(self) -> None:
         return None
 

@@ -135,6 +135,29 @@ def operands(scene: Scene, observed: Readings) -> Mistake | None:
     return None
 
 
+def conjugated(scene: Scene, observed: Readings) -> Mistake | None:
+    """A complex gradient that is right when it, another tensor or the cotangent is conjugated."""
+    if observed.explained_by(_conjugate(scene.claimed)):
+        return Mistake("conjugated", 0.95)
+    for at, tensor in enumerate(scene.problem.tensors[:_MOST_TENSORS]):
+        if at != scene.at and tensor.is_complex:
+            candidate = scene.backward(moved={at: _conjugate(scene.base.points[at])})
+            if candidate is not None and observed.explained_by(candidate):
+                return Mistake("conjugated", 0.95, facts={"conjugate_of": tensor.path})
+    if scene.problem.objective != "random" or any(not shape or shape[-1] != 2 for shape in scene.outputs):
+        return None
+    candidate = scene.backward(_conjugate(scene.base.cotangent))
+    if candidate is not None and observed.explained_by(candidate):
+        return Mistake("conjugated", 0.95, facts={"conjugate_of": "output"})
+    return None
+
+
+def _conjugate(pairs: Array) -> Array:
+    """Of complex numbers as pairs, flat."""
+    turned: Array = (pairs.reshape(-1, 2) * np.array([1.0, -1.0])).reshape(-1)
+    return turned
+
+
 def _cotangents(scene: Scene) -> Iterator[tuple[dict[str, Fact], Array]]:
     """The cotangent of a single output with its axes exchanged or reversed."""
     if len(scene.outputs) != 1 or scene.problem.objective != "random":

@@ -43,6 +43,11 @@ class Sizes:
     def lengths(self) -> list[int]:
         return sorted({n for _, shape in self.shapes for n in shape if n > 1})
 
+    def widths(self) -> list[int]:
+        """What heads of attention may be wide: the length of the last axis of several tensors of three axes or more."""
+        last = [shape[-1] for _, shape in self.shapes if len(shape) > 2]
+        return sorted({n for n in last if last.count(n) > 1})
+
     def letter(self, length: int) -> str:
         """N where it is the length of leading axes only, as a number of samples is; else n."""
         wide = [shape for _, shape in self.shapes if len(shape) > 1]
@@ -114,11 +119,17 @@ def _known(value: float, sizes: Sizes) -> list[_Reading]:
 
     lengths = sizes.lengths()
     samples = [n for n in sizes.samples if n >= _LEAST_SAMPLES]
+    scales = [n for n in sizes.widths() if n > _LEAST_SAMPLES**2 and math.isqrt(n) ** 2 == n]
+    for n in scales:  # √64 = 8 heads wide beats 8 heads, but not a batch of 8
+        if math.isqrt(n) not in samples:
+            forgotten(math.isqrt(n), f"1/√d (d = {n})", 0.75, sizes.called(n))
     for n in dict.fromkeys((*samples, *(n for n in lengths if n >= _LEAST_LENGTH))):
         letter = sizes.letter(n)
         forgotten(n, f"1/{letter} ({letter} = {n})", 0.9, sizes.called(n))
     for n in lengths:  # √9 = 3 may be a 3; √16 = 4 where no axis is 4 long is rather the scale of attention
         root = math.sqrt(n)
+        if n in scales and math.isqrt(n) not in samples:
+            continue
         if n >= _LEAST_LENGTH and (not root.is_integer() or (n > _LEAST_SAMPLES**2 and root not in lengths)):
             forgotten(root, f"1/√d (d = {n})", 0.75 if root.is_integer() else 0.9, sizes.called(n))
     for a, b in itertools.combinations_with_replacement(lengths, 2):

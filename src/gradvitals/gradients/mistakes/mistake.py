@@ -38,6 +38,9 @@ class Mistake:
     broadcast            one gradient repeated along ``axis``, where each position has its own
     sum-missing          what comes through a ``part`` of the output is left out of the sum for a broadcast tensor
     output-ignored       what comes through a ``part`` of the output doesn't reach the gradient
+    output-factor        what comes through a ``part`` of the output should be ``output_factor`` times as much
+    conjugated           right when ``conjugate_of`` is conjugated
+    statistic-wrong      the way through a ``statistic`` is there, in a wrong amount
     slice                wrong in one ``region`` only: rows, columns, channels, a block
     entries              wrong in single entries, or where a ``condition`` holds
     ignores-cotangent    the same whatever comes from above

@@ -9,7 +9,7 @@ import numpy as np
 from gradvitals.frameworks.problem import Array
 from gradvitals.gradients.mistakes.mistake import Mistake
 from gradvitals.gradients.mistakes.region import Region
-from gradvitals.vocabulary.finding import Fact
+from gradvitals.vocabulary.finding import Estimate, Fact
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
@@ -45,6 +45,9 @@ def dropped(scene: Scene) -> Mistake | None:
         lost = _lost(scene, labels, directions, slopes)
         if lost is not None:
             return Mistake("output-ignored", 0.95, facts={"part": ", ".join(f"output{i}" for i in lost)})
+        scaled = _scaled(scene, labels, directions, slopes)
+        if scaled is not None:
+            return scaled
     for output, axis, labels in _axes(scene.outputs):
         lost = _lost(scene, labels, directions, slopes)
         if lost == (_ELSEWHERE,):
@@ -94,6 +97,31 @@ def _lost(
         else:
             return None
     return tuple(lost) if lost and kept else None
+
+
+def _scaled(scene: Scene, labels: NDArray[np.int64], directions: list[Array], slopes: list[Array]) -> Mistake | None:
+    """One output that comes in with a factor of its own, where all others are right."""
+    factors = {}
+    for label in np.unique(labels):
+        inside = labels == label
+        gradient = scene.backward(np.where(inside, scene.base.cotangent, 0.0))
+        if gradient is None:
+            return None
+        numeric = np.array([float(slope[inside].sum()) for slope in slopes])
+        claimed = np.array([float(gradient @ direction) for direction in directions])
+        if not claimed.any():
+            continue
+        factor = float(numeric @ claimed / (claimed @ claimed))
+        if not np.all(np.abs(numeric - factor * claimed) <= _CLOSE * np.abs(numeric).max()):
+            return None
+        factors[int(label)] = factor
+    off = [label for label, factor in factors.items() if abs(factor - 1) > 2 * _CLOSE]
+    if len(off) != 1 or len(factors) < 2:
+        return None
+    value = factors[off[0]]
+    return Mistake(
+        "output-factor", 0.9, facts={"part": f"output{off[0]}", "output_factor": Estimate(value, _CLOSE * abs(value))}
+    )
 
 
 def _described(scene: Scene, output: int, axis: int, labels: NDArray[np.int64], lost: tuple[int, ...]) -> Mistake:

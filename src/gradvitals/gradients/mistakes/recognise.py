@@ -24,6 +24,10 @@ _TELLING = 5
 #: Kinds that say what is wrong whether or not a formula can be: where every formula is the framework's own, all others
 #: are explained by a cut.
 _NOT_CUT = {"sign", "factor-missing", "factor-extra", "zero", "accumulates", "precision", "ignores-cotangent"}
+#: How sure a kind is that was found where every formula is the framework's own and no cut was seen.
+_UNSEEN = 0.5
+#: Cuts that are listed.
+_SHOWN = 3
 #: A region of at most this share of the looked-at entries is called single entries.
 _FEW = 0.5
 
@@ -87,6 +91,7 @@ def _asked(scene: Scene, observed: Readings, entries: Sequence[Entry], sizes: Si
     return (
         _behaving(scene, observed)
         or _of_one_factor(observed, sizes)
+        or (behaviour.conjugated(scene, observed) if scene.tensor.is_complex else None)
         or patterns.rearranged(observed, scene.claimed, scene.tensor.shape)
         or _in_company(scene, observed)
         or _in_a_part(scene, observed, entries, scene.tensor, sizes)
@@ -97,10 +102,18 @@ def _asked(scene: Scene, observed: Readings, entries: Sequence[Entry], sizes: Si
 
 
 def _cut(found: Mistake, scene: Scene) -> Mistake:
-    """Where every formula is the framework's own, a part of the gradient is missing because its way was cut off."""
+    """Where every formula is the framework's own, a part of the gradient is missing because its way was cut off.
+
+    If no cut was seen, a formula was used where it doesn't hold: run again with other random numbers, or for scores
+    that it takes for normalised.
+    """
     if found.likely in _NOT_CUT or scene.problem.hand_written() != ():
         return found
-    return Mistake("detached", 0.9, facts={**found.facts, "framework_only": True})
+    cuts = scene.problem.cuts()
+    if cuts:
+        return Mistake("detached", 0.9, facts={**found.facts, "framework_only": True, "cuts": cuts[:_SHOWN]})
+    likely = "formula" if found.likely == "detached" else found.likely
+    return Mistake(likely, min(found.confidence, _UNSEEN), found.factor, found.name, {**found.facts, "uncut": True})
 
 
 def _behaving(scene: Scene, observed: Readings) -> Mistake | None:
@@ -121,6 +134,7 @@ def _in_company(scene: Scene, observed: Readings) -> Mistake | None:
         patterns.anothers(scene, observed)
         or patterns.reordered(scene, observed)
         or terms.one_term(scene, observed)
+        or terms.factor_and_own_term(scene, observed)
         or behaviour.operands(scene, observed)
         or terms.repeated(scene, observed)
     )

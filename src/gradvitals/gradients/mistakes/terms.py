@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradvitals.frameworks.problem import Array
+from gradvitals.gradients.mistakes.factors import named
 from gradvitals.gradients.mistakes.mistake import Mistake
 from gradvitals.gradients.mistakes.patterns import transpositions
 from gradvitals.gradients.mistakes.readings import Readings
-from gradvitals.vocabulary.finding import Fact
+from gradvitals.vocabulary.finding import Estimate, Fact
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
 
     from gradvitals.gradients.mistakes.scene import Scene
 
+#: What reaches other positions goes through the statistic when it leaves no more than this share.
+_SAME_WAY = 0.02
 #: Slices of which entries are measured, and entries in each, where a tensor is too large to be measured whole.
 _GROUPS, _EACH = 3, 8
+#: Observations beyond which two fitted numbers that explain all of them are no chance; how many standard deviations the
+#: second one must have.
+_SEVERAL, _SURE = 5, 5.0
 #: Observations per number that is fitted slice by slice.
 _PER_UNKNOWN = 2.0
 
@@ -34,6 +41,19 @@ def one_term(scene: Scene, observed: Readings) -> Mistake | None:
             certain = len(observed.numeric) > _PER_UNKNOWN
             return Mistake(likely, 0.9 if certain else 0.5, facts={"coefficient": fit.estimate, **facts})
     return None
+
+
+def factor_and_own_term(scene: Scene, observed: Readings) -> Mistake | None:
+    """One factor, but for a multiple of the tensor itself: 1/N forgotten beside a penalty that has its own."""
+    columns = np.stack([observed.project(scene.claimed), observed.project(scene.own)], axis=1)
+    fit = observed.fit(columns) if scene.own.any() and len(observed.numeric) > _SEVERAL else None
+    if fit is None or abs(fit.coefficients[1]) <= _SURE * fit.errors[1]:
+        return None
+    found = named(Estimate(1 + float(fit.coefficients[0]), float(fit.errors[0])), scene.sizes)
+    if found is None:
+        return None
+    own_term = Estimate(float(fit.coefficients[1]), float(fit.errors[1]))
+    return replace(found, confidence=min(found.confidence, 0.85), facts={**found.facts, "own_term": own_term})
 
 
 def _terms(scene: Scene) -> Iterator[tuple[str, dict[str, Fact], Array]]:
@@ -101,8 +121,33 @@ def per_slice(scene: Scene, observed: Readings) -> Mistake | None:
         for statistic, columns in _statistics(scene, axes):
             if over > _PER_UNKNOWN * len(columns) and _explained(parts, columns):
                 facts: dict[str, Fact] = {"statistic": statistic, "axis": axes[0] if len(axes) == 1 else None}
-                return Mistake("detached", 0.85, facts={**facts, "axes": ", ".join(map(str, axes))})
+                facts["axes"] = ", ".join(map(str, axes))
+                likely = "statistic-wrong" if _is_there(scene, axes, columns) else "detached"
+                return Mistake(likely, 0.85, facts=facts)
     return None
+
+
+def _is_there(scene: Scene, axes: tuple[int, ...], columns: list[Array]) -> bool:
+    """Whether the way through the statistic isn't cut: what comes from above at one position of each slice reaches the
+    others by a multiple of the same.
+    """
+    if scene.outputs[:1] != (scene.tensor.shape,) or scene.problem.objective != "random":
+        return False
+    labels = slice_labels(scene.tensor.shape, axes)
+    first = np.zeros(scene.tensor.size, dtype=bool)
+    first[np.unique(labels, return_index=True)[1]] = True
+    sent = np.zeros_like(scene.base.cotangent)
+    sent[: first.size] = np.where(first, scene.base.cotangent[: first.size], 0.0)
+    came = scene.backward(sent)
+    if came is None:
+        return False
+    label = labels[int(np.argmax(np.abs(np.where(first, 0.0, came))))]
+    others = (labels == label) & ~first
+    if not came[others].any():
+        return False
+    basis = np.stack([column[others] for column in columns], axis=1)
+    left = came[others] - basis @ np.linalg.lstsq(basis, came[others], rcond=None)[0]
+    return float(np.linalg.norm(left)) <= _SAME_WAY * float(np.linalg.norm(came[others]))
 
 
 def _axes_of_statistics(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
