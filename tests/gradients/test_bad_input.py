@@ -318,3 +318,9 @@ def test_an_output_whose_size_changes_beside_the_point_ends_in_no_bare_exception
     x = torch.tensor([0.01, -0.01, 0.02, 1.0, -0.02, -1.0], dtype=torch.float64)
     report = gv.check(lambda x: 2 * x[x > 0], x)
     assert report.verdict is not gv.Verdict.FAIL, str(report)
+
+
+@pytest.mark.parametrize("keyword", ["eps", "atol", "rtol"])
+def test_tolerances_of_other_checkers_are_refused_with_what_takes_their_place(keyword):
+    with pytest.raises(UsageError, match="sensitivity="):
+        gv.check(lambda x: x.sin(), torch.ones(3), **{keyword: 1e-3})

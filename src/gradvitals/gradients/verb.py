@@ -18,6 +18,8 @@ from gradvitals.vocabulary.report import Report
 
 #: What slopes may be measured in.
 PRECISIONS = ("auto", "native", "float64")
+#: What ``torch.autograd.gradcheck`` and others ask for.
+_TOLERANCES = frozenset({"eps", "atol", "rtol", "tol", "tolerance", "epsilon", "h", "nondet_tol"})
 #: What some of the arguments must be.
 _KINDS: Mapping[str, tuple[type, str]] = {
     "sensitivity": (Real, "a number"),
@@ -151,6 +153,12 @@ def check(
 
     """
     for keyword in unknown:
+        if keyword in _TOLERANCES:
+            raise UsageError(
+                "a check has no steps or tolerances to be set",
+                f"check(..., {keyword}=...)",
+                "leave it out: steps and error bars are found; sensitivity= is the relative error to be resolved",
+            )
         raise unknown_keyword("check", keyword, tuple(inspect.signature(check).parameters)[2:-1])
     _require_kinds(sensitivity=sensitivity, budget=budget, seed=seed, burn_in=burn_in, ratio=ratio, kwargs=kwargs)
     if sensitivity is not None and not 0 < sensitivity < 1:
@@ -166,7 +174,11 @@ def check(
             "there is no such precision", f"precision={precision!r}", f"choose one of {', '.join(PRECISIONS)}"
         )
     if budget is not None and budget < 1:
-        raise InputError("the budget is not a number of evaluations", f"budget={budget}", "give 60 or more, or None")
+        raise InputError(
+            "the budget is not a number of evaluations",
+            f"budget={budget}",
+            "give 1 or more (a sound check takes 15 to 60), or None",
+        )
     if expect not in {None, "surrogate"}:
         raise UsageError("that can't be expected", f"expect={expect!r}", "give expect='surrogate', or leave it out")
     if isinstance(model, Surrogate):
