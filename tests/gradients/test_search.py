@@ -28,9 +28,9 @@ def unlucky(monkeypatch):
     """Random lines through less than all tensors show nothing."""
     ask = Search._ask
 
-    def blind(self, group, reach, **options):
-        lines, wrong = ask(self, group, reach, **options)
-        return lines, wrong and len(group) == 6
+    def blind(self, company, **options):
+        lines, wrong = ask(self, company, **options)
+        return lines, wrong and len(company.group) == 6
 
     monkeypatch.setattr(Search, "_ask", blind)
 

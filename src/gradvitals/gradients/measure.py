@@ -24,6 +24,7 @@ from gradvitals.gradients.measure_base import (
 )
 from gradvitals.gradients.measure_beside import look_beside
 from gradvitals.gradients.measure_lines import COARSE, SUSPECT_AT, excused
+from gradvitals.gradients.measure_outcome import outcome_of
 from gradvitals.gradients.measure_precision import measure_precision
 from gradvitals.gradients.measure_stairs import far_stairs
 from gradvitals.gradients.mistakes import remembered
@@ -168,7 +169,7 @@ def _at_a_glance(counted: Counted, value: Array, sensitivity: float, rng: np.ran
     every = range(len(gradients))
     if not search.glance(every):
         return None
-    outcomes = tuple(search.outcome(at) for at in every)
+    outcomes = tuple(outcome_of(search, at) for at in every)
     if any(outcome.status != "right" for outcome in outcomes):
         return None
     outcomes = _with_history(counted, base, outcomes, rng)
@@ -334,7 +335,7 @@ def _imprecision(wide: Base, native: Base, at: int) -> float:
 
 def _outcome(search: Search, native: Base, at: int, *, closely: bool) -> Outcome:
     """What a search tells of a tensor, and how imprecise its claimed gradient is."""
-    outcome = search.outcome(at, closely=closely)
+    outcome = outcome_of(search, at, closely=closely)
     is_here = np.array_equal(search.given.points[at], native.points[at])  # not a step beside a kink
     if not is_here or search.given.gradient_roundoff >= native.gradient_roundoff:
         return outcome

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from gradvitals.frameworks.problem import Array
+from gradvitals.gradients.company import Company, gathered, relative_to
 from gradvitals.gradients.counted import BudgetSpent, Counted
-from gradvitals.gradients.measure_base import ZERO_WITHIN, Base, with_gradients
-from gradvitals.gradients.measure_entries import Entry, measure_entries
+from gradvitals.gradients.measure_base import Base, with_gradients
 from gradvitals.gradients.measure_kinks import Kinks, bent_outputs, outside, without
 from gradvitals.gradients.measure_lines import (
     CLEAR,
@@ -31,8 +32,6 @@ from gradvitals.gradients.measure_lines import (
     read,
 )
 from gradvitals.gradients.measure_rays import Ray
-from gradvitals.gradients.mistakes import recognise
-from gradvitals.gradients.outcome import Outcome
 from gradvitals.maths.detection import detectable
 from gradvitals.maths.differences import MEDIAN_TO_STD, ladder_for
 
@@ -57,13 +56,9 @@ _ENOUGH_EXACTLY = 0.9
 #: Points that a check of something sound takes, forward passes of the backward ones included.
 USUAL_POINTS = 52
 #: Of so few tensors each gets a line of its own, and entries that are shown.
-_FEW_TENSORS = 4
+FEW_TENSORS = 4
 #: A line has shown enough when its bar is this share of what is asked for.
 _WELL_WITHIN, _WELL_WITHIN_16_BIT = 0.03, 0.3
-#: Below this a slope is nothing, whatever it is compared with.
-_NOTHING = 1e-30
-#: Normal directions are cut here, so that no entry is moved absurdly far.
-_FARTHEST = 4.0
 #: A gradient that differs by so many unit roundoffs at a neighbour has crossed a kink.
 _COARSELY = 32.0
 #: Outputs are left out when kinks make up this share of a line's error (of its square).
@@ -90,7 +85,7 @@ class Search:
         #: ``given`` keeps the cotangent, which outputs at kinks may be taken out of.
         self.base = self.given = base
         self.sensitivity = sensitivity
-        self._rng = rng
+        self.rng = rng
         self._is_coarse = base.gradient_roundoff >= COARSE
         #: Where another form of the problem can be asked, no more than the usual number of points is spent here.
         self.patient = patient
@@ -99,10 +94,11 @@ class Search:
         #: The tensors of such groups.
         self.missing: set[int] = set()
         #: Whether a glance has settled everything.
-        self._is_clear = False
+        self.is_clear = False
         self._status: dict[int, str] = {}
-        self._resolution: dict[int, float] = {}
-        self._lines: dict[int, list[Line]] = {}
+        #: The relative error that would have shown, and the lines that say so.
+        self.resolution: dict[int, float] = {}
+        self.lines: dict[int, list[Line]] = {}
         #: Tensors of which something seemed to be missing farther away, where that decides nothing.
         self._seeming: set[int] = set()
         #: Resolutions that no further line can better: something was missing of one of these tensors, and hid since.
@@ -131,7 +127,7 @@ class Search:
             or line.slack > _MOSTLY_KINKS * line.bar
             or line.kinks > _MOSTLY_KINKS * line.error
             or line.own > coarsely * abs(line.analytic)  # at neighbours the gradient is that of another side
-            for line in self._lines.get(at, ())
+            for line in self.lines.get(at, ())
         )
 
     def examine(
@@ -151,28 +147,28 @@ class Search:
             if seen == "wrong" and len(group) > 1:
                 self._take_apart(group, [], farther=farther)
                 return
-        reach = self._reaches(group, _FARTHER if farther else 1.0)
+        company = gathered(self.base, group, _FARTHER if farther else 1.0)
         # So far away a function may bend in ways that no error bar sees: what seems missing there decides nothing.
-        lines = self._missing_again(group, reach, shown)
+        lines = self._missing_again(company, shown)
         wrong = bool(lines)
         if not wrong or len(group) == 1:
-            asked, found = self._ask(group, reach, suspicious=not farther)
+            asked, found = self._ask(company, suspicious=not farther)
             lines, wrong = [*lines, *asked], wrong or found
+            company = replace(company, base=self.base)  # outputs at kinks may have been left out
         if wrong and len(group) > 1:
             if not self.bisects:
                 self._settle(group, lines, dict.fromkeys(group, math.inf), wrong=False)
                 self.missing |= set(group)
                 return
-            material = self._material(group, reach)
-            there = [line.direction for line in lines if line.suspect(material)]
+            there = [line.direction for line in lines if line.suspect(company.material)]
             self._take_apart(group, there, farther=farther)
             if any(self.status(at) == "wrong" for at in group):
                 return
             # What hides from both halves is still missing from one of them, however often they are asked.
             most = max(abs(line.missing) for line in lines)
             lines, wrong = [line.widened(most) for line in lines], False
-            self._hidden |= self._resolved(lines, group, reach)
-        self._settle(group, lines, self._resolved(lines, group, reach), wrong=wrong)
+            self._hidden |= self._resolved(lines, company)
+        self._settle(group, lines, self._resolved(lines, company), wrong=wrong)
 
     def _take_apart(self, group: Sequence[int], shown: Sequence[Mapping[int, Array]], *, farther: bool) -> None:
         half = len(group) // 2
@@ -181,64 +177,57 @@ class Search:
 
     def _settle(self, group: Sequence[int], lines: list[Line], resolved: Mapping[int, float], *, wrong: bool) -> None:
         for at in group:
-            self._lines[at] = lines
-            self._resolution[at] = max(resolved[at], self._hidden.get(at, 0.0))
-            right = "right" if self._resolution[at] <= self.sensitivity else "unresolved"
+            self.lines[at] = lines
+            self.resolution[at] = max(resolved[at], self._hidden.get(at, 0.0))
+            right = "right" if self.resolution[at] <= self.sensitivity else "unresolved"
             self._status[at] = "wrong" if wrong else right
 
-    def _missing_again(
-        self, group: Sequence[int], reach: Mapping[int, float], shown: Sequence[Mapping[int, Array]]
-    ) -> list[Line]:
+    def _missing_again(self, company: Company, shown: Sequence[Mapping[int, Array]]) -> list[Line]:
         """The lines along parts of directions on which something is missing, confirmed."""
-        parts = [{at: direction[at] for at in group} for direction in shown[:_ALONG]]
+        parts = [{at: direction[at] for at in company.group} for direction in shown[:_ALONG]]
         with contextlib.suppress(BudgetSpent):
             lines = [line for _, line in measure_rays(self.problem, self.base, parts)] if parts else []
-            material = self._material(group, reach)
-            suspects = [line for line in lines if line.suspect(material)]
-            if suspects and confirmed(self.problem, self.base, suspects[0], material):
+            suspects = [line for line in lines if line.suspect(company.material)]
+            if suspects and confirmed(self.problem, self.base, suspects[0], company.material):
                 return suspects
         return []
 
     def glance(self, group: Sequence[int]) -> bool:
         """Settle a group by a few steps along two directions, where these leave nothing open; whether they did."""
-        self._is_clear = self._at_a_glance(group) == "right"
-        return self._is_clear
+        self.is_clear = self._at_a_glance(group) == "right"
+        return self.is_clear
 
     def _at_a_glance(self, group: Sequence[int]) -> str:
         """Right, and settled; wrong, where something is plainly missing; or unclear."""
-        reach = self._reaches(group, _FARTHER_AT_A_GLANCE)
-        directions = [
-            {at: reach[at] * self._normal(self.problem.tensors[at].size) for at in group}
-            for _ in range(LEAST_DIRECTIONS)
-        ]
+        company = gathered(self.base, group, _FARTHER_AT_A_GLANCE)
+        directions = [company.direction(self.rng) for _ in range(LEAST_DIRECTIONS)]
         lines = measure_shortly(self.problem, self.base, directions)
-        material = self._material(group, reach)
-        usual = max(reach[at] * self.base.size(at) for at in group)
+        material, usual = company.material, max(company.contributions)
         if not usual or not all(line.bar <= max(CLEAR * usual, material) for line in lines):
             return "unclear"
         if any(line.suspect(_PLAINLY * max(line.bar, material)) for line in lines):
             if len(group) == 1:
-                self._see_wrong(group[0], lines, reach[group[0]], material)
+                self._see_wrong(company, lines)
             return "wrong"
         if any(line.suspect(material) for line in lines):
             return "unclear"
         # Two steps tell noise only roughly: what is missing counts as an error, so that the resolution stays true.
         lines = [line.widened(abs(line.missing)) for line in lines]
-        resolved = self._resolved(lines, group, reach)
+        resolved = self._resolved(lines, company)
         if max(resolved.values()) > _ENOUGH_EXACTLY * self.sensitivity:
             return "unclear"
         self._settle(group, lines, resolved, wrong=False)
         return "right"
 
-    def _see_wrong(self, at: int, lines: list[Line], reach: float, material: float) -> None:
+    def _see_wrong(self, company: Company, lines: list[Line]) -> None:
         """Of one tensor of which something is plainly missing: confirm it, with lines enough to tell the mistake."""
         worst = max(lines, key=lambda line: abs(line.missing) / line.bar if line.bar else math.inf)
         try:
-            if confirmed(self.problem, self.base, worst, material, SHORT_AGAIN):
+            if confirmed(self.problem, self.base, worst, company.material, SHORT_AGAIN):
                 more = _OF_A_WRONG_ONE - len(lines)
-                directions = [{at: reach * self._normal(self.problem.tensors[at].size)} for _ in range(more)]
+                directions = [company.direction(self.rng) for _ in range(more)]
                 lines += measure_shortly(self.problem, self.base, directions)
-                self._settle([at], lines, self._resolved(lines, [at], {at: reach}), wrong=True)
+                self._settle(company.group, lines, self._resolved(lines, company), wrong=True)
         except BudgetSpent:
             return
 
@@ -256,27 +245,26 @@ class Search:
 
     def look_closer(self, group: Sequence[int]) -> None:
         """A line of its own for each tensor that is right in company, as far as the usual number of points goes."""
-        if not 1 < len(group) <= _FEW_TENSORS:
+        if not 1 < len(group) <= FEW_TENSORS:
             return
         for at in group:
-            lines = self._lines.get(at, [])
+            lines = self.lines.get(at, [])
             if self.status(at) != "right" or any(set(line.direction) == {at} for line in lines):
                 continue
-            if lines and self.problem.count.points + self._cost() > USUAL_POINTS:
+            if lines and self.problem.count.points + self.cost() > USUAL_POINTS:
                 return
-            reach = {at: self.base.scales[at]}
-            own, wrong = self._ask([at], reach, most=1)
-            self._lines[at] = [*lines, *own]
+            own, wrong = self._ask(Company(self.base, {at: self.base.scales[at]}), most=1)
+            self.lines[at] = [*lines, *own]
             if wrong:
                 self._status[at] = "wrong"
 
     def relative_error(self, at: int) -> float:
         """What is missing along a tensor's lines, relative to their slopes on both sides together."""
-        return _relative_error(self._lines[at])[0]
+        return relative_error_of(self.lines[at])[0]
 
     def suspects(self, at: int) -> list[Line]:
         """The lines that say that a tensor is wrong or, below float64, that the function is too rough to tell."""
-        lines, base = self._lines.get(at, []), self.base
+        lines, base = self.lines.get(at, []), self.base
         if self.status(at) == "wrong":
             return [line for line in lines if line.suspect(base.material * abs(line.analytic))]
         if at in self.missing:
@@ -284,70 +272,7 @@ class Search:
         open_ones = lines if self.status(at) == "unresolved" and base.roundoff > EXACT else []
         return [line for line in open_ones if base.in_stairs or base.is_rough(line.analytic)]
 
-    def outcome(self, at: int, *, closely: bool = True) -> Outcome:
-        """What is known of one tensor, with its entries and, where it is wrong, the kind of mistake.
-
-        Not ``closely``, a wrong one takes few further evaluations.
-        """
-        base, tensor = self.base, self.problem.tensors[at]
-        if at not in self._lines:  # the budget was spent before its turn
-            return Outcome("unresolved", math.nan, math.nan, math.inf, math.inf)
-        lines, status = self._lines[at], self._status[at]
-        entries, complete = self._entries(at, closely=closely)
-        beyond = self._resolution[at] * base.size(at)  # less than that is no contradiction to a pass
-        if status != "wrong" and any(e.wrong and abs(e.line.missing) > beyond * e.scale for e in entries):
-            status = "wrong"
-        own = [line for line in lines if set(line.direction) == {at}]
-        measured = [entry.line for entry in entries] if complete or (entries and not own) else (own or lines)
-        relative_error, numeric_error = _relative_error(measured)
-        rms = float(np.linalg.norm(base.gradients[at])) / math.sqrt(max(tensor.size, 1))
-        if complete and rms > 0:
-            bars = [max(e.line.bar, base.material * abs(e.line.analytic)) / e.scale for e in entries]
-            entry_resolution = max(bars, default=math.inf) / rms
-        else:
-            entry_resolution = self._resolution[at] * math.sqrt(tensor.size)
-        mistake = None
-        if status == "wrong":
-            mistake = recognise(
-                tensor,
-                base.gradients[at],
-                [*own, *(e.line for e in entries)],
-                entries,
-                self.problem.sample_sizes,
-                at,
-                problem=self.problem if closely else None,
-                base=base if closely else None,
-            )
-        return Outcome(status, relative_error, numeric_error, self._resolution[at], entry_resolution, entries, mistake)
-
-    def _entries(self, at: int, *, closely: bool) -> tuple[tuple[Entry, ...], bool]:
-        """Entries of one tensor: the pattern of what is wrong, or a few of a right one for the reader."""
-        lines, wrong = self._lines[at], self._status[at] == "wrong"
-        rung = int(np.median([line.rung for line in lines])) if lines else 0
-        count = len(self.problem.tensors)
-        left = USUAL_POINTS - self.problem.count.points if count <= _FEW_TENSORS else 0
-        allowed = left // (self._cost() * max(1, count - at)) if not wrong else 0
-        if self._is_clear:
-            allowed = _FEW_TENSORS // count
-        if not wrong and allowed <= 0:
-            return (), False
-        try:
-            return measure_entries(
-                self.problem,
-                self.base,
-                at,
-                self._rng,
-                rung=rung,
-                wrong=wrong,
-                allowed=allowed,
-                closely=closely,
-            )
-        except BudgetSpent:
-            return (), False
-
-    def _ask(
-        self, group: Sequence[int], reach: Mapping[int, float], *, most: int | None = None, suspicious: bool = True
-    ) -> tuple[list[Line], bool]:
+    def _ask(self, company: Company, *, most: int | None = None, suspicious: bool = True) -> tuple[list[Line], bool]:
         """Lines through a group; True with them when one shows, confirmed, that something is missing."""
         most = most or self._most
         rays: list[Ray] = []
@@ -356,30 +281,29 @@ class Search:
         try:
             while len(rays) < most:
                 count = min(1 if rays and not self._is_coarse else LEAST_DIRECTIONS, most - len(rays))
-                directions = [
-                    {at: reach[at] * self._normal(self.problem.tensors[at].size) for at in group} for _ in range(count)
-                ]
-                enough = self._needed(group, reach)
+                directions = [company.direction(self.rng) for _ in range(count)]
+                enough = self._needed(company)
                 for ray, line in measure_rays(self.problem, self.base, directions, enough=enough):
                     rays.append(ray)
                     lines.append(line)
                 self._reference = self._reference or rays[-1].rate(self.base)
                 spoilt = next((line for line in lines if not math.isfinite(line.error)), lines[-1])
-                if self._leaves_out_kinks(rays, spoilt, group, reach):
+                if self._leaves_out_kinks(rays, spoilt, company):
                     lines, verdicts = [read(self.base, ray) for ray in rays], {}
+                    company = replace(company, base=self.base)
                 if not suspicious:
                     verdicts = dict.fromkeys(range(len(lines)), False)
-                    seems = any(line.suspect(self._material(group, reach)) for line in lines)
-                    self._seeming |= set(group) if seems else set()
-                judged = self._judged(lines, self._material(group, reach), verdicts)
+                    seems = any(line.suspect(company.material) for line in lines)
+                    self._seeming |= set(company.reach) if seems else set()
+                judged = self._judged(lines, company.material, verdicts)
                 wrong = any(verdicts.values())
-                if wrong and (len(group) > 1 or len(rays) >= _OF_A_WRONG_ONE):
+                if wrong and (len(company.reach) > 1 or len(rays) >= _OF_A_WRONG_ONE):
                     break
-                if not wrong and self._has_seen_enough(judged, group, reach):
+                if not wrong and self._has_seen_enough(judged, company):
                     break
         except BudgetSpent:  # a suspicion that there was no time to confirm stays one
             verdicts = {number: verdicts.get(number, False) for number in range(len(lines))}
-            judged = self._judged(lines, self._material(group, reach), verdicts)
+            judged = self._judged(lines, company.material, verdicts)
         return judged, any(verdicts.values())
 
     def _judged(self, lines: Sequence[Line], material: float, verdicts: dict[int, bool]) -> list[Line]:
@@ -396,9 +320,9 @@ class Search:
             judged.append(line.widened(abs(line.missing)) if doubtful else line)
         return judged
 
-    def _has_seen_enough(self, lines: Sequence[Line], group: Sequence[int], reach: Mapping[int, float]) -> bool:
-        worst = max(self._resolved(lines, group, reach).values())
-        spent = self.problem.count.points + self._cost() > USUAL_POINTS
+    def _has_seen_enough(self, lines: Sequence[Line], company: Company) -> bool:
+        worst = max(self._resolved(lines, company).values())
+        spent = self.problem.count.points + self.cost() > USUAL_POINTS
         exactly = self.base.gradient_roundoff <= EXACT
         share = _AMPLE if not spent else 1.0 if self._is_coarse else _ENOUGH
         share = max(share, _ENOUGH_EXACTLY) if exactly else share
@@ -406,64 +330,41 @@ class Search:
             return True
         # Noise is the same along all lines: when the best one is too coarse, more of them won't do.
         best = min(lines, key=lambda line: line.bar)
-        return self._resolved([best] * self._most, group, reach)[group[0]] > self.sensitivity
+        return self._resolved([best] * self._most, company)[company.group[0]] > self.sensitivity
 
-    def _leaves_out_kinks(
-        self, rays: Sequence[Ray], line: Line, group: Sequence[int], reach: Mapping[int, float]
-    ) -> bool:
+    def _leaves_out_kinks(self, rays: Sequence[Ray], line: Line, company: Company) -> bool:
         """Leave outputs at kinks out of the cotangent where they spoil the lines; True when that was done just now."""
         base = self.base
         if self.problem.objective != "random" or base.value.size == 1 or self.kinks.masked.any():
             return False
         spoilt = not math.isfinite(line.error) or line.kinks**2 > _MOSTLY_KINKS * line.error**2
-        if not spoilt or line.bar <= self._needed(group, reach):
+        if not spoilt or line.bar <= self._needed(company):
             return False
         masked = bent_outputs(base, rays) & (base.cotangent != 0)
         if not masked.any() or masked[base.cotangent != 0].all():
             return False
         cotangent, gradients = without(self.problem, base, masked)
-        self.base = with_gradients(self.problem, base, cotangent, gradients, self._rng)
-        concerned = [at for at in group if not np.array_equal(base.gradients[at], self.base.gradients[at])]
+        self.base = with_gradients(self.problem, base, cotangent, gradients, self.rng)
+        concerned = [at for at in company.reach if not np.array_equal(base.gradients[at], self.base.gradients[at])]
         # The long steps of 16-bit formats bend so much that the slopes on both sides of a kink can't be told apart.
         beyond = 0.0 if self._is_coarse else outside(self.problem, base, masked, rays[-1])
         self.kinks = Kinks(masked, beyond, tuple(concerned))
         return True
 
-    def _needed(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
+    def _needed(self, company: Company) -> float:
         """What a line may miss without another step being asked for."""
-        usual = float(np.median([reach[at] * self.base.size(at) for at in group]))
+        usual = float(np.median(company.contributions))
         share = _WELL_WITHIN_16_BIT if self._is_coarse else _WELL_WITHIN
-        return max(share * self.sensitivity * usual, self._material(group, reach))
+        return max(share * self.sensitivity * usual, company.material)
 
-    def _cost(self) -> int:
+    def cost(self) -> int:
         """Points that one more line takes."""
         start, stop = ladder_for(self.base.roundoff).middle
         return 2 * (stop - start)
 
-    def _resolved(self, lines: Sequence[Line], group: Sequence[int], reach: Mapping[int, float]) -> dict[int, float]:
+    def _resolved(self, lines: Sequence[Line], company: Company) -> dict[int, float]:
         """The relative error of each tensor that the lines would have shown."""
-        material = self._material(group, reach)
-        caught = detectable([max(line.bar, material) for line in lines])
-        return {at: self._relative(caught, reach[at] * self.base.size(at), at) for at in group}
-
-    def _reaches(self, group: Sequence[int], most: float = 1.0) -> dict[int, float]:
-        """How far each tensor is moved: its own scale, less for those that contribute more than the median one; up to
-        ``most`` times it for those that contribute less than the strongest of all.
-        """
-        base = self.base
-        positive = [
-            base.strength(at) for at in (group if most == 1.0 else range(len(base.points))) if base.strength(at) > 0
-        ]
-        usual = float(np.median(positive) if most == 1.0 else max(positive)) if positive else 0.0
-        return {
-            at: base.scales[at] * (min(most, usual / base.strength(at)) if base.strength(at) > 0 else 1.0)
-            for at in group
-        }
-
-    def _material(self, group: Sequence[int], reach: Mapping[int, float]) -> float:
-        base = self.base
-        contributions = [reach[at] * base.size(at) for at in group]
-        return base.material * math.sqrt(sum(c * c for c in contributions))
+        return company.resolved(lines, self._reference)
 
     def _resolvable_alone(self, at: int) -> bool:
         """Whether, without the others, the function's noise and the gradient's own rounding leave enough to be seen."""
@@ -472,26 +373,14 @@ class Search:
         noise = self.base.projected_noise / (math.sqrt(2) * float(ladder_for(self.base.roundoff).steps[0]))
         bars = [SUSPECT_AT * math.hypot(noise, own)] * self._most
         farther = _FARTHER if self._is_coarse else 1.0
-        resolution = max(self._relative(detectable(bars), farther * self.base.strength(at), at), 2 * self.base.material)
+        resolution = max(
+            relative_to(self.base, at, detectable(bars), farther * self.base.strength(at), self._reference),
+            2 * self.base.material,
+        )
         return resolution <= self.sensitivity
 
-    def _relative(self, caught: float, contribution: float, at: int) -> float:
-        """An error that is caught, relative to the tensor's gradient, or to the largest one where this gradient is
-        zero.
-        """
-        own = self.base.gradients[at]
-        rounding = float(np.linalg.norm(self.base.gradient_errors[at]))
-        is_zero = self.base.size(at) <= ZERO_WITHIN * rounding
-        size = self._reference if is_zero else contribution
-        if size == 0:  # function and gradient are zero: so is what could be missing, but for numbers that are too small
-            return 0.0 if caught < _NOTHING or not own.any() else math.inf
-        return caught / size
 
-    def _normal(self, size: int) -> Array:
-        return np.clip(self._rng.standard_normal(size), -_FARTHEST, _FARTHEST)
-
-
-def _relative_error(lines: Sequence[Line]) -> tuple[float, float]:
+def relative_error_of(lines: Sequence[Line]) -> tuple[float, float]:
     """‖numeric − analytic‖ / (‖numeric‖ + ‖analytic‖) over lines, and the numeric side's own relative error."""
     missing = math.sqrt(sum(line.missing**2 for line in lines))
     size = math.sqrt(sum(line.numeric**2 for line in lines)) + math.sqrt(sum(line.analytic**2 for line in lines))

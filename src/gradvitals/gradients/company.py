@@ -1,0 +1,87 @@
+"""Tensors that are moved together, each by as much as makes it contribute alike, and what lines through them tell of
+each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradvitals.frameworks.problem import Array
+from gradvitals.gradients.measure_base import ZERO_WITHIN, Base
+from gradvitals.gradients.measure_lines import Line
+from gradvitals.maths.detection import detectable
+
+#: Normal directions are cut here, so that no entry is moved absurdly far.
+_FARTHEST = 4.0
+#: Below this a slope is nothing, whatever it is compared with.
+_NOTHING = 1e-30
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """A group of tensors and how far each is moved at step 1.
+
+    With normal directions what is missing is N(0, ‖error‖²) whatever the error's pattern, so that the chance of
+    overlooking it can be computed, see :func:`~gradvitals.maths.detection.detectable`.
+    """
+
+    base: Base
+    reach: Mapping[int, float]
+
+    @property
+    def group(self) -> list[int]:
+        return list(self.reach)
+
+    @property
+    def contributions(self) -> list[float]:
+        """How much each tensor contributes to a slope, one standard deviation."""
+        return [reach * self.base.size(at) for at, reach in self.reach.items()]
+
+    @property
+    def material(self) -> float:
+        """Less than this along a line is the backward pass's own rounding."""
+        return self.base.material * math.sqrt(sum(c * c for c in self.contributions))
+
+    def direction(self, rng: np.random.Generator) -> dict[int, Array]:
+        """A random normal direction through all of them."""
+        return {
+            at: reach * np.clip(rng.standard_normal(self.base.points[at].size), -_FARTHEST, _FARTHEST)
+            for at, reach in self.reach.items()
+        }
+
+    def resolved(self, lines: Sequence[Line], reference: float) -> dict[int, float]:
+        """The relative error of each tensor that the lines would have shown, see :func:`relative_to`."""
+        material = self.material
+        caught = detectable([max(line.bar, material) for line in lines])
+        return {
+            at: relative_to(self.base, at, caught, reach * self.base.size(at), reference)
+            for at, reach in self.reach.items()
+        }
+
+
+def gathered(base: Base, group: Sequence[int], most: float = 1.0) -> Company:
+    """A group that is moved together.
+
+    Each tensor is moved by its own scale, less where it contributes more than the median one; with ``most``, up to so
+    many times its scale where it contributes less than the strongest of all.
+    """
+    every = group if most == 1.0 else range(len(base.points))
+    positive = [base.strength(at) for at in every if base.strength(at) > 0]
+    usual = float(np.median(positive) if most == 1.0 else max(positive)) if positive else 0.0
+    shares = {at: min(most, usual / base.strength(at)) if base.strength(at) > 0 else 1.0 for at in group}
+    return Company(base, {at: base.scales[at] * share for at, share in shares.items()})
+
+
+def relative_to(base: Base, at: int, caught: float, contribution: float, reference: float) -> float:
+    """An error that is caught, relative to what the tensor contributes, or to the ``reference`` where its gradient is
+    zero.
+    """
+    rounding = float(np.linalg.norm(base.gradient_errors[at]))
+    size = reference if base.size(at) <= ZERO_WITHIN * rounding else contribution
+    if size == 0:  # function and gradient are zero: so is what could be missing, but for numbers that are too small
+        return 0.0 if caught < _NOTHING or not base.gradients[at].any() else math.inf
+    return caught / size
