@@ -27,7 +27,6 @@ from gradvitals.frameworks.torch.entries import (
     flat,
     moved_to,
     real_dtype,
-    snapshot,
     unit_roundoff,
     wider,
 )
@@ -35,13 +34,13 @@ from gradvitals.frameworks.torch.inner_gradients import InnerGradients
 from gradvitals.frameworks.torch.inputs import validate
 from gradvitals.frameworks.torch.layouts import LAYOUTS
 from gradvitals.frameworks.torch.leaves import LeafSweep, leaf_sweeps
-from gradvitals.frameworks.torch.memory import Memory
 from gradvitals.frameworks.torch.objective import Objective
+from gradvitals.frameworks.torch.placement import Placement
 from gradvitals.frameworks.torch.replay import Replay
 from gradvitals.frameworks.torch.resend import TorchPullback, made_ready
 from gradvitals.frameworks.torch.settings import lowered_precision
 from gradvitals.frameworks.torch.surrogates import Surrogates
-from gradvitals.frameworks.torch.swap import Places, written_in_place
+from gradvitals.frameworks.torch.swap import Places
 from gradvitals.frameworks.torch.widening import in_float64, uncompiled
 from gradvitals.frameworks.torch.wrt import Key, differentiated, involved
 from gradvitals.frameworks.tree import leaves
@@ -93,12 +92,10 @@ class TorchProblem:
         self._replay = Replay(modules, generators_behind(case.model, case.loss, *modules))
         self._places = Places(modules)
         self._own = differentiated(case, self._arguments.roots, wrt)
-        self._base = {key: snapshot(tensor) for key, tensor in self._own.items()}
-        self._keys = list(self._base)
+        self._at = Placement(self._own)
+        self._base, self._keys = self._at.base, self._at.keys
         rounding = _autocast_roundoff([tensor.device.type for tensor in self._base.values()])
         self.tensors = tuple(described(path, role, base, rounding) for (role, path), base in self._base.items())
-        in_place = written_in_place([tensor for key, tensor in self._own.items() if key[0] == "parameter"])
-        self._memory = {key: Memory(t, self._base[key]) for key, t in self._own.items() if id(t) in in_place}
         self._widest: dict[int, torch.Tensor] = {}
         self.surrogates = Surrogates(modules)
         self._call = f"{case.subject}()"
@@ -139,7 +136,7 @@ class TorchProblem:
 
     def _leave_out_constants(self) -> None:
         """Outputs that no gradient can come back from, beside others, aren't differentiated: counts, statistics."""
-        with torch.enable_grad(), self._placed({}, differentiable=True) as point:
+        with torch.enable_grad(), self._at.placed({}, differentiable=True) as point:
             outputs = self._run(point, recording=True)
         constant = [path for path, output in zip(self._paths, outputs, strict=True) if not output.requires_grad]
         if len(constant) < len(outputs) and self._objective.leave_out(constant):
@@ -173,7 +170,7 @@ class TorchProblem:
         """Whether evaluations are in float64 throughout and give the value that was computed natively."""
         try:
             with self._inner.allowed():
-                self._outputs = self._run(self._inner.leaves(self._widened({})), wide=True, watched=self._widest)
+                self._outputs = self._run(self._inner.leaves(self._at.widened({})), wide=True, watched=self._widest)
             self.start = np.concatenate([flat(output) for output in self._outputs])
             same = agree(self.start, native, roundoff, within)
         except (ModelError, InputError):  # a kernel for one dtype, a constant of another
@@ -192,9 +189,9 @@ class TorchProblem:
     def value(self, moved: Mapping[int, Array]) -> Array:
         with self._inner.allowed():
             if self.wide:
-                self._outputs = self._run(self._inner.leaves(self._widened(moved)), wide=True)
+                self._outputs = self._run(self._inner.leaves(self._at.widened(moved)), wide=True)
             else:
-                with self._placed(moved, differentiable=self._inner.wanted) as point:
+                with self._at.placed(moved, differentiable=self._inner.wanted) as point:
                     self._outputs = self._run(point)
         return np.concatenate([flat(output) for output in self._outputs])
 
@@ -224,8 +221,8 @@ class TorchProblem:
     def outputs_at(self, moved: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
         """Outputs as real views, with some tensors replaced, which may be those of ``torch.func.vmap``."""
         elsewhere = {self._keys[at]: tensor for at, tensor in moved.items()}
-        with torch.no_grad(), self._placed({}) as here:
-            point = self._widened({}) if self.wide else here
+        with torch.no_grad(), self._at.placed({}) as here:
+            point = self._at.widened({}) if self.wide else here
             outputs = self._run(point | elsewhere, wide=self.wide)
             return [torch.view_as_real(output) if output.is_complex() else output for output in outputs]
 
@@ -248,12 +245,12 @@ class TorchProblem:
 
     def hand_written(self) -> tuple[str, ...]:
         if self._hand_written is None:
-            with torch.enable_grad(), self._placed({}, differentiable=True) as point:
+            with torch.enable_grad(), self._at.placed({}, differentiable=True) as point:
                 self._hand_written = custom_functions(self._run(point, recording=True), self._own)
         return self._hand_written
 
     def cuts(self) -> tuple[str, ...]:
-        with torch.enable_grad(), self._placed({}, differentiable=True) as point, Cuts() as seen:
+        with torch.enable_grad(), self._at.placed({}, differentiable=True) as point, Cuts() as seen:
             self._run(point, recording=True)
         cuts: tuple[str, ...] = seen.found
         return cuts
@@ -282,7 +279,7 @@ class TorchProblem:
         only: Sequence[int] | None = None,
     ) -> TorchPullback:
         """A forward pass that takes several cotangents back."""
-        with torch.enable_grad(), self._placed(moved or {}) as point:
+        with torch.enable_grad(), self._at.placed(moved or {}) as point:
             starts, handed = made_ready(point, layout, shared, only)
             outputs = self._run(handed, recording=True)
             return TorchPullback(outputs, starts, self.tensors, draws=self._replay.has_drawn())
@@ -307,10 +304,10 @@ class TorchProblem:
         """One leaf per tensor and the outputs, with the graph between them; in float64 if wanted."""
         with torch.enable_grad():
             if not wide:
-                with self._placed(moved, differentiable=True) as point:
+                with self._at.placed(moved, differentiable=True) as point:
                     yield list(point.values()), self._run(point, recording=True)
                 return
-            point = {key: tensor.requires_grad_() for key, tensor in self._widened(moved).items()}
+            point = {key: tensor.requires_grad_() for key, tensor in self._at.widened(moved).items()}
             for key, tensor in point.items():
                 if key[0] == "parameter":  # hooks on a parameter are part of its backward pass
                     for hook in (self._own[key]._backward_hooks or {}).values():  # noqa: SLF001
@@ -324,8 +321,8 @@ class TorchProblem:
             # Of the kernels for attention only the plain one has a forward mode.
             with torch.no_grad(), uncompiled(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
                 moves = {self._keys[at]: values for at, values in direction.items()}
-                with self._placed({}) as here:
-                    point = self._widened({}) if self.wide else here
+                with self._at.placed({}) as here:
+                    point = self._at.widened({}) if self.wide else here
                     for key, values in moves.items():
                         like = point[key].detach()
                         point[key] = forward_ad.make_dual(  # type: ignore[no-untyped-call]
@@ -348,35 +345,6 @@ class TorchProblem:
         ]
         with user_code(f"the backward pass of {self._case.subject}"):
             return pullback.pulled_back(outputs, parts, starts, self.tensors)
-
-    @contextlib.contextmanager
-    def _placed(self, moved: Mapping[int, Array], *, differentiable: bool = False) -> Iterator[dict[Key, torch.Tensor]]:
-        """The tensors at a point: the model's own parameters, moved in place for a while, and copies of inputs."""
-        elsewhere = {self._keys[at]: values for at, values in moved.items()}
-        point, written = dict[Key, torch.Tensor](), list[Memory]()
-        try:
-            for key, base in self._base.items():
-                if key[0] == "parameter" and (key not in elsewhere or key in self._memory):
-                    if key in elsewhere:
-                        written.append(self._memory[key])
-                        written[-1].write(elsewhere[key])
-                    point[key] = self._own[key]
-                else:
-                    point[key] = moved_to(base, elsewhere[key]) if key in elsewhere else snapshot(base)
-                    if differentiable:
-                        point[key].requires_grad_()
-            yield point
-        finally:
-            for memory in written:
-                memory.restore()
-
-    def _widened(self, moved: Mapping[int, Array]) -> dict[Key, torch.Tensor]:
-        """Copies of all tensors in float64, some of them moved."""
-        elsewhere = {self._keys[at]: values for at, values in moved.items()}
-        return {
-            key: moved_to(base, elsewhere[key], wider(base.dtype)) if key in elsewhere else copied(base, wide=True)
-            for key, base in self._base.items()
-        }
 
     def _in_float64(self) -> contextlib.AbstractContextManager[None]:
         coarsest = max(self._base.values(), key=lambda base: unit_roundoff(base.dtype))

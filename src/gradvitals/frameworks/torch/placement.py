@@ -1,0 +1,63 @@
+"""The tensors that are differentiated, at a point: parameters moved where they lie, inputs as copies."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from gradvitals.frameworks.problem import Array
+from gradvitals.frameworks.torch.arguments import copied
+from gradvitals.frameworks.torch.entries import moved_to, snapshot, wider
+from gradvitals.frameworks.torch.memory import Memory
+from gradvitals.frameworks.torch.swap import written_in_place
+from gradvitals.frameworks.torch.wrt import Key
+
+
+class Placement:
+    """Puts tensors at points near the one where they are.
+
+    Parameters
+    ----------
+    own : mapping of role and path to tensor
+        The user's own tensors.
+
+    """
+
+    def __init__(self, own: Mapping[Key, torch.Tensor]) -> None:
+        self._own = own
+        #: What they hold at the point itself.
+        self.base = {key: snapshot(tensor) for key, tensor in own.items()}
+        self.keys = list(own)
+        in_place = written_in_place([tensor for key, tensor in own.items() if key[0] == "parameter"])
+        self._memory = {key: Memory(tensor, self.base[key]) for key, tensor in own.items() if id(tensor) in in_place}
+
+    @contextlib.contextmanager
+    def placed(self, moved: Mapping[int, Array], *, differentiable: bool = False) -> Iterator[dict[Key, torch.Tensor]]:
+        """The tensors at a point: the model's own parameters, moved in place for a while, and copies of inputs."""
+        elsewhere = {self.keys[at]: values for at, values in moved.items()}
+        point, written = dict[Key, torch.Tensor](), list[Memory]()
+        try:
+            for key, base in self.base.items():
+                if key[0] == "parameter" and (key not in elsewhere or key in self._memory):
+                    if key in elsewhere:
+                        written.append(self._memory[key])
+                        written[-1].write(elsewhere[key])
+                    point[key] = self._own[key]
+                else:
+                    point[key] = moved_to(base, elsewhere[key]) if key in elsewhere else snapshot(base)
+                    if differentiable:
+                        point[key].requires_grad_()
+            yield point
+        finally:
+            for memory in written:
+                memory.restore()
+
+    def widened(self, moved: Mapping[int, Array]) -> dict[Key, torch.Tensor]:
+        """Copies of all tensors in float64, some of them moved."""
+        elsewhere = {self.keys[at]: values for at, values in moved.items()}
+        return {
+            key: moved_to(base, elsewhere[key], wider(base.dtype)) if key in elsewhere else copied(base, wide=True)
+            for key, base in self.base.items()
+        }
