@@ -30,7 +30,7 @@ def test_tables_have_the_promised_columns_and_a_row_per_call(sigmoid_network):
     report = probe(*sigmoid_network)
     assert report.table("layers").columns[: len(LAYERS)] == LAYERS
     assert len(report.table("layers")) == 41
-    assert report.table("parameters").columns == ("path", "weight_rms", "gradient_rms")
+    assert report.table("parameters").columns[:3] == ("path", "weight_rms", "gradient_rms")
     assert len(report.table("parameters")) == 42
     assert report.table("gains").column("direction") == ("forward", "backward")
     assert report.verb == "probe"

@@ -8,7 +8,8 @@ from typing import Any
 
 from gradvitals.frameworks import as_case, framework_of
 from gradvitals.frameworks.environment import environment
-from gradvitals.signals.measure import gains, tables
+from gradvitals.signals.measure import gains
+from gradvitals.signals.measure_tables import tables
 from gradvitals.signals.rules import judge
 from gradvitals.vocabulary.errors import InputError, unknown_keyword
 from gradvitals.vocabulary.report import Report

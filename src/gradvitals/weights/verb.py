@@ -10,7 +10,8 @@ from typing import Any
 from gradvitals.frameworks import as_case
 from gradvitals.frameworks.environment import environment
 from gradvitals.frameworks.weights import Fill
-from gradvitals.signals.measure import gains, layer_table
+from gradvitals.signals.measure import gains
+from gradvitals.signals.measure_tables import layer_table
 from gradvitals.signals.rules import judge as judge_signal
 from gradvitals.vocabulary.errors import UsageError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact, Finding

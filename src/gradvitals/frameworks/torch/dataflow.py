@@ -14,11 +14,15 @@ from gradvitals.frameworks.torch.objective import tensors_in
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The nearest recorded calls by index, the parameters, and whether the case's inputs are among it."""
+    """The nearest recorded calls by index, the parameters, and whether the case's inputs are among it.
+
+    ``nodes`` are the nearest of calls and residual additions: behind an addition that alone, numbered -1, -2, …
+    """
 
     calls: frozenset[int] = frozenset()
     parameters: frozenset[str] = frozenset()
     inputs: bool = False
+    nodes: frozenset[int] = frozenset()
 
     @property
     def is_signal(self) -> bool:
@@ -31,7 +35,12 @@ class Origin:
         return not self.is_signal and bool(self.parameters)
 
     def __or__(self, other: Origin) -> Origin:
-        return Origin(self.calls | other.calls, self.parameters | other.parameters, self.inputs or other.inputs)
+        return Origin(
+            self.calls | other.calls,
+            self.parameters | other.parameters,
+            self.inputs or other.inputs,
+            self.nodes | other.nodes,
+        )
 
 
 NOWHERE = Origin()
