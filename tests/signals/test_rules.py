@@ -12,8 +12,9 @@ from torch import nn
 from gradvitals.frameworks.torch.layers import FLAT
 from gradvitals.maths.trend import LogGain
 from gradvitals.signals import probe
-from gradvitals.signals.measure import Gain
+from gradvitals.signals.measure import Gain, Signal
 from gradvitals.signals.rules import RULES, UNITS_SATURATED, judge
+from gradvitals.signals.trunk import Trunk
 from gradvitals.vocabulary import Severity
 from oracles.networks import he, mlp, scaled, vectors
 
@@ -39,7 +40,7 @@ def judged(direction, gain, *, width=0.01, layers=20):
 
     fit = LogGain(gain, gain * (1 - width), gain * (1 + width), layers + 1)
     over = Gain(direction, fit, layers, gain**layers, "first", "last", "middle")
-    return judge(Capture((), (), (), None, "random"), [over])
+    return judge(Signal(Capture((), (), (), None, "random"), Trunk((), {}, frozenset(), frozenset()), (), (over,)))
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,8 @@ class Stream:
         RMS of what the branch adds; 0 of one that starts at zero.
     gradient : Moments or None
         Of the gradient with respect to the sum.
+    sample_spread : float or None
+        As in ``Call``.
 
     """
 
@@ -172,6 +174,7 @@ class Stream:
     forward: Moments
     branch_rms: float
     gradient: Moments | None = None
+    sample_spread: float | None = None
 
     @property
     def parents(self) -> tuple[int, ...]:
@@ -244,6 +247,11 @@ class Capture:
         Modules that can't be looked into (scripted ones), by path.
     compiled : bool
         Whether something in it is compiled, which this pass ran eagerly.
+    input_rms : float or None
+        Of the first floating-point input; None where there is none (token ids).
+    input_spread : float or None
+        How far the samples of the inputs lie apart, as ``Call.sample_spread``; of several inputs the widest. Of token
+        ids 1 or 0: whether any two samples differ. None without a batch.
 
     """
 
@@ -256,3 +264,36 @@ class Capture:
     steps: tuple[Steps, ...] = ()
     unseen: tuple[str, ...] = ()
     compiled: bool = False
+    input_rms: float | None = None
+    input_spread: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Producer:
+    """The operation that made NaN or infinity of what was finite.
+
+    Parameters
+    ----------
+    operation : str
+        ``"div"``, ``"softmax"``, …; backwards the operation whose slope it is.
+    path : str
+        The module in whose code it stands; ``"loss"`` in the loss.
+    backward : bool
+        Whether it happened on the way back.
+    cause : str
+        ``"zero-over-zero"``, ``"division-by-zero"``, ``"log-of-zero"``, ``"log-of-negative"``, ``"root-of-negative"``,
+        ``"outside-domain"``, ``"masked-row"``, ``"overflow"``, ``"infinity-minus-infinity"``,
+        ``"zero-times-infinity"``, ``"infinite-slope"``, ``"too-few-values"``, ``"bad-weights"``, ``"unexplained"``.
+    dtype : str
+        Of its result.
+    largest : float or None
+        Of an overflow: the largest magnitude that went in.
+
+    """
+
+    operation: str
+    path: str
+    backward: bool
+    cause: str
+    dtype: str
+    largest: float | None = None

@@ -16,13 +16,36 @@ _LOST = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One point of a main path: its label and kind, the size there, and whether a normalisation follows anywhere."""
+    """One point of a way: the labels of what lies side by side there, the size, and the depth in layers or steps.
 
-    label: str
+    ``nodes`` are the calls and additions, ``normalised_later`` says whether a normalisation follows all of them, at
+    whatever distance.
+    """
+
+    labels: tuple[str, ...]
     size: float
     depth: int
+    nodes: tuple[int, ...] = ()
     normalised_later: bool = False
-    is_stream: bool = False
+
+    @property
+    def label(self) -> str:
+        """The last of the labels."""
+        return self.labels[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The sizes along a path, in the direction of the way: forwards, or from the loss back.
+
+    ``path`` is the layer of a loop over time, ``""`` on the main path; ``over_steps`` tells steps inside one call.
+    """
+
+    direction: str
+    places: tuple[Place, ...]
+    path: str = ""
+    through_time: bool = False
+    over_steps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +68,8 @@ class Gain:
         Backwards: the first layer, going back, at whose output less than half of the gradient is left.
     through_time : bool
         Whether these are calls of one and the same layer, one after the other.
-    places : tuple of Place
-        What was fitted, in the direction of the way.
-    path : str
-        Of a loop over time, the layer.
-    over_steps : bool
-        Whether these are steps inside one call of a recurrent layer.
+    way : Way or None
+        What was fitted.
 
     """
 
@@ -62,111 +81,100 @@ class Gain:
     last: str
     lost_at: str | None = None
     through_time: bool = False
-    places: tuple[Place, ...] = ()
-    path: str = ""
-    over_steps: bool = False
-
-    @property
-    def measured(self) -> float:
-        """The size at the end of the way over that at its beginning, as it is; NaN where nothing was kept."""
-        return self.places[-1].size / self.places[0].size if self.places else math.nan
+    way: Way | None = None
 
 
-def gains(capture: Capture, main: Trunk | None = None) -> tuple[Gain, ...]:
-    """The gain per layer of the main path in both directions, and per step over time; each where four points show it.
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """All that is judged: what one pass showed, its main path, the sizes along it, and their gains."""
+
+    capture: Capture
+    trunk: Trunk
+    ways: tuple[Way, ...]
+    gains: tuple[Gain, ...]
+
+
+def signal(capture: Capture) -> Signal:
+    """Find the main path of what was recorded, and measure along it."""
+    main = trunk(capture)
+    along = ways(capture, main)
+    return Signal(capture, main, along, gains(along))
+
+
+def ways(capture: Capture, main: Trunk) -> tuple[Way, ...]:
+    """The sizes along the main path, along loops over time, and over the steps of recurrent layers; in both directions.
 
     A place's depth is the number of layers with weights and of residual additions on the longest way to it, so that
     layers side by side (query, key and value; two towers) count once. What lies in residual branches is left out, as
     are layers behind which no other follows: the scale of a head's output and of its gradient is set by the task.
     """
-    main = main or trunk(capture)
-    found = [
-        *_both_ways(capture, main, main.levels, path=""),
-        *(
-            gain
-            for path, chain in main.loops.items()
-            for gain in _both_ways(capture, main, [(at,) for at in chain[:-1]], path)
-        ),
-        *(gain for steps in capture.steps for gain in _over_steps(steps)),
-    ]
+    found = _both_ways(capture, main, main.levels, "")
+    for path, chain in main.loops.items():
+        found += _both_ways(capture, main, [(at,) for at in chain[:-1]], path)
+    for steps in capture.steps:
+        found += _over_steps(steps)
     return tuple(found)
 
 
-def _both_ways(capture: Capture, main: Trunk, levels: Sequence[Sequence[int]], path: str) -> list[Gain]:
-    found = (
-        _gain("forward", capture, main, levels, forward_rms, path),
-        _gain("backward", capture, main, levels, gradient_rms, path),
-    )
-    return [gain for gain in found if gain is not None]
+def gains(along: Sequence[Way]) -> tuple[Gain, ...]:
+    """The gain of every way on which four places or more have a size."""
+    return tuple(gain for gain in map(_gain, along) if gain is not None)
 
 
-def _gain(
-    direction: str,
-    capture: Capture,
-    main: Trunk,
-    levels: Sequence[Sequence[int]],
-    rms: Callable[[Call | Stream], float | None],
-    path: str,
-) -> Gain | None:
-    """Fit the gain of a quantity over depth; parallel layers enter by their geometric mean."""
+def _both_ways(capture: Capture, main: Trunk, levels: Sequence[Sequence[int]], path: str) -> list[Way]:
+    paths = {node(capture, at).path for nodes in levels for at in nodes}
+    alone = bool(path) or len(paths) == 1
+    forward = _places(capture, main, levels, forward_rms)
+    backward = _places(capture, main, levels, gradient_rms)
+    return [Way("forward", forward, path, alone), Way("backward", backward[::-1], path, alone)]
+
+
+def _places(
+    capture: Capture, main: Trunk, levels: Sequence[Sequence[int]], rms: Callable[[Call | Stream], float | None]
+) -> tuple[Place, ...]:
+    """One place per level where anything has a size; what lies side by side enters by its geometric mean."""
     places = []
     for depth, nodes in enumerate(levels):
-        size = _geometric_mean([rms(node(capture, at)) for at in nodes])
+        size = _together([rms(node(capture, at)) for at in nodes])
         if size is not None:
-            end = nodes[0] if direction == "forward" else nodes[-1]
             later = all(at in main.normalised_later for at in nodes)
-            places.append(Place(label(node(capture, end)), size, depth, later, is_stream=end < 0))
-    if direction == "backward":
-        places.reverse()
-    fit = log_gain([place.size for place in places], [abs(place.depth - places[0].depth) for place in places])
+            places.append(Place(tuple(label(node(capture, at)) for at in nodes), size, depth, tuple(nodes), later))
+    return tuple(places)
+
+
+def _over_steps(steps: Steps) -> list[Way]:
+    """The size of a recurrent layer's output over its steps, and of what its last output knows of earlier inputs."""
+    forward = tuple(Place((f"{steps.path}[{at}]",), size, at) for at, size in enumerate(steps.forward_rms))
+    echo = tuple(Place((f"{steps.path}[{at}]",), size, at) for at, size in enumerate(steps.echo_rms))
+    return [
+        Way("forward", forward, steps.path, through_time=True, over_steps=True),
+        Way("backward", echo[::-1], steps.path, through_time=True, over_steps=True),
+    ]
+
+
+def _gain(way: Way) -> Gain | None:
+    """Fit the gain along a way; sizes that are zero or not finite have none."""
+    places = [place for place in way.places if 0 < place.size < math.inf]
+    if not places:
+        return None
+    start = places[0].depth
+    fit = log_gain([place.size for place in places], [abs(place.depth - start) for place in places])
     if fit is None:
         return None
-    layers = abs(places[-1].depth - places[0].depth)
-    ends = sorted((places[0].depth, places[-1].depth))
+    layers = abs(places[-1].depth - start)
+    first, last = sorted((places[0], places[-1]), key=lambda place: place.depth)
     lost = next((place.label for place in places if place.size < _LOST * places[0].size), None)
-    paths = {node(capture, at).path for nodes in levels for at in nodes}
     return Gain(
-        direction,
+        way.direction,
         fit,
         layers,
         fit.over(layers),
-        first=label(node(capture, levels[ends[0]][0])),
-        last=label(node(capture, levels[ends[1]][-1])),
-        lost_at=lost if direction == "backward" else None,
-        through_time=bool(path) or len(paths) == 1,
-        places=tuple(places),
-        path=path,
+        first=first.labels[0],
+        last=last.label,
+        lost_at=lost if way.direction == "backward" else None,
+        through_time=way.through_time,
+        way=way,
     )
-
-
-def _over_steps(steps: Steps) -> list[Gain]:
-    """The gain per step inside a recurrent layer: of its output, and of what its last output knows of earlier inputs."""
-    found = []
-    ways = (("forward", list(enumerate(steps.forward_rms))), ("backward", list(enumerate(steps.echo_rms))[::-1]))
-    for direction, sizes in ways:
-        places = tuple(Place(f"{steps.path}[{at}]", size, at) for at, size in sizes if 0 < size < math.inf)
-        fit = log_gain([place.size for place in places], [abs(place.depth - places[0].depth) for place in places])
-        if fit is None:
-            continue
-        count = abs(places[-1].depth - places[0].depth)
-        ends = sorted((places[0], places[-1]), key=lambda place: place.depth)
-        lost = next((place.label for place in places if place.size < _LOST * places[0].size), None)
-        found.append(
-            Gain(
-                direction,
-                fit,
-                count,
-                fit.over(count),
-                first=ends[0].label,
-                last=ends[1].label,
-                lost_at=lost if direction == "backward" else None,
-                through_time=True,
-                places=places,
-                path=steps.path,
-                over_steps=True,
-            )
-        )
-    return found
 
 
 def consumers(calls: Sequence[Call]) -> Mapping[int, tuple[int, ...]]:
@@ -189,9 +197,13 @@ def label(call: Call | Stream) -> str:
     return f"{call.path} #{call.call}" if call.call else call.path
 
 
-def _geometric_mean(values: Sequence[float | None]) -> float | None:
-    logs = [math.log(value) for value in values if value is not None and 0 < value < math.inf]
-    return math.exp(sum(logs) / len(logs)) if logs else None
+def _together(values: Sequence[float | None]) -> float | None:
+    """The geometric mean of those that have a size; 0 where all are zero, None where there is nothing."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    logs = [math.log(value) for value in known if value > 0]
+    if not known:
+        return None
+    return math.exp(sum(logs) / len(logs)) if logs else 0.0
 
 
 def forward_rms(call: Call | Stream) -> float | None:

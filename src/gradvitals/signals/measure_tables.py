@@ -54,7 +54,12 @@ def _gain_table(over_depth: Sequence[Gain]) -> Table:
     rows: tuple[tuple[Fact, ...], ...] = tuple(
         (
             *(gain.direction, gain.fit.gain, gain.fit.low, gain.fit.high, gain.layers, gain.left),
-            *(gain.first, gain.last, "time" if gain.through_time else "depth", gain.path or None),
+            *(
+                gain.first,
+                gain.last,
+                "time" if gain.through_time else "depth",
+                (gain.way.path if gain.way else None) or None,
+            ),
         )
         for gain in over_depth
     )

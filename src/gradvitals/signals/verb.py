@@ -8,7 +8,7 @@ from typing import Any
 
 from gradvitals.frameworks import as_case, framework_of
 from gradvitals.frameworks.environment import environment
-from gradvitals.signals.measure import gains
+from gradvitals.signals.measure import signal
 from gradvitals.signals.measure_tables import tables
 from gradvitals.signals.rules import judge
 from gradvitals.vocabulary.errors import InputError, unknown_keyword
@@ -80,7 +80,7 @@ def probe(
     >>> layers = [layer for _ in range(20) for layer in (torch.nn.Linear(32, 32), torch.nn.Sigmoid())]
     >>> report = probe(torch.nn.Sequential(*layers, torch.nn.Linear(32, 2)), torch.randn(64, 32))
     >>> report.verdict.value, [finding.name for finding in report.findings]
-    ('fail', ['gradient-vanishing'])
+    ('fail', ['gradient-vanishing', 'inputs-collapsed'])
 
     """
     for keyword in unknown:
@@ -94,6 +94,7 @@ def probe(
             "pass a torch.nn.Module with torch tensors; for a NumPy function use gradvitals.check",
         )
     from gradvitals.frameworks.torch.capture import capture
+    from gradvitals.frameworks.torch.notfinite import find_producer
 
     captured = capture(case, seed=seed)
     if not captured.calls:
@@ -104,12 +105,15 @@ def probe(
         )
     if progress is not None:
         progress(1, 1)
-    over_depth = gains(captured)
+    seen = signal(captured)
+    findings = judge(seen)
+    if any(finding.code == "S211" for finding in findings):
+        findings = judge(seen, find_producer(case, seed=seed))
     return Report(
         verb="probe",
         subject=case.subject,
-        findings=judge(captured, over_depth),
-        tables=tables(captured, over_depth),
+        findings=findings,
+        tables=tables(captured, seen.gains),
         settings={
             "seed": seed,
             "objective": captured.objective,

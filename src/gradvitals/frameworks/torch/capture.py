@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,10 +11,11 @@ from torch import nn
 from gradvitals.frameworks.capture import Call, Capture, Moments, ParameterRecord
 from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.torch.inputs import named_inputs, validate
-from gradvitals.frameworks.torch.moments import moments
+from gradvitals.frameworks.torch.moments import is_readable, moments, sample_spread
 from gradvitals.frameworks.torch.objective import cotangents, output_tensors, scalar
 from gradvitals.frameworks.torch.parameters import parameter_records
 from gradvitals.frameworks.torch.recorder import Recorder
+from gradvitals.frameworks.torch.stance import run_eagerly
 from gradvitals.frameworks.torch.state import preserved, seed_everything
 from gradvitals.frameworks.torch.steps import over_time
 from gradvitals.vocabulary.errors import InputError, ModelError
@@ -66,6 +65,8 @@ def capture(case: Case, *, seed: int = 0, backward: bool = True) -> Capture:
         )
     validate(case)
     inputs = [tensor for _, tensor in named_inputs(case)]
+    given = [moments(tensor) if tensor.is_floating_point() else None for tensor in inputs]
+    spreads = [spread for spread in map(_spread, inputs) if spread is not None]
     with preserved(model, (case.args, case.keywords)), torch.enable_grad():
         seed_everything(seed)
         with contextlib.closing(Recorder(model, inputs)) as recorder:
@@ -86,18 +87,19 @@ def capture(case: Case, *, seed: int = 0, backward: bool = True) -> Capture:
                 streams=recorder.streams,
                 steps=tuple(step for step in steps if step is not None),
                 unseen=_unseen(model),
+                input_rms=next((before.rms for before in given if before is not None), None),
+                input_spread=max(spreads, default=None),
                 compiled=model is not case.model or any(hasattr(module, "_orig_mod") for module in model.modules()),
             )
 
 
-@contextlib.contextmanager
-def run_eagerly() -> Iterator[None]:
-    """Run what is compiled, at any depth, as it was written: inside a graph nothing can be seen."""
-    if "torch._dynamo" not in sys.modules:  # nothing was compiled, and importing it takes a second
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+def _spread(tensor: torch.Tensor) -> float | None:
+    """How far the samples of an input lie apart; of integers whether any differ."""
+    if tensor.ndim < 1 or len(tensor) < 2 or not is_readable(tensor):
+        return None
+    if tensor.is_floating_point():
+        return sample_spread(tensor.unsqueeze(-1) if tensor.ndim == 1 else tensor)
+    return float(not bool((tensor == tensor[:1]).all()))
 
 
 def _unseen(model: nn.Module) -> tuple[str, ...]:

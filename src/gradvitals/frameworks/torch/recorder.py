@@ -269,6 +269,7 @@ class Recorder:
                 has_shortcut=join.has_shortcut,
                 forward=moments(output),
                 branch_rms=added,
+                sample_spread=self._spread(output),
             )
         )
         self._watch(node, [output])
@@ -284,7 +285,7 @@ class Recorder:
         axis = self._axis(values, layer)
         activation = layer.activation
         index = len(self._calls)
-        spread = sample_spread(values) if values.ndim > 1 and len(values) == self.batch else None
+        spread = self._spread(values)
         self._calls.append(
             Call(
                 path=layer.path,
@@ -313,6 +314,9 @@ class Recorder:
         self._by_path[layer.path].append(index)
         self._dataflow.follow(output, Origin(calls=frozenset({index}), nodes=frozenset({index})))
         self._watch(index, tensors)
+
+    def _spread(self, values: torch.Tensor) -> float | None:
+        return sample_spread(values.detach()) if values.ndim > 1 and len(values) == self.batch else None
 
     @staticmethod
     def _dead_share(layer: _Layer, values: torch.Tensor, axis: int) -> float | None:
