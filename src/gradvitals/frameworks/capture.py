@@ -297,3 +297,35 @@ class Producer:
     cause: str
     dtype: str
     largest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """How far two runs lie apart at one call, or at one parameter.
+
+    Parameters
+    ----------
+    path : str
+    call : int
+    kind : str
+        Class or function; ``"parameter"`` of a parameter, ``"output"`` of an output of the model.
+    forward, gradient : float or None
+        Distance ‖a − b‖/max(‖a‖, ‖b‖) of the values and of their gradients; infinite where shapes or non-finite places
+        differ, None where one side shows none.
+    forward_noise, gradient_noise : float
+        The same between two runs of the first model, the second with inputs and weights moved by one rounding of the
+        coarser precision: what rounding makes there.
+    weights_differ, modes_differ : bool
+        Whether the two have other weights there, by more than that rounding; whether one trains.
+
+    """
+
+    path: str
+    call: int
+    kind: str
+    forward: float | None
+    gradient: float | None
+    forward_noise: float
+    gradient_noise: float
+    weights_differ: bool = False
+    modes_differ: bool = False

@@ -100,6 +100,8 @@ def _asked(report: Report) -> str:
     """The verb whose question was answered: a check-up of what has no layers is a check."""
     if report.verb == "check" and report.settings.get("reference"):
         return "reference"
+    if report.verb == "probe" and report.settings.get("against"):
+        return "probe_against"
     return "check" if report.verb == "checkup" and report.settings.get("skipped") else report.verb.rstrip("_")
 
 

@@ -1,8 +1,9 @@
-"""Judge what was measured of the signal: rules S201–S208 and S211."""
+"""Judge what was measured of the signal: rules S201–S208, S211 and S212."""
 
 from __future__ import annotations
 
 from gradvitals.frameworks.capture import Producer
+from gradvitals.signals.against import RUNS_DIFFER
 from gradvitals.signals.measure import Signal
 from gradvitals.signals.rules_depth import (
     GRADIENT_EXPLODING,
@@ -19,7 +20,7 @@ from gradvitals.vocabulary.finding import Finding
 
 RULES = (
     *(SIGNAL_VANISHING, SIGNAL_EXPLODING, GRADIENT_VANISHING, GRADIENT_EXPLODING),
-    *(UNITS_DEAD, UNITS_SATURATED, INPUTS_COLLAPSED, PARAMETERS_CLONED, NOT_FINITE),
+    *(UNITS_DEAD, UNITS_SATURATED, INPUTS_COLLAPSED, PARAMETERS_CLONED, NOT_FINITE, RUNS_DIFFER),
 )
 
 

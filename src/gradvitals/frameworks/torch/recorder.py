@@ -78,11 +78,20 @@ class Recorder:
     model : torch.nn.Module
     inputs : list of torch.Tensor
         The case's input tensors.
+    keep : callable, optional
+        Given each call's path, number and kind with its output, and ``"gradient"`` in place of the kind with the
+        gradient that came back to it.
 
     """
 
-    def __init__(self, model: nn.Module, inputs: list[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: list[torch.Tensor],
+        keep: Callable[[str, int, str, torch.Tensor], None] | None = None,
+    ) -> None:
         self._model = model
+        self._keep = keep
         self._paths = {module: layers.written(path) for path, module in model.named_modules()}
         self._names = {id(parameter): layers.written(name) for name, parameter in model.named_parameters()}
         self.batch = next((len(tensor) for tensor in inputs if tensor.ndim), 0)
@@ -309,6 +318,8 @@ class Recorder:
                 precision=torch.finfo(values.dtype).eps,
             )
         )
+        if self._keep is not None:
+            self._keep(layer.path, self._calls[index].call, layer.kind, values)
         self._ancestry.add(index, layer.origin.nodes)
         self._axes.append(axis)
         self._by_path[layer.path].append(index)
@@ -344,6 +355,8 @@ class Recorder:
                 self._handles.append(tensor.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def _arrived(self, index: int, position: int, gradient: torch.Tensor) -> None:
+        if self._keep is not None and index >= 0 and not self._gradients[index]:
+            self._keep(self._calls[index].path, self._calls[index].call, "gradient", gradient.detach())
         self._gradients[index][position] = moments(gradient, underflow=True)
 
     def _recomputed(self, module: nn.Module, output: Any) -> None:
