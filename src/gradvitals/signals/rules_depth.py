@@ -27,17 +27,24 @@ _FORGOTTEN = Threshold(
 _MOVED = Threshold(
     0.5, "share of a full step of Adam", "Kingma and Ba (2015), section 2.1: |step| ≤ α; at ε = |g| half of it is left"
 )
+_EXPLODING_AT_ONE = Threshold(
+    1e3, "ratio of RMS at one layer", "the inverse of what counts as vanishing: heads and stems differ by tens"
+)
 _AT_ONE_LAYER = Threshold(
     0.75, "share of the logarithm of the whole change", "above 1/2 + 1/4: one layer outweighs all others three to one"
 )
 SIGNAL_VANISHING = Rule("S201", Severity.ERROR, {"left": _VANISHING, "at_one": _AT_ONE_LAYER})
-SIGNAL_EXPLODING = Rule("S202", Severity.ERROR, {"left": _EXPLODING, "at_one": _AT_ONE_LAYER})
+SIGNAL_EXPLODING = Rule(
+    "S202", Severity.ERROR, {"left": _EXPLODING, "at_one": _AT_ONE_LAYER, "jump": _EXPLODING_AT_ONE}
+)
 GRADIENT_VANISHING = Rule(
     "S203",
     Severity.ERROR,
     {"left": _VANISHING, "at_one": _AT_ONE_LAYER, "moved": _MOVED, "forgotten": _FORGOTTEN},
 )
-GRADIENT_EXPLODING = Rule("S204", Severity.ERROR, {"left": _EXPLODING, "at_one": _AT_ONE_LAYER})
+GRADIENT_EXPLODING = Rule(
+    "S204", Severity.ERROR, {"left": _EXPLODING, "at_one": _AT_ONE_LAYER, "jump": _EXPLODING_AT_ONE}
+)
 
 _BY_DIRECTION = {
     "forward": (SIGNAL_VANISHING, SIGNAL_EXPLODING),
@@ -115,12 +122,14 @@ def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Col
     if rule is None:
         return
     at = max(range(len(changes)), key=lambda step: math.copysign(1, total) * changes[step])
-    if changes[at] / total < rule["at_one"]:
+    if changes[at] / total < rule["at_one"] or ("jump" in rule.thresholds and changes[at] < math.log(rule["jump"])):
         return
     # Going back, what stands between two gradients is the layer nearer to the loss.
     culprit = places[at + 1] if way.direction == "forward" else places[at]
     if culprit.label in explained or (way.direction == "forward" and culprit.normalised_later):
         return
+    if rule is GRADIENT_EXPLODING and set(places[at + 1].nodes) & signal.trunk.normalised_next:
+        return  # a normalisation gives back what it took: the smaller its input, the larger the gradient
     steps = len(changes)
     facts = {
         "gain": gain.fit.estimate if gain is not None else Estimate(math.exp(total / steps), 0.0),

@@ -32,6 +32,8 @@ class Trunk:
         Nodes that lie in residual branches.
     normalised_later : frozenset of int
         Nodes behind which a normalisation follows, at whatever distance.
+    normalised_next : frozenset of int
+        Nodes behind which a normalisation follows before any other layer with weights or addition does.
 
     """
 
@@ -39,6 +41,7 @@ class Trunk:
     loops: Mapping[str, tuple[int, ...]]
     branches: frozenset[int]
     normalised_later: frozenset[int]
+    normalised_next: frozenset[int] = frozenset()
 
 
 def is_normalisation(call: Call) -> bool:
@@ -69,7 +72,7 @@ def trunk(capture: Capture) -> Trunk:
         if at not in branches and at not in looped and (at < 0 or capture.calls[at].has_weights)
     ]
     levels = graph.levels(frozenset(counted))
-    return Trunk(levels, loops, branches, graph.before_normalisations())
+    return Trunk(levels, loops, branches, graph.before_normalisations(), graph.just_before_normalisations())
 
 
 class _Graph:
@@ -131,6 +134,18 @@ class _Graph:
         """Nodes from which a normalisation is reached."""
         calls = self._capture.calls
         return self._nodes(self._all_behind(at for at, call in enumerate(calls) if is_normalisation(call)))
+
+    def just_before_normalisations(self) -> frozenset[int]:
+        """Layers with weights and additions whose output reaches a normalisation with none of these in between."""
+        calls = self._capture.calls
+        found: set[int] = set()
+        nearest: dict[int, frozenset[int]] = {}
+        for at in self.order:
+            before = frozenset().union(*(nearest[parent] for parent in self.parents(at)))
+            if at >= 0 and is_normalisation(calls[at]):
+                found |= before
+            nearest[at] = frozenset({at}) if at < 0 or calls[at].has_weights else before
+        return frozenset(found)
 
     def _all_behind(self, nodes: Iterable[int]) -> int:
         bits = 0
