@@ -75,11 +75,16 @@ def of_dot_products(
         return of_scores(scores)
 
 
+_NAMES = frozenset({"softmax", "scaled_dot_product_attention", "multi_head_attention_forward"})
+
+
 def of_call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Attention | None:
     """Of a call of softmax, ``scaled_dot_product_attention`` or ``multi_head_attention_forward``; None of others."""
+    if name not in _NAMES:
+        return None
     try:
         with torch.no_grad():
-            if name in {"softmax", "_softmax"}:
+            if name == "softmax":
                 return _of_softmax(args, kwargs)
             if name == "scaled_dot_product_attention":
                 return _of_product(*args, **kwargs)

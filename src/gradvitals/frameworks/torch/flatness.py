@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from gradvitals.frameworks.torch.layers import FLAT, RECTIFYING, ActivationKind
+from gradvitals.frameworks.torch.layers import FLAT, ActivationKind
 from gradvitals.maths import activations
 
 #: Bounded activations: a value on either flat side is saturated.
@@ -50,8 +50,8 @@ def saturated_share(kind: ActivationKind, values: torch.Tensor) -> float | None:
 
 
 def off(kind: ActivationKind, values: torch.Tensor) -> torch.Tensor | None:
-    """Which inputs lie where a rectifying activation is off, elementwise; None for others."""
-    if kind.name not in RECTIFYING and kind.name not in _OFF_BELOW:
+    """Which inputs lie where an activation is off as ReLU is, elementwise; None for others, and where zeros tell."""
+    if kind.name not in _OFF_BELOW:
         return None
     low, _ = _sides(kind.name, kind.options)
     return values <= low if math.isfinite(low) else None

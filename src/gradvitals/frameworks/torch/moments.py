@@ -1,24 +1,35 @@
-"""Summaries of tensors, in float64: in float32 the squares of gradients below 1e-19 are zero."""
+"""Summaries of tensors, in float64: in float32 the squares of gradients below 1e-19 are zero.
+
+NumPy does the arithmetic of tensors in main memory: a call of it costs a fifth of a call of torch, which is what counts
+for the small tensors of deep networks.
+"""
 
 from __future__ import annotations
 
 import enum
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from gradvitals.frameworks.capture import Moments
 from gradvitals.frameworks.torch.objective import output_tensors
 
-#: Values converted to float64 at a time: 1 MB stays in the cache, and a large activation is not doubled in memory.
-_CHUNK = 2**17
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Values converted to float64 at a time: a quarter of a megabyte stays in the cache.
+_CHUNK = 2**15
 #: Share of the mean square below which a variance that was got by subtraction has lost half of its digits.
 _CANCELLED = 1e-8
 #: Magnitudes whose squares float64 holds with room for a sum.
 _SAFE_LOW, _SAFE_HIGH = 1e-140, 1e140
-#: Samples compared with one another: the mean over their 2016 pairs has settled, and the cost stays that of one pass.
-_SAMPLES = 64
+#: What is at most this becomes zero in float16 and bfloat16: half of the least subnormal number, 2⁻²⁴ and 2⁻¹³³.
+_LOST_FP16, _LOST_BF16 = 2.0**-25, 2.0**-134
+#: Samples compared with one another: the mean over their 2016 pairs has settled. Of large ones fewer, so many values in
+#: all: the cosine of long vectors scatters less.
+_SAMPLES, _FEWEST, _VALUES = 64, 8, 2**18
 
 
 def moments(tensor: torch.Tensor, *, underflow: bool = False) -> Moments:
@@ -26,72 +37,69 @@ def moments(tensor: torch.Tensor, *, underflow: bool = False) -> Moments:
 
     With ``underflow`` it counts what isn't zero but becomes so in float16 and bfloat16.
     """
-    with torch.no_grad():
-        flat = _flat(tensor)
-        finite, low, high = _finite_values(flat)
-        masked = int(torch.isneginf(flat).sum()) if finite is not flat else 0
-        if finite.numel() == 0:
-            none = (math.nan,) * 5
-            return Moments(flat.numel(), flat.numel(), masked, *none, zero_share=0.0)
-        scale = max(abs(low), abs(high)) or 1.0  # keeps the squares of float64 extremes in range
-        mean, square = _two_moments(finite, scale)
-        variance = square - mean * mean
-        if variance < _CANCELLED * square:
-            variance = (
-                sum(_squares(chunk.double() / scale - mean) for chunk in torch.split(finite, _CHUNK)) / finite.numel()
-            )
-        zeros = finite.numel() - int(finite.count_nonzero()) if low <= 0 <= high else 0
-        lost_fp16 = _lost(finite, zeros, torch.float16) if underflow else 0
-        lost_bf16 = _lost(finite, zeros, torch.bfloat16) if lost_fp16 else 0  # has the wider range
-        return Moments(
-            count=flat.numel(),
-            nonfinite=flat.numel() - finite.numel(),
-            masked=masked,
-            mean=mean * scale,
-            std=math.sqrt(variance) * scale,
-            rms=math.sqrt(square) * scale,
-            low=low,
-            high=high,
-            zero_share=zeros / flat.numel(),
-            underflow_fp16=lost_fp16 / flat.numel(),
-            underflow_bf16=lost_bf16 / flat.numel(),
-        )
+    values = _values(tensor)
+    finite, low, high = _finite_values(values)
+    if finite.size == 0:
+        none = (math.nan,) * 5
+        return Moments(values.size, values.size, int(np.isneginf(values).sum()), *none, zero_share=0.0)
+    scale = max(abs(low), abs(high)) or 1.0
+    if _SAFE_LOW < scale < _SAFE_HIGH:
+        scale = 1.0  # only float64's extremes have squares out of range
+    mean, square = _two_moments(finite, scale)
+    variance = square - mean * mean
+    if variance < _CANCELLED * square:
+        variance = _squares_around(finite, scale, mean)
+    zeros = finite.size - int(np.count_nonzero(finite != 0)) if low <= 0 <= high else 0
+    lost = (0, 0)
+    if underflow:
+        sizes = np.abs(finite)
+        fp16 = int(np.count_nonzero(sizes <= _LOST_FP16)) - zeros
+        lost = fp16, int(np.count_nonzero(sizes <= _LOST_BF16)) - zeros if fp16 else 0  # has the wider range
+    return Moments(
+        count=values.size,
+        nonfinite=values.size - finite.size,
+        masked=int(np.isneginf(values).sum()) if finite is not values else 0,
+        mean=mean * scale,
+        std=math.sqrt(variance) * scale,
+        rms=math.sqrt(square) * scale,
+        low=low,
+        high=high,
+        zero_share=zeros / values.size,
+        underflow_fp16=lost[0] / values.size,
+        underflow_bf16=lost[1] / values.size,
+    )
 
 
-def _finite_values(flat: torch.Tensor) -> tuple[torch.Tensor, float, float]:
-    """Those values that are finite, the least and the greatest of them; the tensor itself where all are."""
-    if flat.numel() == 0:
-        return flat, math.nan, math.nan
-    low, high = (float(bound) for bound in flat.aminmax())
+def _finite_values(values: NDArray[Any]) -> tuple[NDArray[Any], float, float]:
+    """Those values that are finite, the least and the greatest of them; the array itself where all are."""
+    if values.size == 0:
+        return values, math.nan, math.nan
+    low, high = float(values.min()), float(values.max())
     if math.isfinite(low) and math.isfinite(high):
-        return flat, low, high
-    finite = flat[torch.isfinite(flat)]
-    if finite.numel():
-        low, high = (float(bound) for bound in finite.aminmax())
-    return finite, low, high
+        return values, low, high
+    finite = values[np.isfinite(values)]
+    return finite, *((float(finite.min()), float(finite.max())) if finite.size else (low, high))
 
 
-def _two_moments(finite: torch.Tensor, scale: float) -> tuple[float, float]:
+def _two_moments(finite: NDArray[Any], scale: float) -> tuple[float, float]:
     """Mean and mean square of the values over scale."""
     total = square = 0.0
-    for chunk in torch.split(finite, _CHUNK):
-        values = chunk.double()
-        if scale < _SAFE_LOW or scale > _SAFE_HIGH:
-            values = values / scale
-        total += float(values.sum())
-        square += _squares(values)
-    if not (scale < _SAFE_LOW or scale > _SAFE_HIGH):
-        total, square = total / scale, square / scale / scale
-    return total / finite.numel(), square / finite.numel()
+    for start in range(0, finite.size, _CHUNK):
+        chunk = finite[start : start + _CHUNK].astype(np.float64)
+        if scale != 1.0:
+            chunk /= scale
+        total += float(chunk.sum())
+        square += float(chunk @ chunk)
+    return total / finite.size, square / finite.size
 
 
-def _squares(values: torch.Tensor) -> float:
-    return float(torch.dot(values, values))
-
-
-def _lost(finite: torch.Tensor, zeros: int, format_: torch.dtype) -> int:
-    """How many values that aren't zero become zero in a format."""
-    return finite.numel() - zeros - int(finite.to(format_).count_nonzero())
+def _squares_around(finite: NDArray[Any], scale: float, mean: float) -> float:
+    """Mean square of the values over scale from their mean."""
+    total = 0.0
+    for start in range(0, finite.size, _CHUNK):
+        chunk = finite[start : start + _CHUNK] / np.float64(scale) - mean
+        total += float(chunk @ chunk)
+    return total / finite.size
 
 
 class Health(enum.IntEnum):
@@ -116,7 +124,12 @@ def _health(tensor: torch.Tensor) -> Health:
 
 def _is_finite(tensor: torch.Tensor) -> bool:
     """The two extremes tell, NaN among them, at a twentieth of the price of looking at each value."""
-    return not tensor.numel() or all(math.isfinite(float(bound)) for bound in tensor.aminmax())
+    if not tensor.numel():
+        return True
+    if tensor.device.type == "cpu" and tensor.dtype in _NUMPY:
+        values = tensor.detach().numpy()
+        return math.isfinite(values.min()) and math.isfinite(values.max())
+    return all(math.isfinite(float(bound)) for bound in tensor.aminmax())
 
 
 def is_readable(tensor: torch.Tensor) -> bool:
@@ -127,42 +140,48 @@ def is_readable(tensor: torch.Tensor) -> bool:
 
 def rms(tensor: torch.Tensor) -> float:
     """The root mean square alone, in the tensor's own arithmetic or float32: for ratios that are read to two digits."""
-    with torch.no_grad():
-        flat = _flat(tensor)
-        flat = flat if flat.dtype in {torch.float32, torch.float64} else flat.float()
-        return float(torch.linalg.vector_norm(flat)) / math.sqrt(max(flat.numel(), 1))
+    values = _values(tensor)
+    return float(np.linalg.norm(values)) / math.sqrt(max(values.size, 1))
 
 
 def silent_share(silent: torch.Tensor, axis: int) -> float:
     """Share of the units along ``axis`` (negative) that are silent for every sample and position."""
-    with torch.no_grad():
-        others = [dim for dim in range(silent.ndim) if dim != silent.ndim + axis]
-        always = silent.all(dim=others) if others else silent
-        return float(always.double().mean())
+    values = silent.detach().cpu().numpy()
+    others = tuple(dim for dim in range(values.ndim) if dim != values.ndim + axis)
+    return float(values.all(axis=others).mean())
 
 
 def sample_spread(output: torch.Tensor) -> float | None:
     """How far two samples' directions lie apart, √(1 − mean cosine); None with fewer than two that are not zero."""
-    with torch.no_grad():
-        rows = output[:_SAMPLES].flatten(1)
-        rows = rows.double() if rows.dtype == torch.float64 else rows.float()
-        if not rows.numel():
+    size = output[0].numel() if len(output) else 0
+    if not size:
+        return None
+    count = min(_SAMPLES, max(_FEWEST, _VALUES // size))
+    rows = _values(output[:count]).reshape(-1, size).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("ij,ij->i", rows, rows)
+    if not _SAFE_LOW**2 < squares.min() <= squares.max() < _SAFE_HIGH**2:  # also where some are zero or not finite
+        largest = np.abs(rows).max(axis=1)
+        if not np.isfinite(largest).all():
             return None
-        largest = rows.abs().amax(dim=1, keepdim=True)
-        count = int(torch.count_nonzero(largest))
-        if count < 2 or not _is_finite(largest):
-            return None
-        if count < len(rows):
-            rows, largest = rows[largest[:, 0] > 0], largest[largest > 0].unsqueeze(1)
-        directions = rows / largest
-        directions /= torch.linalg.vector_norm(directions, dim=1, keepdim=True)
-        # 1 − cosine by differences from the mean: 1 − (a number near 1) would lose what is looked for
-        apart = float((directions - directions.mean(dim=0)).square().sum(dtype=torch.float64))
-        return math.sqrt(apart / (count - 1))
+        rows = rows[largest > 0] / largest[largest > 0, None]
+        squares = np.einsum("ij,ij->i", rows, rows)
+    count = len(rows)
+    if count < 2:
+        return None
+    resultant = (1 / np.sqrt(squares)) @ rows
+    # 1 − cosine is exact to 1e-16 here, and so the spread to 1e-8: less than what float32 tells apart
+    return math.sqrt(max(count * count - float(resultant @ resultant), 0.0) / (count * (count - 1)))
 
 
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
+#: Types that NumPy has too.
+_NUMPY = frozenset({torch.float32, torch.float64})
+
+
+def _values(tensor: torch.Tensor) -> NDArray[Any]:
+    """The values as a flat array in main memory, in float64 or float32."""
     dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
-    if dense.device.type == "mps":  # has no float64
+    if dense.device.type != "cpu":
         dense = dense.cpu()
-    return dense.reshape(-1)
+    values: NDArray[Any] = (dense if dense.dtype in _NUMPY else dense.float()).reshape(-1).numpy()
+    return values

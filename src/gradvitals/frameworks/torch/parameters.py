@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,8 +15,8 @@ from gradvitals.frameworks.torch.moments import moments
 
 #: Adam's ε, which its step adds to the gradient's size: Kingma and Ba (2015), algorithm 1.
 ADAM_EPSILON = 1e-8
-#: Entries of a gradient that are looked at for the size of a step: enough for three digits.
-_SAMPLED = 2**18
+#: Entries of a gradient that are looked at for the size of a step: enough for two digits.
+_SAMPLED = 2**14
 #: Two gradients of clones are the same where they differ by less than so many roundings of their type.
 _ROUNDINGS = 64
 
@@ -54,8 +55,10 @@ def _adam_step(gradient: torch.Tensor, scale: float) -> float:
     flat = (values.coalesce().values() if values.is_sparse else values).reshape(-1)
     if not flat.numel():
         return 0.0
-    sizes = flat[:: max(1, flat.numel() // _SAMPLED)].double().abs() * scale
-    square = float((sizes / (sizes + ADAM_EPSILON)).square().mean())
+    sizes = np.abs(flat[:: max(1, flat.numel() // _SAMPLED)].cpu().double().numpy()) * scale
+    with np.errstate(invalid="ignore"):  # of an infinite gradient
+        steps = sizes / (sizes + ADAM_EPSILON)
+    square = float(steps @ steps) / len(steps)
     return math.sqrt(square * flat.numel() / max(values.numel(), 1))
 
 

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from gradvitals.frameworks.capture import Attention, Call, Moments, Stream
 from gradvitals.frameworks.torch import attention, flatness, layers
 from gradvitals.frameworks.torch.dataflow import NOWHERE, Dataflow, Origin
-from gradvitals.frameworks.torch.moments import Health, health, is_readable, moments, rms, sample_spread, silent_share
+from gradvitals.frameworks.torch.moments import Health, is_readable, moments, rms, sample_spread, silent_share
 from gradvitals.frameworks.torch.objective import output_tensors
 from gradvitals.frameworks.torch.steps import RecurrentCall
 from gradvitals.frameworks.torch.streams import Ancestry, Join
@@ -108,6 +108,7 @@ class Recorder:
         self._by_path: dict[str, list[int]] = defaultdict(list)
         self._gradients: dict[int, dict[int, Moments]] = defaultdict(dict)
         self._frames: list[_Frame] = []
+        self._leaves = 0  # how many of the frames are leaf modules
         self._running = model
         self._handles: list[Any] = []
         self._is_forward = False
@@ -158,7 +159,7 @@ class Recorder:
         origin, state, before = NOWHERE, Health.FINITE, _NOTHING
         if leaf and not self._inside_leaf():
             with _unseen():
-                origin, state = self._dataflow.of((args, kwargs)), health((args, kwargs))
+                origin, state = self._dataflow.of((args, kwargs)), self._dataflow.health((args, kwargs))
                 before = self._look(layers.activation_of_module(module), args)
                 self._attention = None
                 if isinstance(module, nn.Softmax) and args:
@@ -166,6 +167,7 @@ class Recorder:
                 elif isinstance(module, nn.RNNBase):
                     self.recurrent.append(RecurrentCall(self._paths[module], module, args, kwargs))
         self._frames.append(_Frame(module, self._paths[module], leaf, origin, state, before))
+        self._leaves += leaf
         self._running = module
 
     @staticmethod
@@ -182,6 +184,7 @@ class Recorder:
         if not self._frames or self._frames[-1].module is not module:
             return  # a pre-hook of the user's raised before ours was reached
         frame = self._frames.pop()
+        self._leaves -= frame.leaf
         if output is None:  # it raised (or returned nothing); the model may catch that and go on
             return
         self._running = self._frames[-1].module if self._frames else module
@@ -217,14 +220,17 @@ class Recorder:
         activation = layers.activation_of_function(name, args, kwargs) if origin.is_signal else None
         join, added = self._join(args) if name in layers.ADDITIONS else (None, 0.0)
         if origin.is_signal:
-            state = health(given)  # now: it may change its inputs in place
+            state = self._dataflow.health(given)  # now: it may change its inputs in place
             before = self._look(activation, args)
             looked = attention.of_call(name, args, kwargs)
         output = func(*args, **kwargs)
         if weights:
             path = min(self._dataflow.of(weights[0]).parameters)
         elif origin.is_signal and (
-            activation or looked or name in layers.FUNCTIONAL or (name != "get" and health(output) > state)
+            activation
+            or looked
+            or name in layers.FUNCTIONAL
+            or (name != "get" and self._dataflow.health(output) > state)
         ):
             path = self._local(f"{name}()")
         else:
@@ -294,7 +300,7 @@ class Recorder:
         axis = self._axis(values, layer)
         activation = layer.activation
         index = len(self._calls)
-        spread = self._spread(values)
+        spread, forward = self._spread(values), moments(values)
         self._calls.append(
             Call(
                 path=layer.path,
@@ -307,7 +313,7 @@ class Recorder:
                 activation=activation.name if activation else None,
                 options=activation.options if activation else {},
                 inputs_finite=layer.health < Health.BROKEN,
-                forward=moments(values),
+                forward=forward,
                 units=values.shape[axis] if values.ndim else 1,
                 dead_share=self._dead_share(layer, values, axis),
                 saturated_share=layer.before.saturated,
@@ -318,6 +324,9 @@ class Recorder:
                 precision=torch.finfo(values.dtype).eps,
             )
         )
+        if len(tensors) == 1:
+            state = Health.BROKEN if forward.nonfinite > forward.masked else Health(int(forward.masked > 0))
+            self._dataflow.note_health(tensors[0], state)
         if self._keep is not None:
             self._keep(layer.path, self._calls[index].call, layer.kind, values)
         self._ancestry.add(index, layer.origin.nodes)
@@ -346,7 +355,7 @@ class Recorder:
         return axis if -axis <= output.ndim else -1
 
     def _inside_leaf(self) -> bool:
-        return any(frame.leaf for frame in self._frames)
+        return self._leaves > 0
 
     def _watch(self, index: int, tensors: list[torch.Tensor]) -> None:
         for position, tensor in enumerate(tensors):
