@@ -15,20 +15,20 @@ from gradvitals.frameworks.torch.objective import tensors_in
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The nearest recorded calls by index, the parameters, and whether the case's inputs are among it.
+    """The nearest recorded calls by index, the parameters, and the case's inputs by their numbers.
 
     ``nodes`` are the nearest of calls and residual additions: behind an addition that alone, numbered -1, -2, …
     """
 
     calls: frozenset[int] = frozenset()
     parameters: frozenset[str] = frozenset()
-    inputs: bool = False
+    inputs: frozenset[int] = frozenset()
     nodes: frozenset[int] = frozenset()
 
     @property
     def is_signal(self) -> bool:
         """Whether it depends on the case's inputs."""
-        return self.inputs or bool(self.calls)
+        return bool(self.inputs or self.calls)
 
     @property
     def is_weight(self) -> bool:
@@ -39,7 +39,7 @@ class Origin:
         return Origin(
             self.calls | other.calls,
             self.parameters | other.parameters,
-            self.inputs or other.inputs,
+            self.inputs | other.inputs,
             self.nodes | other.nodes,
         )
 

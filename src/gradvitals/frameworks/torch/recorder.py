@@ -97,7 +97,8 @@ class Recorder:
         self.batch = next((len(tensor) for tensor in inputs if tensor.ndim), 0)
         self.recurrent: list[RecurrentCall] = []
         self._dataflow = Dataflow()
-        self._dataflow.follow(inputs, Origin(inputs=True))
+        for number, tensor in enumerate(inputs):
+            self._dataflow.follow(tensor, Origin(inputs=frozenset({number})))
         for parameter in model.parameters():
             self._dataflow.follow(parameter, Origin(parameters=frozenset({self._names[id(parameter)]})))
         self._ancestry = Ancestry()
@@ -273,7 +274,7 @@ class Recorder:
     def _record_join(self, output: torch.Tensor, origin: Origin, join: Join, added: float) -> Origin:
         """Add a residual addition; returns where what it gave comes from."""
         node, path = -1 - len(self._streams), self._local("+")
-        self._ancestry.add(node, origin.nodes)
+        self._ancestry.add(node, origin)
         self._streams.append(
             Stream(
                 path=path,
@@ -329,7 +330,7 @@ class Recorder:
             self._dataflow.note_health(tensors[0], state)
         if self._keep is not None:
             self._keep(layer.path, self._calls[index].call, layer.kind, values)
-        self._ancestry.add(index, layer.origin.nodes)
+        self._ancestry.add(index, layer.origin)
         self._axes.append(axis)
         self._by_path[layer.path].append(index)
         self._dataflow.follow(output, Origin(calls=frozenset({index}), nodes=frozenset({index})))

@@ -25,10 +25,13 @@ class Ancestry:
         self._places: dict[int, int] = {}
         self._behind: dict[int, int] = {}
         self._depth: dict[int, int] = {}
+        self._inputs: dict[int, frozenset[int]] = {}
 
-    def add(self, node: int, parents: Iterable[int]) -> None:
-        """Note a new node."""
+    def add(self, node: int, origin: Origin) -> None:
+        """Note a new node, and where what it was given came from."""
+        parents = origin.nodes
         self._depth[node] = 1 + self._deepest(parents)
+        self._inputs[node] = self._inputs_of(origin)
         self._places[node] = len(self._places)
         self._behind[node] = self._closed(parents)
 
@@ -40,7 +43,10 @@ class Ancestry:
             return Join(first.nodes, second.nodes, first_is_main=True, has_shortcut=False)
         if self._is_behind(second, first):
             return Join(second.nodes, first.nodes, first_is_main=False, has_shortcut=False)
-        if not first.nodes or not second.nodes or not self._closed(first.nodes) & self._closed(second.nodes):
+        if not first.nodes or not second.nodes:
+            return None
+        in_common = self._closed(first.nodes) & self._closed(second.nodes)
+        if not in_common and not self._inputs_of(first) & self._inputs_of(second):
             return None
         depths = self._deepest(first.nodes), self._deepest(second.nodes)
         if depths[0] == depths[1]:
@@ -53,9 +59,13 @@ class Ancestry:
         """Nodes on the longest way to here."""
         return max((self._depth[node] for node in nodes), default=0)
 
+    def _inputs_of(self, origin: Origin) -> frozenset[int]:
+        """All inputs of the case that lie behind."""
+        return origin.inputs.union(*(self._inputs[node] for node in origin.nodes))
+
     def _is_behind(self, stream: Origin, branch: Origin) -> bool:
         if not stream.nodes:
-            return stream.inputs and bool(branch.nodes)
+            return bool(stream.inputs & self._inputs_of(branch) and branch.nodes)
         needed = self._bits(stream.nodes)
         return needed & self._closed(branch.nodes) == needed
 
