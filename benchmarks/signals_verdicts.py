@@ -2,8 +2,8 @@
 
 python benchmarks/signals_verdicts.py            # --seeds 5
 
-The networks are those of tests/oracles/verdicts.py: healthy ones with the traps among them (branches that start at zero,
-LayerScale, adapters, frozen parts, heads that start at zero, inputs that are all alike), and sick ones with a known layer.
+The networks are those of tests/oracles/verdicts.py: healthy ones with the traps among them (branches or heads that
+start at zero, LayerScale, adapters, frozen parts, inputs that are all alike), and sick ones with a known layer.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from oracles.verdicts import HEALTHY, SICK
-
 from gradvitals.signals import probe
 from gradvitals.vocabulary import Severity
+from oracles.verdicts import HEALTHY, SICK
 
 
 def serious(make, seed):

@@ -107,6 +107,8 @@ class Call:
         Mean cosine between the outputs of two samples of the batch; None where there is no batch to be seen.
     sample_spread : float or None
         How far the samples' directions lie apart: √(1 − cosine), computed without cancellation.
+    position_spread : float or None
+        The same between the positions of a sample, of a layer with weights that gives (samples, positions, features).
     parents : tuple of int
         The nearest nodes behind its inputs: recorded calls by index, additions on a residual stream k as ``-1 - k``.
     attention : Attention or None
@@ -133,6 +135,7 @@ class Call:
     saturated_share: float | None = None
     sample_cosine: float | None = None
     sample_spread: float | None = None
+    position_spread: float | None = None
     parents: tuple[int, ...] = ()
     attention: Attention | None = None
     precision: float = 2.0**-23
@@ -160,7 +163,7 @@ class Stream:
         RMS of what the branch adds; 0 of one that starts at zero.
     gradient : Moments or None
         Of the gradient with respect to the sum.
-    sample_spread : float or None
+    sample_spread, position_spread : float or None
         As in ``Call``.
 
     """
@@ -175,6 +178,7 @@ class Stream:
     branch_rms: float
     gradient: Moments | None = None
     sample_spread: float | None = None
+    position_spread: float | None = None
 
     @property
     def parents(self) -> tuple[int, ...]:
@@ -210,7 +214,7 @@ class ParameterRecord:
 
     ``adam_step`` is the RMS of Adam's first step in units of the learning rate, |g|/(|g| + ε): 1 is a full step.
     ``same_as`` names an earlier parameter that holds the same values in other memory, ``same_gradient`` says whether
-    the two have the same gradient as well.
+    the two have the same gradient as well. ``alike_rows`` says that all rows hold the same values, not zero.
     """
 
     path: str
@@ -221,6 +225,7 @@ class ParameterRecord:
     adam_step: float | None = None
     same_as: str | None = None
     same_gradient: bool = False
+    alike_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,5 +42,5 @@ def judge(signal: Signal, producer: Producer | None = None) -> tuple[Finding, ..
     found += units
     found += over_time(signal, backwards=backward is None)
     found += collapsed(signal)
-    found += cloned(capture.parameters)
+    found += cloned(signal)
     return tuple(sorted(found, key=lambda finding: -finding.severity))

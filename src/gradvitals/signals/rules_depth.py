@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Collection, Iterator, Sequence
 
 from gradvitals.frameworks.capture import ParameterRecord
@@ -27,24 +28,32 @@ _FORGOTTEN = Threshold(
 _MOVED = Threshold(
     0.5, "share of a full step of Adam", "Kingma and Ba (2015), section 2.1: |step| ≤ α; at ε = |g| half of it is left"
 )
-_EXPLODING_AT_ONE = Threshold(
-    1e3, "ratio of RMS at one layer", "the inverse of what counts as vanishing: heads and stems differ by tens"
+_STILL = Threshold(
+    1e-3, "gradient over weight, of the earliest layer over the latest", "what counts as vanishing: AUTOTRAINER's 1e-3"
+)
+_CONFIRMED = Threshold(
+    70.0,
+    "gradient over weight, of the layer against a typical one",
+    "what counts as exploding: a layer that is so many times too small moves that much faster than all others",
 )
 _AT_ONE_LAYER = Threshold(
     0.75, "share of the logarithm of the whole change", "above 1/2 + 1/4: one layer outweighs all others three to one"
 )
-SIGNAL_VANISHING = Rule("S201", Severity.ERROR, {"left": _VANISHING, "at_one": _AT_ONE_LAYER})
-SIGNAL_EXPLODING = Rule(
-    "S202", Severity.ERROR, {"left": _EXPLODING, "at_one": _AT_ONE_LAYER, "jump": _EXPLODING_AT_ONE}
-)
+SIGNAL_VANISHING = Rule("S201", Severity.ERROR, {"left": _VANISHING, "at_one": _AT_ONE_LAYER, "confirmed": _CONFIRMED})
+SIGNAL_EXPLODING = Rule("S202", Severity.ERROR, {"left": _EXPLODING, "at_one": _AT_ONE_LAYER})
 GRADIENT_VANISHING = Rule(
     "S203",
     Severity.ERROR,
-    {"left": _VANISHING, "at_one": _AT_ONE_LAYER, "moved": _MOVED, "forgotten": _FORGOTTEN},
+    {
+        "left": _VANISHING,
+        "at_one": _AT_ONE_LAYER,
+        "confirmed": _CONFIRMED,
+        "moved": _MOVED,
+        "still": _STILL,
+        "forgotten": _FORGOTTEN,
+    },
 )
-GRADIENT_EXPLODING = Rule(
-    "S204", Severity.ERROR, {"left": _EXPLODING, "at_one": _AT_ONE_LAYER, "jump": _EXPLODING_AT_ONE}
-)
+GRADIENT_EXPLODING = Rule("S204", Severity.ERROR, {"left": _EXPLODING, "at_one": _AT_ONE_LAYER})
 
 _BY_DIRECTION = {
     "forward": (SIGNAL_VANISHING, SIGNAL_EXPLODING),
@@ -92,7 +101,7 @@ def _constant_factor(signal: Signal, gain: Gain) -> Iterator[Finding]:
     if gain.way is not None and gain.direction == "forward" and gain.way.places[-1].normalised_later:
         severity = Severity.WARNING  # its scale is put right before it is used
     if rule is GRADIENT_VANISHING and gain.way is not None:
-        severity, moved = _outcome(signal, gain.way.places[-1])
+        severity, moved = _outcome(signal, gain.way)
         facts |= moved
     yield Finding(rule.code, severity, Site(end), {**facts, **remedy_facts(signal, rule.name)})
 
@@ -118,14 +127,12 @@ def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Col
         return
     changes = [math.log(b.size / a.size) for a, b in itertools.pairwise(places)]
     total = sum(changes)
-    rule = _rule(way.direction, math.exp(min(total, 700.0)))
-    if rule is None:
-        return
     at = max(range(len(changes)), key=lambda step: math.copysign(1, total) * changes[step])
-    if changes[at] / total < rule["at_one"] or ("jump" in rule.thresholds and changes[at] < math.log(rule["jump"])):
-        return
     # Going back, what stands between two gradients is the layer nearer to the loss.
     culprit = places[at + 1] if way.direction == "forward" else places[at]
+    rule = _rule(way.direction, math.exp(min(total, 700.0))) or _confirmed(signal, way.direction, total, culprit)
+    if rule is None or changes[at] / total < rule["at_one"]:
+        return
     if culprit.label in explained or (way.direction == "forward" and culprit.normalised_later):
         return
     if rule is GRADIENT_EXPLODING and set(places[at + 1].nodes) & signal.trunk.normalised_next:
@@ -143,9 +150,43 @@ def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Col
     }
     severity = rule.severity
     if rule is GRADIENT_VANISHING:
-        severity, moved = _outcome(signal, way.places[-1])
+        severity, moved = _outcome(signal, way)
         facts |= {"lost_at": places[at + 1].label, **moved}
+        if total > math.log(rule["left"]):  # it was confirmed by how much faster the layer itself moves
+            severity = max(severity, Severity.WARNING)
     yield Finding(rule.code, severity, Site(culprit.label), {**facts, **remedy_facts(signal, rule.name)})
+
+
+def _confirmed(signal: Signal, direction: str, total: float, culprit: Place) -> Rule | None:
+    """Between a seventieth and a thousandth, vanishing counts where the layer's own weights bear witness.
+
+    A layer whose weights are k times too small passes on 1/k both ways, and its own gradient over its weights is k
+    times that of the others, which pooling and a change of width don't bring about.
+    """
+    vanishing, _ = _BY_DIRECTION[direction]
+    if total > -math.log(vanishing["confirmed"]):
+        return None
+    paces = _paces(signal)
+    own = [
+        pace
+        for at in culprit.nodes
+        if at >= 0
+        for path in signal.capture.calls[at].parameters
+        if (pace := paces.get(path))
+    ]
+    if not own or len(paces) < 3:
+        return None
+    return vanishing if max(own) > vanishing["confirmed"] * statistics.median(paces.values()) else None
+
+
+def _paces(signal: Signal) -> dict[str, float]:
+    """Gradient over weight, both as RMS, of every weight that learns: how far a step of SGD takes it, by its path."""
+    return {
+        record.path: record.gradient.rms / record.values.rms
+        for record in signal.capture.parameters
+        if record.trainable and len(record.shape) > 1 and record.gradient is not None
+        if record.gradient.rms > 0 and record.values.rms > 0
+    }
 
 
 def _through_time(signal: Signal, gain: Gain) -> Iterator[Finding]:
@@ -198,16 +239,20 @@ def _facts(gain: Gain, rule: Rule) -> dict[str, Fact]:
     return facts
 
 
-def _outcome(signal: Signal, end: Place) -> tuple[Severity, dict[str, Fact]]:
-    """Where Adam still makes most of a step of the gradient, only SGD stands still; else the layers do."""
-    records = _learning_at(signal, end)
+def _outcome(signal: Signal, way: Way) -> tuple[Severity, dict[str, Fact]]:
+    """An error where even Adam leaves the early layers still, a warning where SGD does; else it is only small."""
+    records = _learning_at(signal, way.places[-1])
     steps = [(record.adam_step, record.path) for record in records if record.adam_step is not None]
     if not steps:
         return GRADIENT_VANISHING.severity, {}
     moved, weakest = min(steps)
-    if moved >= GRADIENT_VANISHING["moved"]:
-        return Severity.WARNING, {"kept_by_adam": moved, "weakest": weakest}
-    return Severity.ERROR, {"still": moved, "weakest_still": weakest}
+    if moved < GRADIENT_VANISHING["moved"]:
+        return Severity.ERROR, {"still": moved, "weakest_still": weakest}
+    paces = _paces(signal)
+    own = [paces[record.path] for record in records if record.path in paces]
+    late = [paces[record.path] for record in _learning_at(signal, way.places[0]) if record.path in paces]
+    still = not own or min(own) < GRADIENT_VANISHING["still"] * statistics.median(late or paces.values())
+    return Severity.WARNING if still else Severity.INFO, {"kept_by_adam": moved, "weakest": weakest}
 
 
 def _learning_at(signal: Signal, end: Place) -> list[ParameterRecord]:

@@ -30,6 +30,8 @@ _LOST_FP16, _LOST_BF16 = 2.0**-25, 2.0**-134
 #: Samples compared with one another: the mean over their 2016 pairs has settled. Of large ones fewer, so many values in
 #: all: the cosine of long vectors scatters less.
 _SAMPLES, _FEWEST, _VALUES = 64, 8, 2**18
+#: Samples whose positions are compared.
+_FEW = 2
 
 
 def moments(tensor: torch.Tensor, *, underflow: bool = False) -> Moments:
@@ -172,6 +174,12 @@ def sample_spread(output: torch.Tensor) -> float | None:
     resultant = (1 / np.sqrt(squares)) @ rows
     # 1 − cosine is exact to 1e-16 here, and so the spread to 1e-8: less than what float32 tells apart
     return math.sqrt(max(count * count - float(resultant @ resultant), 0.0) / (count * (count - 1)))
+
+
+def position_spread(output: torch.Tensor) -> float | None:
+    """The same between the positions of a sample, of (samples, positions, features): the widest of a few samples."""
+    spreads = [sample_spread(sample) for sample in output[:_FEW]]
+    return max((spread for spread in spreads if spread is not None), default=None)
 
 
 #: Types that NumPy has too.

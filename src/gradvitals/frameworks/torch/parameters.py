@@ -43,10 +43,18 @@ def parameter_records(
                 gradient=None if gradient is None else moments(gradient, underflow=True),
                 adam_step=None if gradient is None else _adam_step(gradient, scale),
                 same_as=twin[0] if twin else None,
+                alike_rows=_alike_rows(parameter),
                 same_gradient=twin is not None and _same(gradient, gradients.get(id(twin[1]))),
             )
         )
     return tuple(records)
+
+
+def _alike_rows(parameter: torch.Tensor) -> bool:
+    """Whether a matrix has several rows, and all the same, and not of zeros."""
+    if parameter.ndim < 2 or len(parameter) < 2 or not parameter.requires_grad or not torch.equal(*parameter[:2]):
+        return False
+    return bool(parameter[0].any()) and bool((parameter == parameter[:1]).all())
 
 
 def _adam_step(gradient: torch.Tensor, scale: float) -> float:

@@ -21,7 +21,15 @@ from torch.overrides import TorchFunctionMode
 from gradvitals.frameworks.capture import Attention, Call, Moments, Stream
 from gradvitals.frameworks.torch import attention, flatness, layers
 from gradvitals.frameworks.torch.dataflow import NOWHERE, Dataflow, Origin
-from gradvitals.frameworks.torch.moments import Health, is_readable, moments, rms, sample_spread, silent_share
+from gradvitals.frameworks.torch.moments import (
+    Health,
+    is_readable,
+    moments,
+    position_spread,
+    rms,
+    sample_spread,
+    silent_share,
+)
 from gradvitals.frameworks.torch.objective import output_tensors
 from gradvitals.frameworks.torch.steps import RecurrentCall
 from gradvitals.frameworks.torch.streams import Ancestry, Join
@@ -166,7 +174,9 @@ class Recorder:
                 if isinstance(module, nn.Softmax) and args:
                     self._attention = attention.of_call("softmax", args[:1], {"dim": module.dim})
                 elif isinstance(module, nn.RNNBase):
-                    self.recurrent.append(RecurrentCall(self._paths[module], module, args, kwargs))
+                    self.recurrent.append(
+                        RecurrentCall(self._paths[module] or layers.kind_of(module), module, args, kwargs)
+                    )
         self._frames.append(_Frame(module, self._paths[module], leaf, origin, state, before))
         self._leaves += leaf
         self._running = module
@@ -286,6 +296,7 @@ class Recorder:
                 forward=moments(output),
                 branch_rms=added,
                 sample_spread=self._spread(output),
+                position_spread=self._position_spread(output, -1),
             )
         )
         self._watch(node, [output])
@@ -320,6 +331,7 @@ class Recorder:
                 saturated_share=layer.before.saturated,
                 sample_cosine=None if spread is None else 1 - spread * spread,
                 sample_spread=spread,
+                position_spread=self._position_spread(values, axis) if layer.has_weights else None,
                 parents=tuple(sorted(layer.origin.nodes)),
                 attention=layer.attention,
                 precision=torch.finfo(values.dtype).eps,
@@ -338,6 +350,12 @@ class Recorder:
 
     def _spread(self, values: torch.Tensor) -> float | None:
         return sample_spread(values.detach()) if values.ndim > 1 and len(values) == self.batch else None
+
+    def _position_spread(self, values: torch.Tensor, axis: int) -> float | None:
+        """Of sequences (samples, positions, features), how far a sample's positions lie apart."""
+        if values.ndim != 3 or axis != -1 or len(values) != self.batch:
+            return None
+        return position_spread(values.detach())
 
     @staticmethod
     def _dead_share(layer: _Layer, values: torch.Tensor, axis: int) -> float | None:
