@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-#: Modules that hold other modules without calling them, or where nobody can look: one call, not a container.
-_OPAQUE = (nn.MultiheadAttention, torch.jit.ScriptModule)
+#: Modules that hold other modules without calling them: one call, not a container.
+_OPAQUE = (nn.MultiheadAttention,)
 #: Two-dimensional weights that are looked up or scale elementwise, in place of mixing the inputs.
 _NOT_MIXING = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU)
 

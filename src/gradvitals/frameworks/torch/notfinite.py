@@ -75,6 +75,8 @@ class _Where:
 
     def __enter__(self) -> Self:
         for path, module in self._model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                continue
             self._handles.append(module.register_forward_pre_hook(self._enter(written(path))))
             self._handles.append(module.register_forward_hook(self._leave, always_call=True))
         return self

@@ -146,6 +146,8 @@ class Recorder:
     def listening(self) -> Iterator[None]:
         """Record the forward pass that runs inside."""
         for module in self._paths:
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks; the report says that it isn't seen
+                continue
             self._handles.append(module.register_forward_pre_hook(self._entered, with_kwargs=True))
             self._handles.append(module.register_forward_hook(self._left, always_call=True))
         self._is_forward = True
