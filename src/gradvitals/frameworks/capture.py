@@ -252,6 +252,8 @@ class Capture:
         Modules that can't be looked into (scripted ones), by path.
     compiled : bool
         Whether something in it is compiled, which this pass ran eagerly.
+    untracked : int
+        How many normalisation layers work with running statistics that no batch has ever set.
     input_rms : float or None
         Of the first floating-point input; None where there is none (token ids).
     input_spread : float or None
@@ -269,6 +271,7 @@ class Capture:
     steps: tuple[Steps, ...] = ()
     unseen: tuple[str, ...] = ()
     compiled: bool = False
+    untracked: int = 0
     input_rms: float | None = None
     input_spread: float | None = None
 

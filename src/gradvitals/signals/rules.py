@@ -16,12 +16,14 @@ from gradvitals.signals.rules_depth import (
 from gradvitals.signals.rules_finite import NOT_FINITE, not_finite_backward, not_finite_forward, with_producer
 from gradvitals.signals.rules_samples import INPUTS_COLLAPSED, PARAMETERS_CLONED, cloned, collapsed
 from gradvitals.signals.rules_units import UNITS_DEAD, UNITS_SATURATED, dead, saturated
-from gradvitals.vocabulary.finding import Finding
+from gradvitals.vocabulary.finding import Finding, Severity
 
 RULES = (
     *(SIGNAL_VANISHING, SIGNAL_EXPLODING, GRADIENT_VANISHING, GRADIENT_EXPLODING),
     *(UNITS_DEAD, UNITS_SATURATED, INPUTS_COLLAPSED, PARAMETERS_CLONED, NOT_FINITE, RUNS_DIFFER),
 )
+
+_OF_SIZES = frozenset({"S201", "S202", "S203", "S204", "S207"})
 
 
 def judge(signal: Signal, producer: Producer | None = None) -> tuple[Finding, ...]:
@@ -43,4 +45,14 @@ def judge(signal: Signal, producer: Producer | None = None) -> tuple[Finding, ..
     found += over_time(signal, backwards=backward is None)
     found += collapsed(signal)
     found += cloned(signal)
+    if capture.untracked:
+        found = [_provisional(finding, capture.untracked) for finding in found]
     return tuple(sorted(found, key=lambda finding: -finding.severity))
+
+
+def _provisional(finding: Finding, untracked: int) -> Finding:
+    """Of sizes behind normalisations that have never seen a batch only a note is made: trained, they are others."""
+    if finding.code not in _OF_SIZES:
+        return finding
+    facts = {**finding.evidence, "untracked": untracked}
+    return Finding(finding.code, Severity.INFO, finding.site, facts, finding.confidence)

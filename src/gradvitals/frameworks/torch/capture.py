@@ -87,6 +87,7 @@ def capture(case: Case, *, seed: int = 0, backward: bool = True) -> Capture:
                 streams=recorder.streams,
                 steps=tuple(step for step in steps if step is not None),
                 unseen=_unseen(model),
+                untracked=sum(_is_untracked(module) for module in model.modules()),
                 input_rms=next((before.rms for before in given if before is not None), None),
                 input_spread=max(spreads, default=None),
                 compiled=model is not case.model or any(hasattr(module, "_orig_mod") for module in model.modules()),
@@ -100,6 +101,14 @@ def _spread(tensor: torch.Tensor) -> float | None:
     if tensor.is_floating_point():
         return sample_spread(tensor.unsqueeze(-1) if tensor.ndim == 1 else tensor)
     return float(not bool((tensor == tensor[:1]).all()))
+
+
+def _is_untracked(module: nn.Module) -> bool:
+    """Whether a normalisation in evaluation mode has its statistics still as they were made: 0 and 1."""
+    mean, variance = (getattr(module, name, None) for name in ("running_mean", "running_var"))
+    if module.training or not isinstance(mean, torch.Tensor) or not isinstance(variance, torch.Tensor):
+        return False
+    return not bool(mean.any()) and bool((variance == 1).all())
 
 
 def _unseen(model: nn.Module) -> tuple[str, ...]:
