@@ -3,7 +3,8 @@
 python benchmarks/signals_verdicts.py            # --seeds 5
 
 The networks are those of tests/oracles/verdicts.py: healthy ones with the traps among them (branches or heads that
-start at zero, LayerScale, adapters, frozen parts, inputs that are all alike), and sick ones with a known layer.
+start at zero, LayerScale, adapters, frozen parts, inputs that are all alike), and sick ones with a known layer; and
+those of tests/oracles/structures.py, written down after the rules were made.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from gradvitals.signals import probe
 from gradvitals.vocabulary import Severity
+from oracles.structures import STRUCTURES
 from oracles.verdicts import HEALTHY, SICK
 
 
@@ -34,7 +36,8 @@ def main():
     seeds = range(parser.parse_args().seeds)
     alarms = found = right = 0
     print("healthy")
-    for name, make in HEALTHY.items():
+    healthy = {**HEALTHY, **STRUCTURES}
+    for name, make in healthy.items():
         raised = [finding for seed in seeds for finding in serious(make, seed)]
         alarms += bool(raised)
         print(f"  {name:<60}{', '.join(sorted({finding.code for finding in raised})) or 'nothing'}")
@@ -46,7 +49,7 @@ def main():
         right += sum(named) / len(runs)
         sites = sorted({f"{finding.code} at {finding.site.path}" for run in runs for finding in run})
         print(f"  {name:<60}{', '.join(sites) or 'MISSED'}{'' if all(named) else '  WRONG LAYER'}")
-    print(f"networks with a false alarm at warning or above: {alarms} of {len(HEALTHY)}")
+    print(f"networks with a false alarm at warning or above: {alarms} of {len(healthy)}")
     print(f"illnesses found: {found / len(SICK):.1%}, with the layer at fault: {right / len(SICK):.1%} of {len(SICK)}")
 
 

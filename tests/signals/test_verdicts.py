@@ -7,6 +7,7 @@ import torch
 
 from gradvitals.signals import probe
 from gradvitals.vocabulary import Severity
+from oracles.structures import STRUCTURES
 from oracles.verdicts import HEALTHY, SICK
 
 
@@ -18,9 +19,9 @@ def serious(make, seed):
     return [finding for finding in findings if finding.severity >= Severity.WARNING]
 
 
-@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize("name", [*HEALTHY, *STRUCTURES])
 def test_a_healthy_network_gets_no_alarm(name):
-    assert serious(HEALTHY[name], seed=100) == []
+    assert serious({**HEALTHY, **STRUCTURES}[name], seed=100) == []
 
 
 @pytest.mark.parametrize("name", SICK)

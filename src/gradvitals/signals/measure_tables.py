@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from gradvitals.frameworks.capture import Call, Capture, Moments, ParameterRecord, Stream
@@ -29,10 +30,12 @@ def layer_table(capture: Capture, name: str = "layers") -> Table:
         *("attention_entropy", "attention_lowest_entropy", "attention_largest_score", "parameters"),
         *("underflow_fp16", "underflow_bf16"),
     )
-    return Table(name, columns, ("",) * len(columns), tuple(_layer(call) for call in capture.calls))
+    sizes = {record.path: math.prod(record.shape) for record in capture.parameters}
+    rows = tuple(_layer(call, sum(sizes.get(path, 0) for path in call.parameters)) for call in capture.calls)
+    return Table(name, columns, ("",) * len(columns), rows)
 
 
-def _layer(call: Call) -> tuple[Fact, ...]:
+def _layer(call: Call, parameters: int) -> tuple[Fact, ...]:
     forward, attention = call.forward, call.attention
     return (
         *(call.path, call.call, call.kind, call.shape),
@@ -40,7 +43,7 @@ def _layer(call: Call) -> tuple[Fact, ...]:
         *(call.saturated_share, call.sample_cosine, gradient_rms(call), forward.nonfinite, call.activation),
         *(forward.low, forward.high),
         *((attention.entropy, attention.lowest_entropy, attention.largest_score) if attention else (None,) * 3),
-        call.parameters,
+        parameters,
         *_underflow(call.gradient),
     )
 

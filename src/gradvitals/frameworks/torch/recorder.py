@@ -19,31 +19,21 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from gradvitals.frameworks.capture import Attention, Call, Moments, Stream
-from gradvitals.frameworks.torch import attention, flatness, layers
+from gradvitals.frameworks.torch import attention, layers
 from gradvitals.frameworks.torch.dataflow import NOWHERE, Dataflow, Origin
-from gradvitals.frameworks.torch.moments import (
-    Health,
-    is_readable,
-    moments,
-    position_spread,
-    rms,
-    sample_spread,
-    silent_share,
-)
+from gradvitals.frameworks.torch.moments import Health, is_readable, moments, rms
 from gradvitals.frameworks.torch.objective import output_tensors
+from gradvitals.frameworks.torch.observation import (
+    NOTHING,
+    Before,
+    Layer,
+    describe,
+    look,
+    spread_of_positions,
+    spread_of_samples,
+)
 from gradvitals.frameworks.torch.steps import RecurrentCall
 from gradvitals.frameworks.torch.streams import Ancestry, Join
-
-
-@dataclass(frozen=True, slots=True)
-class _Before:
-    """What must be looked at before an activation runs, for it may work in place."""
-
-    saturated: float | None = None
-    off: torch.Tensor | None = None
-
-
-_NOTHING = _Before()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +45,7 @@ class _Frame:
     leaf: bool
     origin: Origin
     health: Health
-    before: _Before
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """What is known of a call beside its tensors."""
-
-    path: str
-    kind: str
-    origin: Origin
-    health: Health
-    parameters: tuple[str, ...] = ()
-    has_weights: bool = False
-    activation: layers.ActivationKind | None = None
-    axis: int | None = None
-    before: _Before = _NOTHING
-    attention: Attention | None = None
+    before: Before
 
 
 #: Among the last so many additions, earlier ones of the same path are counted: a long loop stays linear.
@@ -167,11 +141,11 @@ class Recorder:
         if not self._is_forward:
             return
         leaf = layers.is_leaf(module) and not (module is self._model and layers.is_own_network(module))
-        origin, state, before = NOWHERE, Health.FINITE, _NOTHING
+        origin, state, before = NOWHERE, Health.FINITE, NOTHING
         if leaf and not self._inside_leaf():
             with _unseen():
                 origin, state = self._dataflow.of((args, kwargs)), self._dataflow.health((args, kwargs))
-                before = self._look(layers.activation_of_module(module), args)
+                before = look(layers.activation_of_module(module), args)
                 self._attention = None
                 if isinstance(module, nn.Softmax) and args:
                     self._attention = attention.of_call("softmax", args[:1], {"dim": module.dim})
@@ -182,13 +156,6 @@ class Recorder:
         self._frames.append(_Frame(module, self._paths[module], leaf, origin, state, before))
         self._leaves += leaf
         self._running = module
-
-    @staticmethod
-    def _look(kind: layers.ActivationKind | None, args: tuple[Any, ...]) -> _Before:
-        """What an activation's input shows of it."""
-        if kind is None or not args or not isinstance(args[0], torch.Tensor) or not is_readable(args[0]):
-            return _NOTHING
-        return _Before(flatness.saturated_share(kind, args[0].detach()), flatness.off(kind, args[0].detach()))
 
     def _left(self, module: nn.Module, _args: Any, output: Any) -> None:
         if not self._is_forward:
@@ -207,7 +174,7 @@ class Recorder:
         with _unseen():
             self._record(
                 output,
-                _Layer(
+                Layer(
                     path=frame.path or kind,
                     kind=kind,
                     origin=frame.origin,
@@ -228,13 +195,13 @@ class Recorder:
             self._attention = attention.of_call(name, args, kwargs) or self._attention
             return func(*args, **kwargs)
         given = (args, kwargs)
-        origin, state, before, looked = self._dataflow.of(given), Health.FINITE, _NOTHING, None
+        origin, state, before, looked = self._dataflow.of(given), Health.FINITE, NOTHING, None
         weights = self._dataflow.weights(given) if name in layers.PRODUCTS and origin.is_signal else []
         activation = layers.activation_of_function(name, args, kwargs) if origin.is_signal else None
         join, added = self._join(args) if name in layers.ADDITIONS else (None, 0.0)
         if origin.is_signal:
             state = self._dataflow.health(given)  # now: it may change its inputs in place
-            before = self._look(activation, args)
+            before = look(activation, args)
             looked = attention.of_call(name, args, kwargs)
         output = func(*args, **kwargs)
         if weights:
@@ -253,7 +220,7 @@ class Recorder:
             if _changes_in_place(func) and args:
                 self._dataflow.follow(args[0], origin)
             return output
-        layer = _Layer(
+        layer = Layer(
             path,
             name,
             origin,
@@ -297,14 +264,14 @@ class Recorder:
                 has_shortcut=join.has_shortcut,
                 forward=moments(output),
                 branch_rms=added,
-                sample_spread=self._spread(output),
-                position_spread=self._position_spread(output, -1),
+                sample_spread=spread_of_samples(output, self.batch),
+                position_spread=spread_of_positions(output, -1, self.batch),
             )
         )
         self._watch(node, [output])
         return replace(origin, nodes=frozenset({node}))
 
-    def _record(self, output: Any, layer: _Layer) -> None:
+    def _record(self, output: Any, layer: Layer) -> None:
         """Add a call; an output without a real tensor (a shape, token ids) only passes its origin on."""
         tensors = [tensor for _, tensor in output_tensors(output)]
         values = next((tensor.detach() for tensor in tensors if is_readable(tensor)), None)
@@ -312,62 +279,22 @@ class Recorder:
             self._dataflow.follow(output, layer.origin)
             return
         axis = self._axis(values, layer)
-        activation = layer.activation
         index = len(self._calls)
-        spread, forward = self._spread(values), moments(values)
-        self._calls.append(
-            Call(
-                path=layer.path,
-                call=len(self._by_path[layer.path]),
-                kind=layer.kind,
-                shape=tuple(values.shape),
-                sources=tuple(sorted(layer.origin.calls)),
-                parameters=layer.parameters,
-                has_weights=layer.has_weights,
-                activation=activation.name if activation else None,
-                options=activation.options if activation else {},
-                inputs_finite=layer.health < Health.BROKEN,
-                forward=forward,
-                units=values.shape[axis] if values.ndim else 1,
-                dead_share=self._dead_share(layer, values, axis),
-                saturated_share=layer.before.saturated,
-                sample_cosine=None if spread is None else 1 - spread * spread,
-                sample_spread=spread,
-                position_spread=self._position_spread(values, axis) if layer.has_weights else None,
-                parents=tuple(sorted(layer.origin.nodes)),
-                attention=layer.attention,
-                precision=torch.finfo(values.dtype).eps,
-            )
-        )
+        call = describe(values, layer, axis, batch=self.batch, number=len(self._by_path[layer.path]))
+        forward = call.forward
+        self._calls.append(call)
         if len(tensors) == 1:
             state = Health.BROKEN if forward.nonfinite > forward.masked else Health(int(forward.masked > 0))
             self._dataflow.note_health(tensors[0], state)
         if self._keep is not None:
-            self._keep(layer.path, self._calls[index].call, layer.kind, values)
+            self._keep(layer.path, call.call, layer.kind, values)
         self._ancestry.add(index, layer.origin)
         self._axes.append(axis)
         self._by_path[layer.path].append(index)
         self._dataflow.follow(output, Origin(calls=frozenset({index}), nodes=frozenset({index})))
         self._watch(index, tensors)
 
-    def _spread(self, values: torch.Tensor) -> float | None:
-        return sample_spread(values.detach()) if values.ndim > 1 and len(values) == self.batch else None
-
-    def _position_spread(self, values: torch.Tensor, axis: int) -> float | None:
-        """Of sequences (samples, positions, features), how far a sample's positions lie apart."""
-        if values.ndim != 3 or axis != -1 or len(values) != self.batch:
-            return None
-        return position_spread(values.detach())
-
-    @staticmethod
-    def _dead_share(layer: _Layer, values: torch.Tensor, axis: int) -> float | None:
-        """Share of the units of a rectifying activation that are off for every sample and position."""
-        if layer.activation is not None and layer.activation.name in layers.RECTIFYING:
-            return silent_share(values == 0, axis)
-        off = layer.before.off
-        return silent_share(off, axis) if off is not None and off.shape == values.shape else None
-
-    def _axis(self, output: torch.Tensor, layer: _Layer) -> int:
+    def _axis(self, output: torch.Tensor, layer: Layer) -> int:
         """The axis of the units, that of a source where the layer has none of its own."""
         inherited = (self._axes[i] for i in sorted(layer.origin.calls) if len(self._calls[i].shape) == output.ndim)
         axis = next(inherited, None) if layer.axis is None else layer.axis
