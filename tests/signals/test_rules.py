@@ -254,6 +254,7 @@ def test_layers_that_fade_in_step_are_only_a_note():
         f for f in probe(model, vectors(), loss=lambda y: 1e9 * y.square().mean()).findings if f.code == "S203"
     )
     assert gradient.severity == Severity.INFO
+    assert gradient.evidence["keeps_pace"] == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.parametrize("factor", [1e-4, 1e-2, 1e2, 1e4])

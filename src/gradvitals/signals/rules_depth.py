@@ -251,8 +251,10 @@ def _outcome(signal: Signal, way: Way) -> tuple[Severity, dict[str, Fact]]:
     paces = _paces(signal)
     own = [paces[record.path] for record in records if record.path in paces]
     late = [paces[record.path] for record in _learning_at(signal, way.places[0]) if record.path in paces]
-    still = not own or min(own) < GRADIENT_VANISHING["still"] * statistics.median(late or paces.values())
-    return Severity.WARNING if still else Severity.INFO, {"kept_by_adam": moved, "weakest": weakest}
+    beside = min(own) / statistics.median(late or paces.values()) if own else 0.0
+    if beside < GRADIENT_VANISHING["still"]:
+        return Severity.WARNING, {"kept_by_adam": moved, "weakest": weakest}
+    return Severity.INFO, {"keeps_pace": beside, "weakest": weakest}
 
 
 def _learning_at(signal: Signal, end: Place) -> list[ParameterRecord]:
