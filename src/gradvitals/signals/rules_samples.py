@@ -53,7 +53,8 @@ def _collapsed(signal: Signal, what: str, before: float | None, more: dict[str, 
     first = len(seen)
     while first and seen[first - 1][1] < max(INPUTS_COLLAPSED["spread"], seen[first - 1][2]):
         first -= 1
-    if first == len(seen):
+    past, _ = _spread(signal, sorted(signal.trunk.last), what)  # a skip or a gate may carry differences past the end
+    if first == len(seen) or (past is not None and past >= INPUTS_COLLAPSED["spread"]):
         return []
     nodes, _, _ = seen[first]
     _, spread, precision = seen[-1]

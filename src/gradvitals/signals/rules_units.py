@@ -32,8 +32,9 @@ UNITS_SATURATED = Rule(
     },
 )
 
-#: A layer of fewer units may be off as a whole by chance (2⁻¹⁶ = 1.5e-5), and on again for the next batch.
-_MANY_UNITS = 16
+#: A layer of fewer units may be off as a whole by chance (2⁻¹⁶ = 1.5e-5), and on again for the next batch; of still
+#: fewer it is no rare one (2⁻⁸ = 0.4 %: the narrow middle of a gate).
+_MANY_UNITS, _SOME_UNITS = 16, 8
 
 
 def dead(calls: Sequence[Call]) -> list[Finding]:
@@ -46,10 +47,11 @@ def dead(calls: Sequence[Call]) -> list[Finding]:
     affected = [at for at, call in enumerate(calls) if is_dead(call)]
     if not affected:
         return []
-    worst = max(affected, key=lambda at: calls[at].dead_share or 0)
+    worst = max(affected, key=lambda at: (calls[at].units >= _SOME_UNITS, calls[at].dead_share or 0))
     call = calls[worst]
-    nothing_passes = call.dead_share == 1 and call.units >= _MANY_UNITS
-    severity = Severity.ERROR if nothing_passes else UNITS_DEAD.severity
+    severity = UNITS_DEAD.severity if call.units >= _SOME_UNITS else Severity.INFO
+    if call.dead_share == 1 and call.units >= _MANY_UNITS:
+        severity = Severity.ERROR
     return [_of_several("S205", severity, calls, worst, affected, {"share": call.dead_share, "units": call.units})]
 
 

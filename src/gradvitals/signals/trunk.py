@@ -34,6 +34,8 @@ class Trunk:
         Nodes behind which a normalisation follows, at whatever distance.
     normalised_next : frozenset of int
         Nodes behind which a normalisation follows before any other layer with weights or addition does.
+    last : frozenset of int
+        All nodes that hand their output to an end of the main path with none in between: gates and skips among them.
 
     """
 
@@ -42,6 +44,7 @@ class Trunk:
     branches: frozenset[int]
     normalised_later: frozenset[int]
     normalised_next: frozenset[int] = frozenset()
+    last: frozenset[int] = frozenset()
 
 
 def is_normalisation(call: Call) -> bool:
@@ -71,8 +74,8 @@ def trunk(capture: Capture) -> Trunk:
         for at in graph.order
         if at not in branches and at not in looped and (at < 0 or capture.calls[at].has_weights)
     ]
-    levels = graph.levels(frozenset(counted))
-    return Trunk(levels, loops, branches, graph.before_normalisations(), graph.just_before_normalisations())
+    levels, last = graph.levels(frozenset(counted))
+    return Trunk(levels, loops, branches, graph.before_normalisations(), graph.just_before_normalisations(), last)
 
 
 class _Graph:
@@ -112,11 +115,12 @@ class _Graph:
                     found |= side
         return self._nodes(found)
 
-    def levels(self, counted: frozenset[int]) -> tuple[tuple[int, ...], ...]:
-        """Counted nodes by depth, without those that end a way."""
+    def levels(self, counted: frozenset[int]) -> tuple[tuple[tuple[int, ...], ...], frozenset[int]]:
+        """Counted nodes by depth, without those that end a way; and all those right before an end."""
         depth: dict[int, int] = {}
         nearest: dict[int, frozenset[int]] = {}
         inner: set[int] = set()
+        before_each: dict[int, frozenset[int]] = {}
         for at in self.order:
             parents = self.parents(at)
             depth[at] = max((depth[parent] for parent in parents), default=0) + (at in counted)
@@ -124,11 +128,13 @@ class _Graph:
             nearest[at] = frozenset({at}) if at in counted else before
             if at in counted:
                 inner |= before
+                before_each[at] = before
+        last = frozenset().union(*(before for at, before in before_each.items() if at not in inner))
         found: dict[int, list[int]] = {}
         for at in self.order:
             if at in inner:
                 found.setdefault(depth[at], []).append(at)
-        return tuple(tuple(found[level]) for level in sorted(found))
+        return tuple(tuple(found[level]) for level in sorted(found)), last
 
     def before_normalisations(self) -> frozenset[int]:
         """Nodes from which a normalisation is reached."""
