@@ -36,6 +36,11 @@ _CONFIRMED = Threshold(
     "gradient over weight, of the layer against a typical one",
     "what counts as exploding: a layer that is so many times too small moves that much faster than all others",
 )
+_NORMALISED = Threshold(
+    1e3,
+    "ratio of RMS over all layers, each before a normalisation",
+    "Yang et al. (2019), mean field theory of batch normalisation: √(π/(π − 1)) = 1.21 per layer, 1e3 after 36 layers",
+)
 _AT_ONE_LAYER = Threshold(
     0.75, "share of the logarithm of the whole change", "above 1/2 + 1/4: one layer outweighs all others three to one"
 )
@@ -53,7 +58,9 @@ GRADIENT_VANISHING = Rule(
         "forgotten": _FORGOTTEN,
     },
 )
-GRADIENT_EXPLODING = Rule("S204", Severity.ERROR, {"left": _EXPLODING, "at_one": _AT_ONE_LAYER})
+GRADIENT_EXPLODING = Rule(
+    "S204", Severity.ERROR, {"left": _EXPLODING, "normalised": _NORMALISED, "at_one": _AT_ONE_LAYER}
+)
 
 _BY_DIRECTION = {
     "forward": (SIGNAL_VANISHING, SIGNAL_EXPLODING),
@@ -95,6 +102,8 @@ def _constant_factor(signal: Signal, gain: Gain) -> Iterator[Finding]:
     rule = _rule(gain.direction, gain.left)
     if rule is None or not gain.fit.differs_from_one:
         return
+    if rule is GRADIENT_EXPLODING and gain.left < rule["normalised"] and _is_normalised(signal, gain):
+        return
     facts = _facts(gain, rule)
     end = gain.last if gain.direction == "forward" else gain.first
     severity = rule.severity
@@ -104,6 +113,12 @@ def _constant_factor(signal: Signal, gain: Gain) -> Iterator[Finding]:
         severity, moved = _outcome(signal, gain.way)
         facts |= moved
     yield Finding(rule.code, severity, Site(end), {**facts, **remedy_facts(signal, rule.name)})
+
+
+def _is_normalised(signal: Signal, gain: Gain) -> bool:
+    """Whether every place of the way hands its output to a normalisation, which makes the scale of its weight free."""
+    places = gain.way.places if gain.way is not None else ()
+    return bool(places) and all(set(place.nodes) <= signal.trunk.normalised_next for place in places)
 
 
 def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Collection[str]) -> Iterator[Finding]:
