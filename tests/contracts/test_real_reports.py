@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -40,6 +41,57 @@ def forgetful(x: np.ndarray) -> float:
     return float((x**2).sum())
 
 
+def probes(x: torch.Tensor, loss: Any) -> dict[str, Report]:
+    """One of every kind of finding on the signal, and of every table."""
+
+    class Root(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x - x).square().sqrt()
+
+    one_layer, dead, alike, rows = (chain(nn.ReLU, 2.4, depth=6) for _ in range(4))
+    with torch.no_grad():
+        one_layer[4].weight.mul_(1e-5)
+        dead[4].bias.fill_(-50)
+        alike[4].weight.mul_(1e-7)
+        rows[4].weight.fill_(0.1)
+    saturated = chain(nn.Tanh, 60.0, depth=3)
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 3, enable_nested_tensor=False
+    )
+    sequences = torch.randn(4, 12, 16)
+    sharp = nn.MultiheadAttention(16, 2, batch_first=True)
+    with torch.no_grad():
+        sharp.in_proj_weight.mul_(50)
+    forgets, explodes = nn.RNN(16, 16, batch_first=True), nn.RNN(16, 16, nonlinearity="relu", batch_first=True)
+    with torch.no_grad():
+        forgets.weight_hh_l0.mul_(0.05)
+        explodes.weight_hh_l0.copy_(2 * torch.eye(16))
+    other = chain(nn.Tanh, 1.0, depth=2)
+    small = chain(nn.Tanh, 1.0, depth=2)
+    with torch.no_grad():
+        other[2].weight.mul_(1.01)
+    overflow = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)).half()
+    with torch.no_grad():
+        overflow[1].weight.fill_(6e4)
+    return {
+        "probe one layer": probe(one_layer, x),
+        "probe dead": probe(dead, x),
+        "probe alike": probe(alike, x),
+        "probe rows": probe(rows, x),
+        "probe saturated": probe(saturated, x),
+        "probe residual and cloned": probe(encoder, sequences),
+        "probe attention": probe(sharp, sequences, sequences, sequences),
+        "probe forgets": probe(forgets, sequences),
+        "probe explodes in time": probe(explodes, torch.rand(4, 40, 16)),
+        "probe backwards": probe(nn.Sequential(nn.Linear(16, 16), Root(), nn.Linear(16, 3)), x, loss=loss),
+        "probe overflow": probe(overflow, 10 * x.half()),
+        "probe compiled": probe(torch.compile(small, backend="eager"), x),
+        "probe untracked": probe(nn.Sequential(*chain(nn.Sigmoid, 1.0), nn.BatchNorm1d(3)).eval(), x),
+        "against": probe(small, x, against=other),
+        "against bfloat16": probe(small, x, against=torch.bfloat16),
+    }
+
+
 def reports() -> dict[str, Report]:
     torch.manual_seed(0)
     x, target = torch.randn(24, 16), torch.randint(0, 3, (24,))
@@ -72,6 +124,7 @@ def reports() -> dict[str, Report]:
         "probe vanishing": probe(chain(nn.Sigmoid, 1.0), x),
         "probe exploding": probe(chain(nn.ReLU, 12.0), x, loss=loss),
         "probe not finite": probe(broken, x),
+        **probes(x, loss),
         "plan": plan_init(chain(nn.Sigmoid, 1.0), x),
         "plan symmetric": plan_init(clones, x),
         "plan not finite": plan_init(broken, x),

@@ -67,7 +67,7 @@ def test_every_patient_gets_the_expected_diagnosis_and_is_well_after_treatment(w
     rows = patients(whole.report)
     assert tuple(rows) == KEYS
     assert {key: row["found"] for key, row in rows.items()} == {
-        "vanishing": ("gradient-vanishing",),
+        "vanishing": ("gradient-vanishing", "inputs-collapsed"),
         "exploding": ("signal-exploding", "gradient-exploding"),
         "wrong-layer": ("gradient-wrong",),
         "wrong-function": ("gradient-wrong",),

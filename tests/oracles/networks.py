@@ -88,7 +88,7 @@ def sequences():
     return torch.randn(BATCH, 5, 16)
 
 
-#: Nothing may be found in these, whatever the seed.
+#: Nothing that matters may be found in these, whatever the seed (nn.TransformerEncoder's layers are copies: a note).
 SOUND = {
     "20 ReLU layers, He": (lambda: mlp(20, nn.ReLU, he), vectors),
     "20 narrow ReLU layers, He": (lambda: mlp(20, nn.ReLU, he, width=16), vectors),
@@ -104,8 +104,8 @@ SOUND = {
 }
 #: Exactly these must be found, whatever the seed.
 ILL = {
-    "20 sigmoid layers, torch's default": (lambda: mlp(20, nn.Sigmoid, default), vectors, {"S203"}),
-    "20 ReLU layers, torch's default": (lambda: mlp(20, nn.ReLU, default), vectors, {"S203"}),
+    "20 sigmoid layers, torch's default": (lambda: mlp(20, nn.Sigmoid, default), vectors, {"S203", "S207"}),
+    "20 ReLU layers, torch's default": (lambda: mlp(20, nn.ReLU, default), vectors, {"S203", "S207"}),
     "20 ReLU layers, far too large": (lambda: mlp(20, nn.ReLU, scaled(3.0)), vectors, {"S202", "S204"}),
     "6 ReLU layers, far too large": (lambda: mlp(6, nn.ReLU, scaled(5.0)), vectors, {"S202", "S204"}),
     "20 ReLU layers, far too small": (lambda: mlp(20, nn.ReLU, scaled(0.3)), vectors, {"S201", "S203"}),

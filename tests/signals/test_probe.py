@@ -30,7 +30,7 @@ def test_tables_have_the_promised_columns_and_a_row_per_call(sigmoid_network):
     report = probe(*sigmoid_network)
     assert report.table("layers").columns[: len(LAYERS)] == LAYERS
     assert len(report.table("layers")) == 41
-    assert report.table("parameters").columns == ("path", "weight_rms", "gradient_rms")
+    assert report.table("parameters").columns[:3] == ("path", "weight_rms", "gradient_rms")
     assert len(report.table("parameters")) == 42
     assert report.table("gains").column("direction") == ("forward", "backward")
     assert report.verb == "probe"
@@ -41,7 +41,7 @@ def test_tables_have_the_promised_columns_and_a_row_per_call(sigmoid_network):
 
 def test_a_vanishing_gradient_is_told_with_its_gain_and_the_layer_where_half_is_lost(sigmoid_network):
     report = probe(*sigmoid_network)
-    (finding,) = report.findings
+    finding, _ = report.findings
     facts = finding.evidence
     assert (finding.code, finding.site.path) == ("S203", "0")
     assert (facts["first"], facts["last"], facts["layers"], facts["lost_at"]) == ("0", "38", 19, "36")

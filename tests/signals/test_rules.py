@@ -12,8 +12,9 @@ from torch import nn
 from gradvitals.frameworks.torch.layers import FLAT
 from gradvitals.maths.trend import LogGain
 from gradvitals.signals import probe
-from gradvitals.signals.measure import Gain
+from gradvitals.signals.measure import Gain, Signal
 from gradvitals.signals.rules import RULES, UNITS_SATURATED, judge
+from gradvitals.signals.trunk import Trunk
 from gradvitals.vocabulary import Severity
 from oracles.networks import he, mlp, scaled, vectors
 
@@ -39,7 +40,7 @@ def judged(direction, gain, *, width=0.01, layers=20):
 
     fit = LogGain(gain, gain * (1 - width), gain * (1 + width), layers + 1)
     over = Gain(direction, fit, layers, gain**layers, "first", "last", "middle")
-    return judge(Capture((), (), (), None, "random"), [over])
+    return judge(Signal(Capture((), (), (), None, "random"), Trunk((), {}, frozenset(), frozenset()), (), (over,)))
 
 
 @pytest.mark.parametrize(
@@ -222,3 +223,179 @@ def test_behind_a_nan_nothing_is_said_of_sizes():
     model = mlp(20, nn.ReLU, scaled(3.0))
     model[38].weight.data[0, 0] = math.inf
     assert [finding.code for finding in probe(model, vectors()).findings] == ["S211"]
+
+
+# --- outcome, one layer, time ----------------------------------------------------------------------------------------
+
+
+def faded(scale):
+    """Gradients that fade over depth to a few millionths of a thousandth, of a loss of a given scale."""
+    torch.manual_seed(0)
+    model = mlp(10, nn.Sigmoid, lambda layer: nn.init.normal_(layer.weight, std=2 / math.sqrt(layer.in_features)))
+    return probe(model, vectors(), loss=lambda y: scale * y.square().mean())
+
+
+def test_a_gradient_that_adam_still_turns_into_a_step_is_no_error_and_one_that_it_does_not_is():
+    large, small = (next(f for f in faded(scale).findings if f.code == "S203") for scale in (1e4, 1e-4))
+    assert large.severity == Severity.WARNING
+    assert large.evidence["kept_by_adam"] > 0.5
+    assert small.severity == Severity.ERROR
+    assert small.evidence["still"] < 0.5
+    assert small.evidence["weakest_still"] == "0.weight"
+
+
+def test_layers_that_fade_in_step_are_only_a_note():
+    """Forwards and backwards fade alike: every weight's gradient is the same share of it, and SGD moves all alike."""
+    torch.manual_seed(0)
+    model = mlp(8, nn.Identity, lambda layer: nn.init.orthogonal_(layer.weight, 0.3))
+    for layer in model[::2]:
+        nn.init.zeros_(layer.bias)
+    (gradient,) = (
+        f for f in probe(model, vectors(), loss=lambda y: 1e9 * y.square().mean()).findings if f.code == "S203"
+    )
+    assert gradient.severity == Severity.INFO
+    assert gradient.evidence["keeps_pace"] == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1e-2, 1e2, 1e4])
+def test_one_layer_that_spoils_the_scale_is_named(factor):
+    torch.manual_seed(0)
+    model = mlp(8, nn.ReLU, he)
+    with torch.no_grad():
+        model[6].weight.mul_(factor)
+    findings = [f for f in probe(model, vectors()).findings if f.severity >= Severity.WARNING]
+    assert findings
+    assert {f.site.path for f in findings} == {"6"}
+    assert {f.evidence["likely"] for f in findings} == {"one-layer"}
+    assert any(f.evidence["jump"] == pytest.approx(factor, rel=0.5) for f in findings)
+
+
+def test_one_layer_before_a_normalisation_may_have_any_scale():
+    torch.manual_seed(0)
+    layers = [part for _ in range(6) for part in (nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(32, 10))
+    with torch.no_grad():
+        model[6].weight.mul_(1e4)
+    assert [f for f in probe(model, vectors()).findings if f.severity >= Severity.WARNING] == []
+
+
+def test_a_remedy_names_the_layer_furthest_from_its_scheme():
+    torch.manual_seed(0)
+    finding = probe(mlp(12, nn.ReLU, scaled(0.3)), vectors()).findings[0]
+    assert finding.evidence["scheme"] == "He"
+    assert finding.evidence["std_wanted"] == pytest.approx(math.sqrt(2 / 32))
+    assert finding.evidence["std_now"] == pytest.approx(0.3 / math.sqrt(32), rel=0.2)
+
+
+def test_a_residual_network_that_explodes_is_told_to_scale_its_branches():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(20))
+            self.head = nn.Linear(32, 10)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = x + torch.relu(layer(x))
+            return self.head(x)
+
+    torch.manual_seed(0)
+    model = Plain()
+    for layer in model.layers:
+        scaled(2.5)(layer)
+    report = probe(model, vectors())
+    assert {f.evidence["advice"] for f in report.findings} == {"advice-scale-branches"}
+    assert "√(number of branches)" in str(report)
+
+
+def recurrent(gain):
+    class Cells(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.RNNCell(4, 16), nn.Linear(16, 3)
+            nn.init.orthogonal_(self.cell.weight_hh, gain=gain)
+
+        def forward(self, x):
+            h = torch.zeros(len(x), 16)
+            for t in range(x.shape[1]):
+                h = self.cell(x[:, t], h)
+            return self.head(h)
+
+    torch.manual_seed(0)
+    return probe(Cells(), 0.1 * torch.randn(4, 30, 4))
+
+
+def test_forgetting_over_time_is_a_note_and_forgetting_at_once_a_warning():
+    (natural,) = recurrent(0.5).findings
+    (at_once,) = recurrent(0.05).findings
+    assert (natural.code, natural.severity) == ("S203", Severity.INFO)
+    assert (at_once.code, at_once.severity) == ("S203", Severity.WARNING)
+    assert at_once.evidence["advice"] == "advice-forgets"
+
+
+def test_the_gain_over_time_of_a_fused_layer_is_that_of_its_weights():
+    layer = nn.RNN(4, 16, nonlinearity="relu", bias=False, batch_first=True)
+    with torch.no_grad():
+        layer.weight_hh_l0.copy_(0.8 * torch.eye(16))
+        layer.weight_ih_l0.abs_()
+    table = probe(layer, torch.rand(4, 20, 4)).table("gains")
+    rows = {(row["along"], row["direction"]): row for row in table.records()}
+    assert rows["time", "backward"]["gain"] == pytest.approx(0.8, rel=1e-3)
+    assert rows["time", "backward"]["path"] == "RNN"
+    assert "× 0.8 per step of time" in str(probe(layer, torch.rand(4, 20, 4)))
+
+
+# --- collapsed, cloned -----------------------------------------------------------------------------------------------
+
+
+def test_samples_that_a_layer_makes_alike_are_told_with_the_layer():
+    torch.manual_seed(0)
+    model = mlp(6, nn.Tanh, lambda layer: None)
+    with torch.no_grad():
+        model[4].weight.mul_(1e-6)
+    (finding,) = (f for f in probe(model, vectors()).findings if f.code == "S207")
+    assert finding.site.path == "4"
+    assert finding.evidence["spread_before"] > 0.1
+    assert finding.evidence["spread_left"] < 1e-4
+
+
+def test_attention_alone_makes_the_positions_of_a_sequence_alike():
+    class Averaging(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x):
+            return F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Averaging() for _ in range(8)), nn.Linear(16, 3))
+    (finding,) = (f for f in probe(model, torch.randn(4, 6, 16)).findings if f.code == "S207")
+    assert finding.evidence["likely"] == "positions"
+
+
+def test_rows_that_are_all_alike_are_copies():
+    torch.manual_seed(0)
+    model = mlp(2, nn.ReLU, he)
+    nn.init.constant_(model[2].weight, 0.1)
+    (finding,) = (f for f in probe(model, vectors()).findings if f.code == "S208")
+    assert (finding.site.path, finding.evidence["likely"], finding.severity) == ("2.weight", "rows", Severity.WARNING)
+
+
+def test_the_cause_of_a_nan_is_said_in_words():
+    torch.manual_seed(0)
+    report = probe(Chain(torch.log), torch.randn(5, 4))
+    assert "the logarithm of a negative number" in str(report)
+    assert "softplus" in str(report)
+
+
+def test_batch_norm_that_has_never_seen_a_batch_makes_findings_on_sizes_notes():
+    torch.manual_seed(0)
+    layers = [part for _ in range(12) for part in (nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(32, 10)).eval()
+    for layer in model[::3]:
+        scaled(0.1)(layer)
+    report = probe(model, vectors())
+    assert report.findings
+    assert max(f.severity for f in report.findings) == Severity.INFO
+    assert report.findings[0].evidence["untracked"] == 12

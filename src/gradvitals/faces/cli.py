@@ -121,9 +121,27 @@ def check(target: str, *, wrt: tuple[str, ...], outputs: tuple[str, ...], order:
 @main.command()
 @_target
 @output_options()
-def probe(target: str, *, seed: int, **output: Any) -> None:
+@click.option(
+    "--against",
+    metavar="FILE.py:FACTORY|DTYPE",
+    help="Compare with another model, or with this one under autocast (bfloat16, float16): where do they part first?",
+)
+def probe(target: str, *, against: str | None, seed: int, **output: Any) -> None:
     """Does the signal survive the depth, forwards and backwards?"""
-    _examine("probe", target, Output(**output), seed=seed)
+    _examine("probe", target, Output(**output), against=_other(against), seed=seed)
+
+
+def _other(against: str | None) -> Any:
+    """What to compare with: a dtype by its name, or a case from a file."""
+    if against is None:
+        return None
+    if against in {"bfloat16", "float16"}:
+        import torch
+
+        return getattr(torch, against)
+    from gradvitals.frameworks.case import load_case
+
+    return load_case(against)
 
 
 @main.command()

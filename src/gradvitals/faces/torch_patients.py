@@ -111,7 +111,7 @@ def examinations(seed: int, progress: Progress | None) -> Iterator[Examination]:
     with _one_thread():
         data = Digits.load(seed)
         training = _Training(data, seed, progress, expected=4 * (STEPS + 1))
-        yield _treated("vanishing", ("gradient-vanishing",), network(nn.Sigmoid, seed), training)
+        yield _treated("vanishing", ("gradient-vanishing", "inputs-collapsed"), network(nn.Sigmoid, seed), training)
         exploding = network(nn.ReLU, seed, gain=_TOO_LARGE * math.sqrt(2))
         yield _treated("exploding", ("signal-exploding", "gradient-exploding"), exploding, training)
         x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

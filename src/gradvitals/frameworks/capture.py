@@ -22,6 +22,8 @@ class Moments:
         Mean, standard deviation (population), root mean square, least and greatest value; NaN where nothing is finite.
     zero_share : float
         Share of values that are exactly zero, between 0 and 1.
+    underflow_fp16, underflow_bf16 : float
+        Of a gradient: share of values that are not zero but become zero in that format; 0 where nobody asked.
 
     """
 
@@ -34,6 +36,33 @@ class Moments:
     low: float
     high: float
     zero_share: float
+    underflow_fp16: float = 0.0
+    underflow_bf16: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """What a softmax over keys makes of its scores, over rows (queries) that may look at two keys or more.
+
+    Parameters
+    ----------
+    entropy : float
+        Mean entropy of the rows as a share of the largest possible, log(keys that aren't masked): 1 looks everywhere
+        alike, 0 at one key alone.
+    lowest_entropy : float
+        That mean of the head that has least.
+    largest_score : float
+        Largest magnitude of a score (before the softmax, scaled) that isn't masked.
+    sharp_share : float
+        Share of the rows whose largest weight is so near 1 that the softmax is flat there: p(1 − p) below 2.5 % of its
+        largest.
+
+    """
+
+    entropy: float
+    lowest_entropy: float
+    largest_score: float
+    sharp_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +105,16 @@ class Call:
         Of a bounded activation: the share of values where its slope is below 2.5 % of its largest.
     sample_cosine : float or None
         Mean cosine between the outputs of two samples of the batch; None where there is no batch to be seen.
+    sample_spread : float or None
+        How far the samples' directions lie apart: √(1 − cosine), computed without cancellation.
+    position_spread : float or None
+        The same between the positions of a sample, of a layer with weights that gives (samples, positions, features).
+    parents : tuple of int
+        The nearest nodes behind its inputs: recorded calls by index, additions on a residual stream k as ``-1 - k``.
+    attention : Attention or None
+        Of a softmax over keys, or a call that holds one.
+    precision : float
+        Distance from 1 to the next number in the output's dtype.
 
     """
 
@@ -95,17 +134,98 @@ class Call:
     dead_share: float | None = None
     saturated_share: float | None = None
     sample_cosine: float | None = None
+    sample_spread: float | None = None
+    position_spread: float | None = None
+    parents: tuple[int, ...] = ()
+    attention: Attention | None = None
+    precision: float = 2.0**-23
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An addition that joins a branch with the stream that it was computed from.
+
+    Parameters
+    ----------
+    path : str
+        ``"block.+"``: the module in whose code it stands.
+    call : int
+        How many times this path was seen before.
+    after : int
+        How many calls were recorded before it.
+    main, branch : tuple of int
+        The nodes behind either operand, as in ``Call.parents``.
+    has_shortcut : bool
+        Whether the stream itself passes through layers of its own (a projection), so that both sides are branches.
+    forward : Moments
+        Of the sum.
+    branch_rms : float
+        RMS of what the branch adds; 0 of one that starts at zero.
+    gradient : Moments or None
+        Of the gradient with respect to the sum.
+    sample_spread, position_spread : float or None
+        As in ``Call``.
+
+    """
+
+    path: str
+    call: int
+    after: int
+    main: tuple[int, ...]
+    branch: tuple[int, ...]
+    has_shortcut: bool
+    forward: Moments
+    branch_rms: float
+    gradient: Moments | None = None
+    sample_spread: float | None = None
+    position_spread: float | None = None
+
+    @property
+    def parents(self) -> tuple[int, ...]:
+        """The nodes behind both operands."""
+        return tuple(sorted({*self.main, *self.branch}))
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """A recurrent layer over time: what its last output still knows of each step.
+
+    Parameters
+    ----------
+    path : str
+    kind : str
+    forward_rms : tuple of float
+        RMS of the output at each step, of shape (T,).
+    echo_rms : tuple of float
+        RMS of the gradient of a random projection of the last step's output with respect to each step's input, of
+        shape (T,); of a bidirectional layer its forward direction.
+
+    """
+
+    path: str
+    kind: str
+    forward_rms: tuple[float, ...]
+    echo_rms: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterRecord:
-    """One parameter: its values, and the gradient of the objective with respect to it (None where there is none)."""
+    """One parameter: its values, and the gradient of the objective with respect to it (None where there is none).
+
+    ``adam_step`` is the RMS of Adam's first step in units of the learning rate, |g|/(|g| + ε): 1 is a full step.
+    ``same_as`` names an earlier parameter that holds the same values in other memory, ``same_gradient`` says whether
+    the two have the same gradient as well. ``alike_rows`` says that all rows hold the same values, not zero.
+    """
 
     path: str
     shape: tuple[int, ...]
     trainable: bool
     values: Moments
     gradient: Moments | None
+    adam_step: float | None = None
+    same_as: str | None = None
+    same_gradient: bool = False
+    alike_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +244,21 @@ class Capture:
         The objective's value; None where a random cotangent was sent back.
     objective : str
         ``"loss"``, ``"output-loss"`` or ``"random"``.
+    streams : tuple of Stream
+        Residual additions in execution order.
+    steps : tuple of Steps
+        Recurrent layers over time.
+    unseen : tuple of str
+        Modules that can't be looked into (scripted ones), by path.
+    compiled : bool
+        Whether something in it is compiled, which this pass ran eagerly.
+    untracked : int
+        How many normalisation layers work with running statistics that no batch has ever set.
+    input_rms : float or None
+        Of the first floating-point input; None where there is none (token ids).
+    input_spread : float or None
+        How far the samples of the inputs lie apart, as ``Call.sample_spread``; of several inputs the widest. Of token
+        ids 1 or 0: whether any two samples differ. None without a batch.
 
     """
 
@@ -132,3 +267,73 @@ class Capture:
     output: tuple[Moments, ...]
     loss: float | None
     objective: str
+    streams: tuple[Stream, ...] = ()
+    steps: tuple[Steps, ...] = ()
+    unseen: tuple[str, ...] = ()
+    compiled: bool = False
+    untracked: int = 0
+    input_rms: float | None = None
+    input_spread: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Producer:
+    """The operation that made NaN or infinity of what was finite.
+
+    Parameters
+    ----------
+    operation : str
+        ``"div"``, ``"softmax"``, …; backwards the operation whose slope it is.
+    path : str
+        The module in whose code it stands; ``"loss"`` in the loss.
+    backward : bool
+        Whether it happened on the way back.
+    cause : str
+        ``"zero-over-zero"``, ``"division-by-zero"``, ``"log-of-zero"``, ``"log-of-negative"``, ``"root-of-negative"``,
+        ``"outside-domain"``, ``"masked-row"``, ``"overflow"``, ``"infinity-minus-infinity"``,
+        ``"zero-times-infinity"``, ``"infinite-slope"``, ``"too-few-values"``, ``"bad-weights"``, ``"unexplained"``.
+    dtype : str
+        Of its result.
+    largest : float or None
+        Of an overflow: the largest magnitude that went in.
+
+    """
+
+    operation: str
+    path: str
+    backward: bool
+    cause: str
+    dtype: str
+    largest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """How far two runs lie apart at one call, or at one parameter.
+
+    Parameters
+    ----------
+    path : str
+    call : int
+    kind : str
+        Class or function; ``"parameter"`` of a parameter, ``"output"`` of an output of the model.
+    forward, gradient : float or None
+        Distance ‖a − b‖/max(‖a‖, ‖b‖) of the values and of their gradients; infinite where shapes or non-finite places
+        differ, None where one side shows none.
+    forward_noise, gradient_noise : float
+        The same between two runs of the first model, the second with inputs and weights moved by one rounding of the
+        coarser precision: what rounding makes there.
+    weights_differ, modes_differ : bool
+        Whether the two have other weights there, by more than that rounding; whether one trains.
+
+    """
+
+    path: str
+    call: int
+    kind: str
+    forward: float | None
+    gradient: float | None
+    forward_noise: float
+    gradient_noise: float
+    weights_differ: bool = False
+    modes_differ: bool = False

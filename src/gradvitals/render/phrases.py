@@ -100,6 +100,8 @@ def _asked(report: Report) -> str:
     """The verb whose question was answered: a check-up of what has no layers is a check."""
     if report.verb == "check" and report.settings.get("reference"):
         return "reference"
+    if report.verb == "probe" and report.settings.get("against"):
+        return "probe_against"
     return "check" if report.verb == "checkup" and report.settings.get("skipped") else report.verb.rstrip("_")
 
 
@@ -173,6 +175,8 @@ def remarks(table: Table, lang: str) -> list[tuple[str, str]]:
     One for what is measured in it, and one for each kind of seeming contradiction that there is: why a grade and a
     status that seem to differ don't, and how a right gradient can be off by more than the resolution.
     """
+    if table.name == "gains":
+        return [("gain", gain_sentence(row, lang)) for row in table.records() if row.get("left") is not None]
     if table.name != "tensors" or not {"status", "grade"} <= set(table.columns) or "eager_error" in table.columns:
         return []
     told = ("entry_resolution", "grade")
@@ -187,6 +191,14 @@ def remarks(table: Table, lang: str) -> list[tuple[str, str]]:
         for key, contradicting in _GRADED
         if pairs & contradicting and not (imprecise and key == "grade_lenient")
     ]
+
+
+def gain_sentence(row: Mapping[str, Fact], lang: str) -> str:
+    """What a gain per layer comes to: "× 0.90 per layer: 12 % is left after 20 layers"."""
+    left = row.get("left")
+    grown = "grown" if isinstance(left, float) and left > 1 else "left"
+    time = "_time" if row.get("along") == "time" and row.get("path") else ""
+    return phrase(f"gain_{grown}{time}", lang, **row)
 
 
 def _is_imprecise(row: Mapping[str, Fact]) -> bool:

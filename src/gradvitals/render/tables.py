@@ -13,7 +13,20 @@ from gradvitals.vocabulary.report import Report, Table
 
 #: Columns whose texts are words of the locale; every other text is a name and stays as it is.
 _WORDS = frozenset(
-    {"role", "status", "grade", "likely", "direction", "what", "scheme", "bias", "reason", "harmless_grade", "term"}
+    {
+        "role",
+        "status",
+        "grade",
+        "likely",
+        "direction",
+        "what",
+        "scheme",
+        "bias",
+        "reason",
+        "harmless_grade",
+        "term",
+        "along",
+    }
 )
 #: Columns that are compared with one another digit by digit.
 _COMPARED_BY_EYE = frozenset({"numeric", "analytic", "eager"})

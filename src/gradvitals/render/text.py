@@ -42,12 +42,17 @@ _IMPORTANT = {
         "forward_rms_after",
         "kind",
     ),
-    "gains": ("direction", "gain", "low", "high", "left", "layers", "first", "last"),
+    "gains": ("direction", "gain", "low", "high", "left", "layers", "first", "last", "along"),
+    "streams": ("path", "forward_rms", "branch_ratio", "gradient_rms", "branch_rms"),
+    "against": ("path", "parted", "forward_distance", "forward_noise", "gradient_distance", "gradient_noise", "kind"),
+    "parameters": ("path", "weight_rms", "gradient_rms", "gradient_to_weight", "adam_step", "underflow_fp16"),
     "patients": ("patient", "expected", "found", "accuracy_before", "accuracy_after", "found_after"),
     "plan": ("path", "activation", "scheme", "std_before", "std_after", "reason"),
 }
 #: Columns of a layers table that say nothing where they are all alike.
-_SILENT_ALIKE = frozenset({"call", "nonfinite", "zero_share", "dead_share", "saturated_share"})
+_SILENT_ALIKE = frozenset(
+    {"call", "nonfinite", "zero_share", "dead_share", "saturated_share", "underflow_fp16", "underflow_bf16"}
+)
 
 _MARK = {Severity.ERROR: "✗", Severity.UNRESOLVED: "?", Severity.WARNING: "!", Severity.INFO: "·"}
 _STYLES = {

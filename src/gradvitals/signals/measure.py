@@ -1,4 +1,4 @@
-"""Numbers on the signal over depth, from what one pass showed."""
+"""Numbers on the signal over depth and over time, from what one pass showed."""
 
 from __future__ import annotations
 
@@ -6,18 +6,51 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradvitals.frameworks.capture import Call, Capture
+from gradvitals.frameworks.capture import Call, Capture, Steps, Stream
 from gradvitals.maths.trend import LogGain, log_gain
-from gradvitals.vocabulary.finding import Fact
-from gradvitals.vocabulary.report import Table
+from gradvitals.signals.trunk import Trunk, node, trunk
 
 #: Going back from the loss, the layer where less than this is left of the gradient is where it "is lost".
 _LOST = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """One point of a way: the labels of what lies side by side there, the size, and the depth in layers or steps.
+
+    ``nodes`` are the calls and additions, ``normalised_later`` says whether a normalisation follows all of them, at
+    whatever distance.
+    """
+
+    labels: tuple[str, ...]
+    size: float
+    depth: int
+    nodes: tuple[int, ...] = ()
+    normalised_later: bool = False
+
+    @property
+    def label(self) -> str:
+        """The last of the labels."""
+        return self.labels[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The sizes along a path, in the direction of the way: forwards, or from the loss back.
+
+    ``path`` is the layer of a loop over time, ``""`` on the main path; ``over_steps`` tells steps inside one call.
+    """
+
+    direction: str
+    places: tuple[Place, ...]
+    path: str = ""
+    through_time: bool = False
+    over_steps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Gain:
-    """How the RMS changes per layer with weights, forwards or on the way back.
+    """How the RMS changes per layer of the main path, or per step of a loop, forwards or on the way back.
 
     Parameters
     ----------
@@ -35,6 +68,8 @@ class Gain:
         Backwards: the first layer, going back, at whose output less than half of the gradient is left.
     through_time : bool
         Whether these are calls of one and the same layer, one after the other.
+    way : Way or None
+        What was fitted.
 
     """
 
@@ -46,18 +81,101 @@ class Gain:
     last: str
     lost_at: str | None = None
     through_time: bool = False
+    way: Way | None = None
 
 
-def gains(capture: Capture) -> tuple[Gain, ...]:
-    """The gain per layer in both directions, each where at least four layers have a signal.
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """All that is judged: what one pass showed, its main path, the sizes along it, and their gains."""
 
-    A layer's place is the number of layers with weights on the longest way to it, so that layers side by side (query,
-    key and value; two towers) count once. Layers behind which no other follows are left out: the scale of a head's
-    output and of its gradient is set by the task.
+    capture: Capture
+    trunk: Trunk
+    ways: tuple[Way, ...]
+    gains: tuple[Gain, ...]
+
+
+def signal(capture: Capture) -> Signal:
+    """Find the main path of what was recorded, and measure along it."""
+    main = trunk(capture)
+    along = ways(capture, main)
+    return Signal(capture, main, along, gains(along))
+
+
+def ways(capture: Capture, main: Trunk) -> tuple[Way, ...]:
+    """The sizes along the main path, along loops over time, and over the steps of recurrent layers; in both directions.
+
+    A place's depth is the number of layers with weights and of residual additions on the longest way to it, so that
+    layers side by side (query, key and value; two towers) count once. What lies in residual branches is left out, as
+    are layers behind which no other follows: the scale of a head's output and of its gradient is set by the task.
     """
-    ways = _by_depth(capture.calls)
-    found = (_gain("forward", ways, _forward_rms), _gain("backward", ways, _gradient_rms))
-    return tuple(gain for gain in found if gain is not None)
+    found = _both_ways(capture, main, main.levels, "")
+    for path, chain in main.loops.items():
+        found += _both_ways(capture, main, [(at,) for at in chain[:-1]], path)
+    for steps in capture.steps:
+        found += _over_steps(steps)
+    return tuple(found)
+
+
+def gains(along: Sequence[Way]) -> tuple[Gain, ...]:
+    """The gain of every way on which four places or more have a size."""
+    return tuple(gain for gain in map(_gain, along) if gain is not None)
+
+
+def _both_ways(capture: Capture, main: Trunk, levels: Sequence[Sequence[int]], path: str) -> list[Way]:
+    # Additions in one loop of code have one path as well, but the layers between them are others.
+    paths = {capture.calls[at].path if at >= 0 else at for nodes in levels for at in nodes}
+    alone = bool(path) or len(paths) == 1
+    forward = _places(capture, main, levels, forward_rms)
+    backward = _places(capture, main, levels, gradient_rms)
+    return [Way("forward", forward, path, alone), Way("backward", backward[::-1], path, alone)]
+
+
+def _places(
+    capture: Capture, main: Trunk, levels: Sequence[Sequence[int]], rms: Callable[[Call | Stream], float | None]
+) -> tuple[Place, ...]:
+    """One place per level where anything has a size; what lies side by side enters by its geometric mean."""
+    places = []
+    for depth, nodes in enumerate(levels):
+        size = _together([rms(node(capture, at)) for at in nodes])
+        if size is not None:
+            later = all(at in main.normalised_later for at in nodes)
+            places.append(Place(tuple(label(node(capture, at)) for at in nodes), size, depth, tuple(nodes), later))
+    return tuple(places)
+
+
+def _over_steps(steps: Steps) -> list[Way]:
+    """The size of a recurrent layer's output over its steps, and of what its last output knows of earlier inputs."""
+    forward = tuple(Place((f"{steps.path}[{at}]",), size, at) for at, size in enumerate(steps.forward_rms))
+    echo = tuple(Place((f"{steps.path}[{at}]",), size, at) for at, size in enumerate(steps.echo_rms))
+    return [
+        Way("forward", forward, steps.path, through_time=True, over_steps=True),
+        Way("backward", echo[::-1], steps.path, through_time=True, over_steps=True),
+    ]
+
+
+def _gain(way: Way) -> Gain | None:
+    """Fit the gain along a way; sizes that are zero or not finite have none."""
+    places = [place for place in way.places if 0 < place.size < math.inf]
+    if not places:
+        return None
+    start = places[0].depth
+    fit = log_gain([place.size for place in places], [abs(place.depth - start) for place in places])
+    if fit is None:
+        return None
+    layers = abs(places[-1].depth - start)
+    first, last = sorted((places[0], places[-1]), key=lambda place: place.depth)
+    lost = next((place.label for place in places if place.size < _LOST * places[0].size), None)
+    return Gain(
+        way.direction,
+        fit,
+        layers,
+        fit.over(layers),
+        first=first.labels[0],
+        last=last.label,
+        lost_at=lost if way.direction == "backward" else None,
+        through_time=way.through_time,
+        way=way,
+    )
 
 
 def consumers(calls: Sequence[Call]) -> Mapping[int, tuple[int, ...]]:
@@ -69,7 +187,7 @@ def consumers(calls: Sequence[Call]) -> Mapping[int, tuple[int, ...]]:
     return {index: tuple(users) for index, users in found.items()}
 
 
-def label(call: Call) -> str:
+def label(call: Call | Stream) -> str:
     """A call's path, with its number where the path is called again.
 
     >>> from gradvitals.frameworks.capture import Moments
@@ -80,97 +198,22 @@ def label(call: Call) -> str:
     return f"{call.path} #{call.call}" if call.call else call.path
 
 
-def _by_depth(calls: Sequence[Call]) -> dict[int, list[Call]]:
-    """Calls with weights, by the number of such calls on the longest way to each; without those that end a way."""
-    depths: list[int] = []
-    nearest: list[frozenset[int]] = []  # calls with weights that reach this one's output with none between
-    inner: set[int] = set()
-    for index, call in enumerate(calls):
-        depths.append(max((depths[source] for source in call.sources), default=0) + call.has_weights)
-        before = frozenset().union(*(nearest[source] for source in call.sources))
-        nearest.append(frozenset({index}) if call.has_weights else before)
-        if call.has_weights:
-            inner |= before
-    found: dict[int, list[Call]] = {}
-    for index in sorted(inner):
-        found.setdefault(depths[index], []).append(calls[index])
-    return dict(sorted(found.items()))
-
-
-def _gain(direction: str, ways: Mapping[int, list[Call]], rms: Callable[[Call], float | None]) -> Gain | None:
-    """Fit the gain of a quantity over depth; parallel layers enter by their geometric mean."""
-    points = {depth: _geometric_mean([rms(call) for call in calls]) for depth, calls in ways.items()}
-    sizes = [(depth, size) for depth, size in points.items() if size is not None]
-    if direction == "backward":
-        sizes = [(-depth, size) for depth, size in reversed(sizes)]
-    fit = log_gain([size for _, size in sizes], [place for place, _ in sizes])
-    if fit is None:
+def _together(values: Sequence[float | None]) -> float | None:
+    """The geometric mean of those that have a size; 0 where all are zero, None where there is nothing."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    logs = [math.log(value) for value in known if value > 0]
+    if not known:
         return None
-    layers = sizes[-1][0] - sizes[0][0]
-    ends = sorted(abs(place) for place in (sizes[0][0], sizes[-1][0]))
-    lost = next((abs(place) for place, size in sizes if size < _LOST * sizes[0][1]), None)
-    return Gain(
-        direction,
-        fit,
-        layers,
-        fit.over(layers),
-        first=label(ways[ends[0]][0]),
-        last=label(ways[ends[1]][-1]),
-        lost_at=label(ways[lost][-1]) if direction == "backward" and lost is not None else None,
-        through_time=len({call.path for calls in ways.values() for call in calls}) == 1,
-    )
+    return math.exp(sum(logs) / len(logs)) if logs else 0.0
 
 
-def _geometric_mean(values: Sequence[float | None]) -> float | None:
-    logs = [math.log(value) for value in values if value is not None and 0 < value < math.inf]
-    return math.exp(sum(logs) / len(logs)) if logs else None
-
-
-def _forward_rms(call: Call) -> float | None:
+def forward_rms(call: Call | Stream) -> float | None:
+    """RMS of an output; None where it isn't finite."""
     return call.forward.rms if call.forward.nonfinite == 0 else None
 
 
-def _gradient_rms(call: Call) -> float | None:
+def gradient_rms(call: Call | Stream) -> float | None:
     """None where no gradient came; NaN where it isn't finite."""
     if call.gradient is None:
         return None
     return call.gradient.rms if call.gradient.nonfinite == 0 else math.nan
-
-
-def tables(capture: Capture, over_depth: Sequence[Gain]) -> tuple[Table, ...]:
-    """The tables ``gains``, ``layers`` and ``parameters``."""
-    return (_gain_table(over_depth), layer_table(capture), _parameter_table(capture))
-
-
-def layer_table(capture: Capture, name: str = "layers") -> Table:
-    """One row per call in execution order."""
-    columns = (
-        *("path", "call", "kind", "shape", "forward_mean", "forward_std", "forward_rms", "zero_share", "dead_share"),
-        *("saturated_share", "sample_cosine", "gradient_rms", "nonfinite", "activation"),
-    )
-    rows: tuple[tuple[Fact, ...], ...] = tuple(
-        (
-            *(call.path, call.call, call.kind, call.shape),
-            *(call.forward.mean, call.forward.std, call.forward.rms, call.forward.zero_share, call.dead_share),
-            *(call.saturated_share, call.sample_cosine, _gradient_rms(call), call.forward.nonfinite, call.activation),
-        )
-        for call in capture.calls
-    )
-    return Table(name, columns, ("",) * len(columns), rows)
-
-
-def _gain_table(over_depth: Sequence[Gain]) -> Table:
-    columns = ("direction", "gain", "low", "high", "layers", "left", "first", "last")
-    rows: tuple[tuple[Fact, ...], ...] = tuple(
-        (gain.direction, gain.fit.gain, gain.fit.low, gain.fit.high, gain.layers, gain.left, gain.first, gain.last)
-        for gain in over_depth
-    )
-    return Table("gains", columns, ("",) * len(columns), rows)
-
-
-def _parameter_table(capture: Capture) -> Table:
-    rows: tuple[tuple[Fact, ...], ...] = tuple(
-        (record.path, record.values.rms, record.gradient.rms if record.gradient else None)
-        for record in capture.parameters
-    )
-    return Table("parameters", ("path", "weight_rms", "gradient_rms"), ("",) * 3, rows)

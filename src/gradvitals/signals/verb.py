@@ -6,19 +6,23 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gradvitals.frameworks import as_case, framework_of
+from gradvitals.frameworks import Case, as_case, framework_of
 from gradvitals.frameworks.environment import environment
-from gradvitals.signals.measure import gains, tables
+from gradvitals.signals.against import apart_table, judge_apart
+from gradvitals.signals.measure import signal
+from gradvitals.signals.measure_tables import tables
 from gradvitals.signals.rules import judge
 from gradvitals.vocabulary.errors import InputError, unknown_keyword
+from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Report
 
-_KEYWORDS = ("loss", "kwargs", "seed", "name", "progress")
+_KEYWORDS = ("against", "loss", "kwargs", "seed", "name", "progress")
 
 
 def probe(
     model: Any,
     *inputs: Any,
+    against: Any = None,
     loss: Callable[[Any], Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -34,6 +38,10 @@ def probe(
         In the mode that it is in; nothing of it is changed.
     *inputs : tensor, or any nesting of them
         Its positional inputs: one batch. Real data show more than noise.
+    against : torch.nn.Module, torch.dtype or Case, optional
+        Another model, or another way to run this one: a checkpoint, ``torch.compile(model)``, a copy in bfloat16, a
+        dtype for autocast. Then the report says at which layer the two part first by more than rounding explains, in
+        the table ``against``, and nothing else.
     loss : callable, optional
         Maps the output to a scalar. Without it a scalar ``output.loss`` is used, else a random gradient of unit RMS is
         sent back from the output; ``settings["objective"]`` says which.
@@ -49,8 +57,9 @@ def probe(
     Returns
     -------
     Report
-        With the tables ``gains`` (one row per direction, where four layers or more follow one another), ``layers`` (one
-        row per call) and ``parameters``. A gain is a ratio of RMS values per layer with weights.
+        With the tables ``gains`` (one row per direction of the main path, and of each loop over time, where four layers
+        or steps follow one another), ``layers`` (one row per call), ``streams`` (one per residual addition), ``steps``
+        (recurrent layers over time) and ``parameters``. A gain is a ratio of RMS values per layer.
 
     Raises
     ------
@@ -79,7 +88,7 @@ def probe(
     >>> layers = [layer for _ in range(20) for layer in (torch.nn.Linear(32, 32), torch.nn.Sigmoid())]
     >>> report = probe(torch.nn.Sequential(*layers, torch.nn.Linear(32, 2)), torch.randn(64, 32))
     >>> report.verdict.value, [finding.name for finding in report.findings]
-    ('fail', ['gradient-vanishing'])
+    ('fail', ['gradient-vanishing', 'inputs-collapsed'])
 
     """
     for keyword in unknown:
@@ -92,7 +101,10 @@ def probe(
             f"probe({case.subject}): got {type(case.model).__name__}",
             "pass a torch.nn.Module with torch tensors; for a NumPy function use gradvitals.check",
         )
+    if against is not None:
+        return _compared(case, against, seed, progress, started)
     from gradvitals.frameworks.torch.capture import capture
+    from gradvitals.frameworks.torch.notfinite import find_producer
 
     captured = capture(case, seed=seed)
     if not captured.calls:
@@ -101,19 +113,49 @@ def probe(
             f"{case.subject} called none of its modules, and no activation",
             "pass the module itself, not a scripted or traced one; its layers are seen when it calls them",
         )
+    seen = signal(captured)
+    findings = judge(seen)
+    if any(finding.code == "S211" for finding in findings):
+        findings = judge(seen, find_producer(case, seed=seed))
     if progress is not None:
         progress(1, 1)
-    over_depth = gains(captured)
+    settings: dict[str, Fact] = {
+        "seed": seed,
+        "objective": captured.objective,
+        "mode": "train" if getattr(case.model, "training", False) else "eval",
+    }
+    if captured.compiled:
+        settings["compiled"] = "eagerly"
+    if captured.unseen:
+        settings["unseen"] = captured.unseen
     return Report(
         verb="probe",
         subject=case.subject,
-        findings=judge(captured, over_depth),
-        tables=tables(captured, over_depth),
-        settings={
-            "seed": seed,
-            "objective": captured.objective,
-            "mode": "train" if getattr(case.model, "training", False) else "eval",
-        },
+        findings=findings,
+        tables=tables(captured, seen.gains),
+        settings=settings,
         environment=environment(),
         cost={"seconds": round(time.perf_counter() - started, 4), "forwards": 1, "backwards": 1},
+    )
+
+
+def _compared(
+    case: Case, against: Any, seed: int, progress: Callable[[int, int], None] | None, started: float
+) -> Report:
+    """Two runs beside one another, in place of a probe of one."""
+    from gradvitals.frameworks.torch.comparison import compare
+
+    other = against.subject if isinstance(against, Case) else against
+    name = str(other).removeprefix("torch.") if not callable(other) else type(other).__name__
+    places = compare(case, against, seed=seed)
+    if progress is not None:
+        progress(1, 1)
+    return Report(
+        verb="probe",
+        subject=case.subject,
+        findings=judge_apart(places),
+        tables=(apart_table(places),),
+        settings={"seed": seed, "against": name},
+        environment=environment(),
+        cost={"seconds": round(time.perf_counter() - started, 4), "forwards": 4, "backwards": 4},
     )

@@ -10,7 +10,8 @@ from typing import Any
 from gradvitals.frameworks import as_case
 from gradvitals.frameworks.environment import environment
 from gradvitals.frameworks.weights import Fill
-from gradvitals.signals.measure import gains, layer_table
+from gradvitals.signals.measure import signal
+from gradvitals.signals.measure_tables import layer_table
 from gradvitals.signals.rules import judge as judge_signal
 from gradvitals.vocabulary.errors import UsageError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact, Finding
@@ -212,7 +213,7 @@ def init_(
         after = capture(case, seed=seed) if runs else None
         findings += judge(survey(case, seed=seed, seen=after))
         if before is not None and after is not None:
-            findings += judge_signal(after, gains(after))
+            findings += judge_signal(signal(after))
             tables += [layer_table(before, "before"), layer_table(after, "after")]
             settings |= {"objective": after.objective, "mode": "train" if module.training else "eval"}
         return Report(

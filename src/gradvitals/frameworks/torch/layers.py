@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,18 @@ PRODUCTS = frozenset(
         *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     }
 )
+#: Additions, by function name without underscores: where residual streams are joined.
+ADDITIONS = frozenset({"add", "radd", "iadd"})
+#: Layers in their functional form, by function name without underscores; those with weights that mix are products.
+FUNCTIONAL = frozenset(
+    {
+        *("layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm", "local_response_norm"),
+        *("embedding", "embedding_bag", "dropout", "alpha_dropout", "feature_alpha_dropout"),
+        *(f"{kind}{n}d" for kind in ("dropout", "avg_pool", "max_pool", "lp_pool") for n in (1, 2, 3)),
+        *(f"adaptive_{kind}_pool{n}d" for kind in ("avg", "max") for n in (1, 2, 3)),
+        "scaled_dot_product_attention",
+    }
+)
 #: Share of the largest slope below which a bounded activation counts as flat: the sigmoid beyond ±5, where Wardat et
 #: al. (2022, DeepDiagnosis) call it saturated; the tanh beyond ±2.5.
 FLAT = 0.025
@@ -75,6 +87,11 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether a module is one call in a capture; a container's calls are those of what it holds."""
     children = [name for name, _ in module.named_children() if name != "parametrizations"]
     return not children or isinstance(module, _OPAQUE)
+
+
+def written(path: str) -> str:
+    """A qualified name as the user wrote it, without what ``torch.compile`` puts in between."""
+    return ".".join(part for part in path.split(".") if part != "_orig_mod") if "_orig_mod" in path else path
 
 
 def is_own_network(module: nn.Module) -> bool:
@@ -117,29 +134,6 @@ def activation_of_function(name: str, args: tuple[Any, ...], kwargs: Mapping[str
     }
     options = {key: _number(value) for key, value in given.items() if value is not None}
     return _variant(known, options, kwargs.get("approximate", "none"))
-
-
-def saturated_share(kind: ActivationKind, output: torch.Tensor) -> float | None:
-    """Share of values where a bounded activation is flat, told from its output; None for other activations.
-
-    ReLU6 counts at its upper bound only: at the lower one it is a ReLU.
-    """
-    slope = _SLOPES.get(kind.name)
-    if slope is None:
-        return None
-    with torch.no_grad():
-        return float((slope(output.detach().double(), kind.options) < FLAT).double().mean())
-
-
-#: Slope relative to its largest, as a function of the output: an in-place activation has overwritten its input.
-_SLOPES: Mapping[str, Callable[[torch.Tensor, Mapping[str, float]], torch.Tensor]] = {
-    "sigmoid": lambda y, _: 4 * y * (1 - y),
-    "tanh": lambda y, _: 1 - y * y,
-    "softsign": lambda y, _: (1 - y.abs()).square(),
-    "hardsigmoid": lambda y, _: (y > 0) & (y < 1),
-    "hardtanh": lambda y, options: (y > options.get("low", -1.0)) & (y < options.get("high", 1.0)),
-    "relu6": lambda y, _: y < 6,
-}
 
 
 def unit_axis(module: nn.Module) -> int | None:

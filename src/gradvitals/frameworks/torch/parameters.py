@@ -1,0 +1,79 @@
+"""What a pass showed of the parameters: values, gradients, what a step would do, and which hold the same values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from gradvitals.frameworks.capture import ParameterRecord
+from gradvitals.frameworks.torch.layers import written
+from gradvitals.frameworks.torch.moments import moments
+
+#: Adam's ε, which its step adds to the gradient's size: Kingma and Ba (2015), algorithm 1.
+ADAM_EPSILON = 1e-8
+#: Entries of a gradient that are looked at for the size of a step: enough for two digits.
+_SAMPLED = 2**14
+#: Two gradients of clones are the same where they differ by less than so many roundings of their type.
+_ROUNDINGS = 64
+
+
+def parameter_records(
+    model: nn.Module, gradients: Mapping[int, torch.Tensor], scale: float
+) -> tuple[ParameterRecord, ...]:
+    """Records of all parameters in the model's order; ``scale`` makes of a gradient that of a mean over the batch."""
+    records: list[ParameterRecord] = []
+    known: dict[tuple[object, ...], list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in model.named_parameters():
+        values, gradient = moments(parameter), gradients.get(id(parameter))
+        twin: tuple[str, nn.Parameter] | None = None
+        if parameter.requires_grad and parameter.ndim > 1 and values.std > 0:
+            alike = known.setdefault((parameter.shape, parameter.dtype, values.mean, values.rms), [])
+            twin = next(((path, other) for path, other in alike if torch.equal(other, parameter)), None)
+            alike.append((written(name), parameter))
+        records.append(
+            ParameterRecord(
+                path=written(name),
+                shape=tuple(parameter.shape),
+                trainable=parameter.requires_grad,
+                values=values,
+                gradient=None if gradient is None else moments(gradient, underflow=True),
+                adam_step=None if gradient is None else _adam_step(gradient, scale),
+                same_as=twin[0] if twin else None,
+                alike_rows=_alike_rows(parameter),
+                same_gradient=twin is not None and _same(gradient, gradients.get(id(twin[1]))),
+            )
+        )
+    return tuple(records)
+
+
+def _alike_rows(parameter: torch.Tensor) -> bool:
+    """Whether a matrix has several rows, and all the same, and not of zeros."""
+    if parameter.ndim < 2 or len(parameter) < 2 or not parameter.requires_grad or not torch.equal(*parameter[:2]):
+        return False
+    return bool(parameter[0].any()) and bool((parameter == parameter[:1]).all())
+
+
+def _adam_step(gradient: torch.Tensor, scale: float) -> float:
+    """RMS of |g|/(|g| + ε), Adam's first step in units of the learning rate."""
+    values = gradient.detach()
+    flat = (values.coalesce().values() if values.is_sparse else values).reshape(-1)
+    if not flat.numel():
+        return 0.0
+    sizes = np.abs(flat[:: max(1, flat.numel() // _SAMPLED)].cpu().double().numpy()) * scale
+    with np.errstate(invalid="ignore"):  # of an infinite gradient
+        steps = sizes / (sizes + ADAM_EPSILON)
+    square = float(steps @ steps) / len(steps)
+    return math.sqrt(square * flat.numel() / max(values.numel(), 1))
+
+
+def _same(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:
+    """Whether two gradients agree to rounding, and aren't both zero."""
+    if first is None or second is None or first.is_sparse or second.is_sparse:
+        return False
+    size = float(torch.linalg.vector_norm(first.double()))
+    apart = float(torch.linalg.vector_norm(first.double() - second.double()))
+    return 0 < size < math.inf and apart <= _ROUNDINGS * torch.finfo(first.dtype).eps * size

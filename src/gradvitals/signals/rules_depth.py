@@ -1,0 +1,290 @@
+"""Judge sizes over depth and over time: rules S201–S204, with the severity that the outcome deserves."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Collection, Iterator, Sequence
+
+from gradvitals.frameworks.capture import ParameterRecord
+from gradvitals.signals.measure import Gain, Place, Signal, Way
+from gradvitals.signals.remedies import remedy_facts
+from gradvitals.signals.trunk import node
+from gradvitals.vocabulary.finding import Estimate, Fact, Finding, Severity, Site
+from gradvitals.vocabulary.rule import Rule, Threshold
+
+_VANISHING = Threshold(
+    1e-3, "ratio of RMS over all layers", "Zhang et al. (2021), AUTOTRAINER: ‖g₁‖/‖g_L‖; the signal is judged alike"
+)
+_EXPLODING = Threshold(
+    70.0, "ratio of RMS over all layers", "Zhang et al. (2021), AUTOTRAINER: ‖g₁‖/‖g_L‖; the signal is judged alike"
+)
+_FORGOTTEN = Threshold(
+    0.2,
+    "ratio of RMS per step of time",
+    "torch's own LSTM, GRU and RNN start at 0.4 to 0.6 (measured): at 0.2, a hundredth is left after three steps",
+)
+_MOVED = Threshold(
+    0.5, "share of a full step of Adam", "Kingma and Ba (2015), section 2.1: |step| ≤ α; at ε = |g| half of it is left"
+)
+_STILL = Threshold(
+    1e-3, "gradient over weight, of the earliest layer over the latest", "what counts as vanishing: AUTOTRAINER's 1e-3"
+)
+_CONFIRMED = Threshold(
+    70.0,
+    "gradient over weight, of the layer against a typical one",
+    "what counts as exploding: a layer that is so many times too small moves that much faster than all others",
+)
+_NORMALISED = Threshold(
+    1e3,
+    "ratio of RMS over all layers, each before a normalisation",
+    "Yang et al. (2019), mean field theory of batch normalisation: √(π/(π − 1)) = 1.21 per layer, 1e3 after 36 layers",
+)
+_AT_ONE_LAYER = Threshold(
+    0.75, "share of the logarithm of the whole change", "above 1/2 + 1/4: one layer outweighs all others three to one"
+)
+SIGNAL_VANISHING = Rule("S201", Severity.ERROR, {"left": _VANISHING, "at_one": _AT_ONE_LAYER, "confirmed": _CONFIRMED})
+SIGNAL_EXPLODING = Rule("S202", Severity.ERROR, {"left": _EXPLODING, "at_one": _AT_ONE_LAYER})
+GRADIENT_VANISHING = Rule(
+    "S203",
+    Severity.ERROR,
+    {
+        "left": _VANISHING,
+        "at_one": _AT_ONE_LAYER,
+        "confirmed": _CONFIRMED,
+        "moved": _MOVED,
+        "still": _STILL,
+        "forgotten": _FORGOTTEN,
+    },
+)
+GRADIENT_EXPLODING = Rule(
+    "S204", Severity.ERROR, {"left": _EXPLODING, "normalised": _NORMALISED, "at_one": _AT_ONE_LAYER}
+)
+
+_BY_DIRECTION = {
+    "forward": (SIGNAL_VANISHING, SIGNAL_EXPLODING),
+    "backward": (GRADIENT_VANISHING, GRADIENT_EXPLODING),
+}
+
+
+def over_depth(signal: Signal, *, backwards: bool, explained: Collection[str]) -> list[Finding]:
+    """S201–S204 along the main path: a constant factor per layer, or one layer that does it alone.
+
+    ``explained`` are layers whose activations were found dead or flat already, ``backwards`` says whether gradients
+    count.
+    """
+    fitted = {gain.direction: gain for gain in signal.gains if not gain.through_time}
+    if not signal.ways:  # gains that come from elsewhere
+        return [finding for gain in fitted.values() for finding in _constant_factor(signal, gain)]
+    found: list[Finding] = []
+    for way in signal.ways:
+        if way.through_time or (way.direction == "backward" and not backwards):
+            continue
+        gain = fitted.get(way.direction)
+        over_all = list(_constant_factor(signal, gain)) if gain is not None else []
+        found += over_all or list(_at_one_layer(signal, way, gain, explained=explained))
+    return found
+
+
+def over_time(signal: Signal, *, backwards: bool) -> list[Finding]:
+    """S201–S204 along loops and inside recurrent layers; of several layers one finding, at the worst."""
+    found: dict[str, list[Finding]] = {}
+    for gain in signal.gains:
+        if gain.through_time and (gain.direction == "forward" or backwards):
+            for finding in _through_time(signal, gain):
+                found.setdefault(finding.code, []).append(finding)
+    return [_worst(findings) for findings in found.values()]
+
+
+def _constant_factor(signal: Signal, gain: Gain) -> Iterator[Finding]:
+    """A finding where little or too much is left, and the layers agree on the direction."""
+    rule = _rule(gain.direction, gain.left)
+    if rule is None or not gain.fit.differs_from_one:
+        return
+    if rule is GRADIENT_EXPLODING and gain.left < rule["normalised"] and _is_normalised(signal, gain):
+        return
+    facts = _facts(gain, rule)
+    end = gain.last if gain.direction == "forward" else gain.first
+    severity = rule.severity
+    if gain.way is not None and gain.direction == "forward" and gain.way.places[-1].normalised_later:
+        severity = Severity.WARNING  # its scale is put right before it is used
+    if rule is GRADIENT_VANISHING and gain.way is not None:
+        severity, moved = _outcome(signal, gain.way)
+        facts |= moved
+    yield Finding(rule.code, severity, Site(end), {**facts, **remedy_facts(signal, rule.name)})
+
+
+def _is_normalised(signal: Signal, gain: Gain) -> bool:
+    """Whether every place of the way hands its output to a normalisation, which makes the scale of its weight free."""
+    places = gain.way.places if gain.way is not None else ()
+    return bool(places) and all(set(place.nodes) <= signal.trunk.normalised_next for place in places)
+
+
+def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Collection[str]) -> Iterator[Finding]:
+    """A finding where one layer alone makes the size leave the range."""
+    places = list(way.places)
+    if way.direction == "forward" and signal.capture.input_rms and places:
+        places.insert(0, Place(("input",), signal.capture.input_rms, places[0].depth - 1))
+    zero = next((place for place in places if place.size == 0), None)
+    if zero is not None:
+        if way.direction == "forward" and not explained and any(place.size for place in places):
+            facts: dict[str, Fact] = {
+                "gain": 0.0,
+                "left": 0.0,
+                "layers": 1,
+                "first": places[0].label,
+                "last": zero.label,
+            }
+            yield Finding("S201", SIGNAL_VANISHING.severity, Site(zero.label), {**facts, "likely": "all-zero"})
+        return
+    if len(places) < 2 or not all(math.isfinite(place.size) for place in places):
+        return
+    changes = [math.log(b.size / a.size) for a, b in itertools.pairwise(places)]
+    total = sum(changes)
+    at = max(range(len(changes)), key=lambda step: math.copysign(1, total) * changes[step])
+    # Going back, what stands between two gradients is the layer nearer to the loss.
+    culprit = places[at + 1] if way.direction == "forward" else places[at]
+    rule = _rule(way.direction, math.exp(min(total, 700.0))) or _confirmed(signal, way.direction, total, culprit)
+    if rule is None or changes[at] / total < rule["at_one"]:
+        return
+    if culprit.label in explained or (way.direction == "forward" and culprit.normalised_later):
+        return
+    if rule is GRADIENT_EXPLODING and set(places[at + 1].nodes) & signal.trunk.normalised_next:
+        return  # a normalisation gives back what it took: the smaller its input, the larger the gradient
+    steps = len(changes)
+    facts = {
+        "gain": gain.fit.estimate if gain is not None else Estimate(math.exp(total / steps), 0.0),
+        "left": math.exp(min(total, 700.0)),
+        "layers": steps,
+        "first": min(places, key=lambda place: place.depth).label,
+        "last": max(places, key=lambda place: place.depth).label,
+        "likely": "one-layer",
+        "culprit": culprit.label,
+        "jump": math.exp(min(changes[at], 700.0)),
+    }
+    severity = rule.severity
+    if rule is GRADIENT_VANISHING:
+        severity, moved = _outcome(signal, way)
+        facts |= {"lost_at": places[at + 1].label, **moved}
+        if total > math.log(rule["left"]):  # it was confirmed by how much faster the layer itself moves
+            severity = max(severity, Severity.WARNING)
+    yield Finding(rule.code, severity, Site(culprit.label), {**facts, **remedy_facts(signal, rule.name)})
+
+
+def _confirmed(signal: Signal, direction: str, total: float, culprit: Place) -> Rule | None:
+    """Between a seventieth and a thousandth, vanishing counts where the layer's own weights bear witness.
+
+    A layer whose weights are k times too small passes on 1/k both ways, and its own gradient over its weights is k
+    times that of the others, which pooling and a change of width don't bring about.
+    """
+    vanishing, _ = _BY_DIRECTION[direction]
+    if total > -math.log(vanishing["confirmed"]):
+        return None
+    paces = _paces(signal)
+    own = [
+        pace
+        for at in culprit.nodes
+        if at >= 0
+        for path in signal.capture.calls[at].parameters
+        if (pace := paces.get(path))
+    ]
+    if not own or len(paces) < 3:
+        return None
+    return vanishing if max(own) > vanishing["confirmed"] * statistics.median(paces.values()) else None
+
+
+def _paces(signal: Signal) -> dict[str, float]:
+    """Gradient over weight, both as RMS, of every weight that learns: how far a step of SGD takes it, by its path."""
+    return {
+        record.path: record.gradient.rms / record.values.rms
+        for record in signal.capture.parameters
+        if record.trainable and len(record.shape) > 1 and record.gradient is not None
+        if record.gradient.rms > 0 and record.values.rms > 0
+    }
+
+
+def _through_time(signal: Signal, gain: Gain) -> Iterator[Finding]:
+    """What lies many steps back: an explosion is an error, forgetting is natural to a degree."""
+    rule = _rule(gain.direction, gain.left)
+    if rule is None or not gain.fit.differs_from_one:
+        return
+    severity = rule.severity
+    if rule in (SIGNAL_VANISHING, GRADIENT_VANISHING):
+        # The one weight still learns from the last steps; only what lies far back is lost.
+        forgotten = gain.fit.gain < GRADIENT_VANISHING["forgotten"]
+        severity = Severity.WARNING if forgotten and rule is GRADIENT_VANISHING else Severity.INFO
+    facts = {**_facts(gain, rule), "likely": "through-time", **remedy_facts(signal, f"{rule.name}-through-time")}
+    path = gain.way.path if gain.way is not None and gain.way.over_steps else ""
+    yield Finding(rule.code, severity, Site(path or (gain.last if gain.direction == "forward" else gain.first)), facts)
+
+
+def _worst(findings: Sequence[Finding]) -> Finding:
+    worst = max(findings, key=lambda finding: (finding.severity, abs(math.log(_left(finding) or 1e-300))))
+    if len(findings) == 1:
+        return worst
+    paths: tuple[Fact, ...] = tuple(finding.site.path for finding in findings)
+    return Finding(worst.code, worst.severity, worst.site, {**worst.evidence, "affected": len(paths), "paths": paths})
+
+
+def _left(finding: Finding) -> float:
+    left = finding.evidence["left"]
+    return left if isinstance(left, float) else 1.0
+
+
+def _rule(direction: str, left: float) -> Rule | None:
+    vanishing, exploding = _BY_DIRECTION[direction]
+    if left < vanishing["left"]:
+        return vanishing
+    return exploding if left > exploding["left"] else None
+
+
+def _facts(gain: Gain, rule: Rule) -> dict[str, Fact]:
+    facts: dict[str, Fact] = {
+        "gain": gain.fit.estimate,
+        "left": gain.left,
+        "layers": gain.layers,
+        "first": gain.first,
+        "last": gain.last,
+    }
+    if rule is GRADIENT_VANISHING:
+        facts["lost_at"] = gain.lost_at
+    if gain.through_time:
+        facts["likely"] = "through-time"
+    return facts
+
+
+def _outcome(signal: Signal, way: Way) -> tuple[Severity, dict[str, Fact]]:
+    """An error where even Adam leaves the early layers still, a warning where SGD does; else it is only small."""
+    records = _learning_at(signal, way.places[-1])
+    steps = [(record.adam_step, record.path) for record in records if record.adam_step is not None]
+    if not steps:
+        return GRADIENT_VANISHING.severity, {}
+    moved, weakest = min(steps)
+    if moved < GRADIENT_VANISHING["moved"]:
+        return Severity.ERROR, {"still": moved, "weakest_still": weakest}
+    paces = _paces(signal)
+    own = [paces[record.path] for record in records if record.path in paces]
+    late = [paces[record.path] for record in _learning_at(signal, way.places[0]) if record.path in paces]
+    beside = min(own) / statistics.median(late or paces.values()) if own else 0.0
+    if beside < GRADIENT_VANISHING["still"]:
+        return Severity.WARNING, {"kept_by_adam": moved, "weakest": weakest}
+    return Severity.INFO, {"keeps_pace": beside, "weakest": weakest}
+
+
+def _learning_at(signal: Signal, end: Place) -> list[ParameterRecord]:
+    """Weights that learn at the far end of the way back: those of its layers, or of the branches before its additions.
+
+    A branch that starts at zero hands no gradient to what lies in it, and means to: that is left out.
+    """
+    capture = signal.capture
+    known = {record.path: record for record in capture.parameters}
+    nearest = [at for at in end.nodes if at >= 0]
+    after = max((node(capture, at).after for at in end.nodes if at < 0), default=0)  # type: ignore[union-attr]
+    behind = [at for at in range(after) if capture.calls[at].has_weights]
+    paths = [path for at in nearest or behind for path in capture.calls[at].parameters]
+    records = [known[path] for path in dict.fromkeys(paths) if path in known]
+    learning = [
+        record for record in records if record.trainable and record.gradient is not None and len(record.shape) > 1
+    ]
+    return learning if nearest else [record for record in learning if record.gradient and record.gradient.rms > 0]

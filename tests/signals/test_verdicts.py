@@ -1,0 +1,32 @@
+"""Healthy networks, traps among them, get no false alarm; sick ones get their finding at the layer at fault."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gradvitals.signals import probe
+from gradvitals.vocabulary import Severity
+from oracles.structures import STRUCTURES
+from oracles.verdicts import HEALTHY, SICK
+
+
+def serious(make, seed):
+    """What is found at warning or above."""
+    torch.manual_seed(seed)
+    model, inputs, loss = make()
+    findings = probe(model, *inputs, loss=loss, seed=seed).findings
+    return [finding for finding in findings if finding.severity >= Severity.WARNING]
+
+
+@pytest.mark.parametrize("name", [*HEALTHY, *STRUCTURES])
+def test_a_healthy_network_gets_no_alarm(name):
+    assert serious({**HEALTHY, **STRUCTURES}[name], seed=100) == []
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_a_sick_network_gets_its_finding_at_the_layer_at_fault(name):
+    make, codes, paths = SICK[name]
+    found = [finding for finding in serious(make, seed=100) if finding.code in codes]
+    assert found
+    assert {finding.site.path for finding in found} & paths
