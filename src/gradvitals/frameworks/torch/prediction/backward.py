@@ -1,0 +1,67 @@
+"""Send a gradient's moments back through the recorded steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gradvitals.frameworks.torch.prediction.elementwise import alike
+from gradvitals.frameworks.torch.prediction.operation import Step
+from gradvitals.frameworks.torch.prediction.values import Node
+from gradvitals.maths.field import Field
+from gradvitals.maths.roles import LayoutError, gathered_to
+
+
+def added(first: Field, second: Field) -> Field:
+    """The sum of two independent gradients of the same tensor."""
+    first, second = alike(first, second)
+    total = max(first.mean_square + second.mean_square, 1e-300)
+    share = first.mean_square / total, second.mean_square / total
+    return replace(
+        first,
+        second=first.second + second.second,
+        kernel=first.kernel + second.kernel,
+        mean=first.mean + second.mean,
+        inherited=share[0] ** 2 * first.inherited + share[1] ** 2 * second.inherited,
+        kurtosis=3 + share[0] ** 2 * (first.kurtosis - 3) + share[1] ** 2 * (second.kurtosis - 3),
+    )
+
+
+def sent_back(steps: list[Step], roots: Mapping[Node, Field]) -> tuple[dict[int, Field], list[str]]:
+    """The gradient at every signal, by its key, and what went wrong on the way.
+
+    A gradient that is only shown (it went past the signal inside a function of an earlier one) is added to what is
+    reported there, not to what is carried on.
+    """
+    flowing: dict[int, Field] = {}
+    shown: dict[int, Field] = {}
+    troubles: list[str] = []
+    for node, gradient in roots.items():
+        _add(flowing, node, gradient)
+    for step in reversed(steps):
+        carried = flowing.get(step.output.key)
+        everything = _sum(carried, shown.get(step.output.key))
+        gradient = everything if step.shown else carried
+        if gradient is None:
+            continue
+        try:
+            for node, part in zip(step.inputs, step.pullback(gradient), strict=True):
+                if part is not None:
+                    _add(shown if step.shown else flowing, node, part)
+        except (LayoutError, ValueError) as error:
+            troubles.append(str(error))
+    for key, gradient in shown.items():
+        flowing[key] = _sum(flowing.get(key), gradient) or gradient
+    return flowing, troubles
+
+
+def _sum(first: Field | None, second: Field | None) -> Field | None:
+    if first is None or second is None:
+        return first if second is None else second
+    return added(first, second)
+
+
+def _add(found: dict[int, Field], node: Node, gradient: Field) -> None:
+    gradient = gathered_to(gradient, node.field.layout)
+    known = found.get(node.key)
+    found[node.key] = gradient if known is None else added(known, gradient)

@@ -1,0 +1,14 @@
+"""All rules: importing this fills the table that the trace looks operations up in."""
+
+from gradvitals.frameworks.torch.prediction import (
+    convolution,
+    elementwise,
+    embedding,
+    layouts,
+    linear,
+    normalisation,
+    pooling,
+    reductions,
+)
+
+__all__ = ["convolution", "elementwise", "embedding", "layouts", "linear", "normalisation", "pooling", "reductions"]

@@ -1,0 +1,240 @@
+"""What is known of a tensor while a model is traced: its values, the moments of its values, or how it was drawn."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+
+from gradvitals.maths.field import Field
+from gradvitals.maths.meanfield import Expansion, expand
+
+if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.float64]
+
+_keys = itertools.count()
+
+#: An elementwise function of a float64 tensor.
+Function: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+#: Relative differences of variances, and differences of means in standard deviations, below which places share one
+#: evaluation of an activation: half of it is the error of an RMS.
+_ALIKE = 2e-3
+#: The relative step by which an activation's answer to a change of variance is measured.
+_NUDGE = 0.02
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant:
+    """A tensor whose values are known: a parameter, an input, or what was made of such or of nothing.
+
+    Parameters
+    ----------
+    value : torch.Tensor
+    learned : bool
+        It is a parameter or was made of one: its entries count as random.
+    data : bool
+        It is a floating-point input or was made of one.
+    owned : bool
+        It was made while tracing, so that it may be changed in place.
+    name : str or None
+        The parameter's path.
+
+    """
+
+    value: torch.Tensor
+    learned: bool = False
+    data: bool = False
+    owned: bool = True
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weight:
+    """A parameter without values (on the meta device): its shape and moments."""
+
+    shape: tuple[int, ...]
+    second: float
+    mean: float = 0.0
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Noise:
+    """Entries drawn independently of all others: a dropout mask."""
+
+    mean: float
+    second: float
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A signal: its moments, and the operation on one other signal that it is, if it is elementwise.
+
+    A chain of elementwise operations is one function of the signal at its start, which is nearly Gaussian: so that
+    ``x * sigmoid(x)`` is evaluated as what it is, and not as a product of strangers.
+    """
+
+    _field: Field | None
+    source: Node | None = None
+    function: Function | None = None
+    tags: dict[str, object] = field(default_factory=dict)
+    key: int = field(default_factory=lambda: next(_keys))
+    _derivative: tuple[Expansion, Array] | None = None
+
+    @property
+    def field(self) -> Field:
+        """Its moments, evaluated when they are first asked for."""
+        if self._field is None:
+            if self.source is None or self.function is None:
+                raise ValueError("a node needs moments, or a source and a function")
+            self._field = applied(self.source.field, self.function)
+        return self._field
+
+    @property
+    def root(self) -> Node:
+        """The signal that it is a function of: itself, where no function is known."""
+        return self if self.source is None else self.source
+
+    @property
+    def root_function(self) -> Function:
+        """The function of its root."""
+        return self.function if self.function is not None else _identity
+
+    def replaced(self, new: Field) -> Node:
+        """The same history with other moments (a layout that changed)."""
+        return Node(new, tags=dict(self.tags))
+
+
+def _identity(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+Value: TypeAlias = "Constant | Weight | Noise | Node | object"
+
+
+def in_numpy(function: Function) -> Callable[[Array], Array]:
+    """A torch function as one of NumPy arrays."""
+
+    def call(x: Array) -> Array:
+        with torch.no_grad():
+            return np.asarray(function(torch.from_numpy(np.ascontiguousarray(x))).double().numpy())
+
+    return call
+
+
+def slope_of(function: Function) -> Callable[[Array], Array]:
+    """The derivative of an elementwise torch function, by its own backward pass."""
+
+    def call(x: Array) -> Array:
+        with torch.enable_grad():
+            point = torch.from_numpy(np.ascontiguousarray(x)).requires_grad_()
+            value = function(point)
+            if not value.requires_grad:
+                return np.zeros_like(x)
+            (slope,) = torch.autograd.grad(value.double().sum(), point)
+        return np.asarray(slope.numpy())
+
+    return call
+
+
+def _rows(field: Field) -> tuple[Array, Array, NDArray[np.intp]]:
+    """The different means and variances over places and pixels, and which of them each has."""
+    mean, second = field.mean.reshape(-1), field.second.reshape(-1)
+    variance = np.maximum(second - mean * mean, 0.0)
+    deviation = np.sqrt(np.maximum(variance, 1e-300))
+    with np.errstate(all="ignore"):
+        keys = np.stack([np.round(np.log(np.maximum(variance, 1e-300)) / _ALIKE), np.round(mean / deviation / _ALIKE)])
+    _, first, inverse = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    counts = np.bincount(inverse)
+    return np.bincount(inverse, mean) / counts, np.bincount(inverse, variance) / counts, inverse
+
+
+def correlations(field: Field) -> tuple[Array, Array, Array]:
+    """By place: mean and variance (averaged over pixels), and the correlations of every two places, as a matrix."""
+    n = field.kernel.shape[: field.places]
+    count = int(np.prod(n)) if n else 1
+    outer = field.outer_mean().reshape(count, count)
+    mean = np.sqrt(np.maximum(np.diagonal(outer), 0.0)) if not field.has_pixels else None
+    if mean is not None:
+        mean = field.mean.reshape(-1)
+    else:
+        pixels = tuple(at for at, axis in enumerate(field.mapped) if axis.role.value == "pixel")
+        mean = field.mean.mean(axis=pixels).reshape(-1)
+    variance = np.maximum(field.place_second().reshape(-1) - mean * mean, 0.0)
+    deviation = np.sqrt(variance)
+    scale = np.maximum(np.multiply.outer(deviation, deviation), 1e-300)
+    return mean, variance, (field.kernel.reshape(count, count) - outer) / scale
+
+
+def applied(field: Field, function: Function) -> Field:
+    """What an elementwise function makes of a field, whose entries count as Gaussian."""
+    f = in_numpy(function)
+    means, variances, inverse = _rows(field)
+    rows = expand(f, means, variances)
+    kernel = _kernel(field, lambda m, v: expand(f, m, v))
+    nudged = expand(f, means[:1] * np.sqrt(1 + _NUDGE), variances[:1] * (1 + _NUDGE))
+    before = max(float(rows.second[0]), 1e-300)
+    slope = np.log(max(float(nudged.second[0]), 1e-300) / before) / np.log1p(_NUDGE)
+    counts = np.bincount(inverse)
+    second = float((rows.second * counts).sum() / counts.sum())
+    fourth = float((rows.fourth * counts).sum() / counts.sum())
+    shape = field.second.shape
+    profile = None
+    if field.has_pixels:
+        mean = rows.mean[inverse].reshape(shape)
+        own = float(mean.mean()) ** 2
+        beyond = max(float(np.mean(kernel)) - own, 0.0)
+        profile = (mean * float(mean.mean()) + beyond * field.rows) / max(own + beyond, 1e-300)
+    return Field(
+        field.layout,
+        rows.mean[inverse].reshape(shape),
+        rows.second[inverse].reshape(shape),
+        kernel,
+        inherited=float(slope**2) * field.inherited,
+        profile=profile,
+        kurtosis=min(fourth / max(second * second, 1e-300), 1e3) if second > 0 else 1.0,
+    ).consistent()
+
+
+def _kernel(field: Field, expansion: Callable[[Array, Array], Expansion]) -> Array:
+    mean, variance, correlation = correlations(field)
+    spread = np.ptp(variance) <= _ALIKE * max(float(variance.max()), 1e-300)
+    if spread and np.ptp(mean) <= _ALIKE * max(float(np.sqrt(variance.max())), 1e-300):
+        made = expansion(mean.mean(keepdims=True), variance.mean(keepdims=True))
+    else:
+        made = expansion(mean, variance)
+    return made.kernel(correlation).reshape(field.kernel.shape)
+
+
+def backwards(gradient: Field, source: Field, function: Function) -> Field:
+    """The gradient with respect to a signal, from that with respect to an elementwise function of it."""
+    f, slope = in_numpy(function), slope_of(function)
+    means, variances, inverse = _rows(source)
+    rows = expand(slope, means, variances)
+
+    def derivative(mean: Array, variance: Array) -> Expansion:
+        direct = expand(slope, mean, variance)
+        return expand(f, mean, variance).derivative(variance, direct.second, direct.fourth)
+
+    shape = source.second.shape
+    kernel = _kernel(source, derivative) * gradient.kernel
+    counts = np.bincount(inverse)
+    second = float((rows.second * counts).sum() / counts.sum())
+    fourth = float((rows.fourth * counts).sum() / counts.sum())
+    return Field(
+        gradient.layout,
+        np.zeros(shape),
+        gradient.second * rows.second[inverse].reshape(shape),
+        kernel,
+        inherited=gradient.inherited,
+        profile=gradient.profile,
+        kurtosis=min(gradient.kurtosis * fourth / max(second * second, 1e-300), 1e3) if second > 0 else 1.0,
+    ).consistent()
