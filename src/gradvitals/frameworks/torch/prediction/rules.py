@@ -1,6 +1,7 @@
 """All rules: importing this fills the table that the trace looks operations up in."""
 
 from gradvitals.frameworks.torch.prediction import (
+    attention,
     convolution,
     elementwise,
     embedding,
@@ -11,4 +12,4 @@ from gradvitals.frameworks.torch.prediction import (
     reductions,
 )
 
-__all__ = ["convolution", "elementwise", "embedding", "layouts", "linear", "normalisation", "pooling", "reductions"]
+__all__ = ["attention", "convolution", "elementwise", "embedding", "layouts", "linear", "normalisation", "pooling", "reductions"]

@@ -7,6 +7,7 @@ code that branches on such values runs as it would.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,9 +149,10 @@ class Tracing(TorchDispatchMode):
             else:
                 swapped = tree_map(lambda item: _swapped(item, real), (args, kwargs))
                 results = _tensors(func(*swapped[0], **_on_cpu(swapped[1])))
-        flags = {"learned": any(v.learned for v in values), "data": any(v.data for v in values)}
+        known_values = [v for v in values if isinstance(v, Constant)] if len(values) == len(real) else []
+        flags = {"learned": any(v.learned for v in known_values), "data": any(v.data for v in known_values)}
         views = _is_view(func)
-        owned = not views or all(v.owned for v in values)
+        owned = not views or all(v.owned for v in known_values)
         for tensor, result in zip(made, results, strict=True):
             self.trace.bind(tensor, Constant(result, **flags, owned=owned or tensor in mutated, name=_name(values)))
         for tensor in mutated:
@@ -201,7 +203,9 @@ class Tracing(TorchDispatchMode):
                 found(operation)
             for tensor in _mutated(func, args, kwargs):
                 self.trace.bind(tensor, self.trace.value(operation.first))
-        except (UnmodelledError, LayoutError) as error:
+        except Exception as error:  # noqa: BLE001 - a rule that can't cope is reported (S209), whatever it stumbled over
+            if os.environ.get("GV_DEBUG") and not isinstance(error, (UnmodelledError, LayoutError)):
+                raise
             if any(tensor.is_floating_point() for tensor in made):
                 self.trace.unmodelled.append(Unmodelled(name, self.trace.where(), str(error)))
             for tensor in made:
