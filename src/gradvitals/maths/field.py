@@ -68,6 +68,11 @@ class Field:
     profile : array, optional
         How much an entry has in common with the entries at other pixels, relative to the average: less at the border
         of an image that was padded. In the shape of ``second``; one where it isn't known.
+    blur : float
+        By how much the correlation of two places in one network differs from the kernel's: its variance over random
+        weights of finite width. None for what was measured.
+    shared_blur : float
+        The part of it that other tensors made of the same signal share.
 
     """
 
@@ -78,6 +83,8 @@ class Field:
     inherited: float = 0.0
     kurtosis: float = 3.0
     profile: Array | None = None
+    blur: float = 0.0
+    shared_blur: float = 0.0
 
     # ---- what it is ----
 

@@ -270,7 +270,8 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
         small = max(batch, batch_k, batch_v)
     kq, kk, kv = (array[:small, :, :small, :] for array in (kq, kk, kv))
     bias = softmax.bias_by_batch(scores.bias, scores.shape, small, rows, columns)
-    parts = softmax.Parts.of(kq, kk, kv, bias, factor, scores.extra)
+    blur = min(k.shared_blur, v.shared_blur)
+    parts = softmax.Parts.of(kq, kk, kv, bias, factor, scores.extra, blur)
     mixed, own = parts.mixed(kv), parts.own_share()
     extra = (scores.kept - 1) * np.einsum("bti,bibi->bt", own, kv)
     kernel = mixed
@@ -279,6 +280,7 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
     mean = np.einsum("bti,bi->bt", parts.weights, _mean_of(v, small, columns))
     made = _shaped(q, v, kernel, mean, query.field.spread)
     deep = math.prod(axis.size for axis in v.layout[-1])
+    groups = _heads(q) / max(_heads(k), 1)  # queries that share a key
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g, _, _ = _batched(gathered_to(gradient, made.layout))
@@ -288,11 +290,15 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
         scale = scores.scale**2
         return [
             gathered_to(_gradient_like(q, to_query * scale), query.field.layout),
-            gathered_to(_gradient_like(k, to_key * scale), key.field.layout),
-            gathered_to(_gradient_like(v, to_value), value.field.layout),
+            gathered_to(_gradient_like(k, to_key * scale * groups), key.field.layout),
+            gathered_to(_gradient_like(v, to_value * groups), value.field.layout),
         ]
 
     operation.emit(made, [query, key, value], pullback, output=output)
+
+
+def _heads(field: Field) -> int:
+    return math.prod(axis.size for dim in field.layout[:-2] for axis in dim if axis.role in (Role.UNIT, Role.COPY))
 
 
 def _mean_of(field: Field, batch: int, positions: int) -> Any:

@@ -127,7 +127,8 @@ def convolved(field: Field, windows: Windows, factor: float, channels: int) -> F
         (Axis(channels, Role.UNIT),) if channels > 1 else (),
         *(((Axis(n, role),)) for n in windows.outputs),
     )
-    made = Field(layout, np.zeros_like(second), second, kernel, field.spread, 3.0, profile).consistent()
+    made = Field(layout, np.zeros_like(second), second, kernel, field.spread, 3.0, profile, field.blur + 1 / channels, field.blur)
+    made = made.consistent()
     return _settled(made)
 
 

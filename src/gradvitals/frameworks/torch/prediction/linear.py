@@ -68,7 +68,7 @@ def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, 
     layout = list(made.layout)
     layout.pop(dim)
     layout.insert(at, (Axis(units, Role.UNIT),) if units > 1 else ())
-    made = made.with_layout(tuple(layout))
+    made = replace(made, layout=tuple(layout), blur=before.blur + 1 / max(units, 1), shared_blur=before.blur)
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gradient
@@ -133,8 +133,15 @@ def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
         kernel=kernel,
         inherited=float(share[0] ** 2 * first.inherited + share[1] ** 2 * other.inherited),
         profile=common_rows(first, other),
+        **_blurs(first, other, share),
         kurtosis=3.0 + float(share[0] ** 2 * (first.kurtosis - 3) + share[1] ** 2 * (other.kurtosis - 3)),
     ).consistent()
+
+
+def _blurs(first: Field, second: Field, share: Any) -> dict[str, float]:
+    """Of a sum: each part's own, and what two independent vectors have in common by chance."""
+    blur = float(share[0] ** 2 * first.blur + share[1] ** 2 * second.blur + 2 * share[0] * share[1] / first.units)
+    return {"blur": blur, "shared_blur": blur}
 
 
 def common_rows(first: Field, second: Field) -> Any:

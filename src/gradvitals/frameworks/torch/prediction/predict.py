@@ -94,7 +94,7 @@ def _predicted(model: nn.Module, case: Case, kind: str, seed: int, weight_rms: M
     mode = Tracing(trace)
     args, kwargs = case.args, case.keywords
     inputs = {id(tensor): _input(tensor) for _, tensor in tensors_in((args, kwargs), "input")}
-    with _without_values(kind) as convert, torch.enable_grad():
+    with _without_values(kind) as convert, torch.enable_grad(), torch.backends.mkldnn.flags(enabled=False):
         seed_everything(seed)
 
         def stand_in(item: Any) -> Any:

@@ -42,8 +42,14 @@ def _mean(operation: Operation) -> None:
 
     node = Node(made)
     if "square-of" in x.tags and _only_units(before, dims):
+        node = Node(_certain(made))
         node.tags["mean-square-of"] = x.tags["square-of"]
     operation.emit(made, [x], pullback, node=node)
+
+
+def _certain(field: Field) -> Field:
+    """A mean square over units varies together with what it will divide: as a divisor it counts as its mean."""
+    return replace(field, second=field.mean**2, kernel=field.outer_mean(), inherited=0.0, kurtosis=1.0)
 
 
 def _only_units(field: Field, dims: Sequence[int]) -> bool:

@@ -49,6 +49,14 @@ def repeated(kernel: Any, batch: int) -> Any:
     return np.tile(kernel, (batch, 1, batch, 1))
 
 
+def _on_diagonal(by_sample: Any) -> Any:
+    """(B, T, T) as (B, B, T, T), zero between samples."""
+    b = len(by_sample)
+    full = np.zeros((b, b, *by_sample.shape[1:]))
+    full[np.arange(b), np.arange(b)] = by_sample
+    return full
+
+
 def _pairs(array: Any) -> Any:
     """(B, T, C, U) as (B, C, T, U), for products of matrices by pairs of samples."""
     return array.transpose(0, 2, 1, 3)
@@ -66,9 +74,12 @@ class Parts:
     terms: int
     total: Any
     extra: float
+    chance: Any
 
     @classmethod
-    def of(cls, query: Any, key: Any, value: Any, bias: Any, factor: float, extra: float) -> Parts:
+    def of(
+        cls, query: Any, key: Any, value: Any, bias: Any, factor: float, extra: float, blur: float = 0.0
+    ) -> Parts:
         """Softmax weights for scores of covariance factor·query·key plus an independent part."""
         b, rows, _, _ = query.shape
         columns = key.shape[1]
@@ -89,7 +100,11 @@ class Parts:
         terms = 1
         while terms < _MOST_TERMS and cov**terms / math.factorial(terms) > _NEGLIGIBLE:
             terms += 1
-        made = cls(_pairs(query), _pairs(key), _pairs(value), weights, factor, terms, None, extra)
+        # Two tokens are alike by chance as well, in their keys and values together.
+        own_v = np.einsum("bsbs->bs", value)
+        chance = blur * np.sqrt(np.maximum(own_k * own_v, 0.0)) [:, :, None] * np.sqrt(np.maximum(own_k * own_v, 0.0))[:, None, :]
+        chance = chance * (1 - np.eye(columns))
+        made = cls(_pairs(query), _pairs(key), _pairs(value), weights, factor, terms, None, extra, chance)
         return replace(made, total=made._series(np.ones_like(made.key)))
 
     def _series(self, inner: Any) -> Any:
@@ -159,7 +174,10 @@ class Parts:
             share = self.factor**k / math.factorial(k)
             key_next = key_power * self.key
             wk, kw = w @ key_next, key_next @ wt
-            inner = w @ (key_next * v) @ wt - (wk * wv) @ wt - w @ (kw * vw) + wvw * (wk @ wt)
+            product = key_next * v
+            if k == 0:
+                product = product + _on_diagonal(self.chance)
+            inner = w @ product @ wt - (wk * wv) @ wt - w @ (kw * vw) + wvw * (wk @ wt)
             to_query = to_query + share * query_power * g * inner
             h = g * query_power * self.query
             hw, wh = h @ self.weights[None], self.weights[:, None].swapaxes(-1, -2) @ h

@@ -200,6 +200,8 @@ def applied(field: Field, function: Function) -> Field:
         kernel,
         inherited=float(slope**2) * field.inherited,
         profile=profile,
+        blur=field.blur,
+        shared_blur=field.shared_blur,
         kurtosis=min(fourth / max(second * second, 1e-300), 1e3) if second > 0 else 1.0,
     ).consistent()
 
