@@ -244,7 +244,9 @@ class FixedPoint:
         return "chaotic" if self.chi > 1 else "ordered"
 
 
-def fixed_point(phi: Activation, *, weight_variance: float, bias_variance: float = 0.0, start: float = 1.0) -> FixedPoint:
+def fixed_point(
+    phi: Activation, *, weight_variance: float, bias_variance: float = 0.0, start: float = 1.0
+) -> FixedPoint:
     """Iterate the variance map and then the correlation map until both stand still.
 
     Parameters

@@ -17,10 +17,6 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     Array = NDArray[np.float64]
 
 
-class LayoutError(ValueError):
-    """A layout can't be followed: axes that don't divide one another."""
-
-
 def permuted(field: Field, dims: Sequence[int]) -> Field:
     """Reorder the dimensions."""
     layout = tuple(field.layout[d] for d in dims)
@@ -59,7 +55,7 @@ def reshaped(field: Field, shape: Sequence[int]) -> Field:
 
     Raises
     ------
-    LayoutError
+    ValueError
         Where an axis would have to be cut across.
 
     """
@@ -73,12 +69,12 @@ def reshaped(field: Field, shape: Sequence[int]) -> Field:
         missing = int(size)
         while missing > 1:
             if at >= len(axes):
-                raise LayoutError(f"{shape} has more entries than {[a.size for a in axes]}")
+                raise ValueError(f"{shape} has more entries than {[a.size for a in axes]}")
             part = rest if missing % rest == 0 else math.gcd(missing, rest)
             if part == 1 or rest % part:
-                raise LayoutError(f"an axis of {rest} can't be cut into pieces of {missing}")
+                raise ValueError(f"an axis of {rest} can't be cut into pieces of {missing}")
             if part < rest and part != missing:
-                raise LayoutError(f"an axis of {rest} can't be cut into pieces of {missing}")
+                raise ValueError(f"an axis of {rest} can't be cut into pieces of {missing}")
             group.append(Axis(part, axes[at].role))
             sizes[at].append(part)
             missing //= part
@@ -123,8 +119,10 @@ def _completed(field: Field, mapped: int, place: int | None, size: int) -> Field
     if place is not None:
         p = field.places
         held = kernel.shape[place]
-        off = (np.moveaxis(kernel, (place, p + place), (0, 1)).sum(axis=(0, 1))
-               - np.trace(kernel, axis1=place, axis2=p + place)) / max(held * (held - 1), 1)
+        off = (
+            np.moveaxis(kernel, (place, p + place), (0, 1)).sum(axis=(0, 1))
+            - np.trace(kernel, axis1=place, axis2=p + place)
+        ) / max(held * (held - 1), 1)
         kernel = np.moveaxis(kernel, (place, p + place), (0, 1))[index][:, index]
         twice = (index[:, None] == index[None, :]) & ~np.eye(size, dtype=bool)
         kernel = np.array(kernel)
@@ -237,10 +235,13 @@ def _place_as(field: Field, layout: Layout, m: int, p: int, size: int, role: Rol
     places = field.places
     diagonal = np.diagonal(field.kernel, axis1=p, axis2=places + p)
     if role is Role.UNIT:
-        changed = replace(
-            field, layout=layout, mean=field.mean.mean(axis=m), second=field.second.mean(axis=m), kernel=diagonal.mean(-1)
+        return replace(
+            field,
+            layout=layout,
+            mean=field.mean.mean(axis=m),
+            second=field.second.mean(axis=m),
+            kernel=diagonal.mean(-1),
         )
-        return changed
     total = field.kernel.sum(axis=(p, places + p))
     held = field.kernel.shape[p]
     if role is Role.PIXEL:
@@ -319,112 +320,3 @@ def _dropped(field: Field, dim: int, at: int, *, mean: float = 1.0) -> Field:
     changed = (*field.layout[dim][:at], *field.layout[dim][at + 1 :])
     layout = (*field.layout[:dim], changed, *field.layout[dim + 1 :])
     return replace(field, layout=layout, mean=field.mean * mean)
-
-
-# ---- two layouts brought together ----
-
-
-def refined(first: Sequence[int], second: Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
-    """How the axes of two dimensions of the same size are to be split so that they fall together.
-
-    >>> refined([32], [8, 4])
-    ([[8, 4]], [[8], [4]])
-
-    Raises
-    ------
-    LayoutError
-        Where they can't.
-    """
-    left, right = [[] for _ in first], [[] for _ in second]  # type: ignore[var-annotated]
-    i = j = 0
-    a, b = (list(first) or [1])[-1], (list(second) or [1])[-1]
-    i, j = len(first) - 1, len(second) - 1
-    while i >= 0 and j >= 0:
-        part = min(a, b)
-        if max(a, b) % part:
-            raise LayoutError(f"axes of {list(first)} and {list(second)} don't divide one another")
-        left[i].insert(0, part)
-        right[j].insert(0, part)
-        a, b = a // part, b // part
-        if a == 1:
-            i -= 1
-            a = first[i] if i >= 0 else 1
-        if b == 1:
-            j -= 1
-            b = second[j] if j >= 0 else 1
-    return left, right
-
-
-def spread_to(field: Field, layout: Layout) -> Field:
-    """Broadcast a field to a layout: missing dimensions are copies; axes are split and roles exchanged."""
-    missing = len(layout) - len(field.layout)
-    if missing > 0:
-        field = field.with_layout(((),) * missing + field.layout)
-    for dim, wanted in enumerate(layout):
-        if not field.layout[dim] and wanted:
-            copies = tuple(Axis(axis.size, Role.COPY) for axis in wanted)
-            field = field.with_layout((*field.layout[:dim], copies, *field.layout[dim + 1 :]))
-        field = _matched(field, dim, wanted, gradient=False)
-    return field
-
-
-def gathered_to(gradient: Field, layout: Layout) -> Field:
-    """Bring a gradient to the layout of the tensor it belongs to: what was broadcast is summed, what was split fused."""
-    more = len(gradient.layout) - len(layout)
-    if more > 0:
-        gradient = summed(gradient, range(more), keep=True, gradient=True)
-        gradient = gradient.with_layout(gradient.layout[more:])
-    for dim, wanted in enumerate(layout):
-        if not wanted and gradient.layout[dim]:
-            gradient = summed(gradient, [dim], gradient=True)
-        elif wanted and not gradient.layout[dim]:
-            copies = tuple(Axis(axis.size, Role.COPY) for axis in wanted)
-            gradient = gradient.with_layout((*gradient.layout[:dim], copies, *gradient.layout[dim + 1 :]))
-            gradient = _matched(gradient, dim, wanted, gradient=False)
-        else:
-            gradient = _matched(gradient, dim, wanted, gradient=True)
-    return gradient
-
-
-def _matched(field: Field, dim: int, wanted: Sequence[Axis], *, gradient: bool) -> Field:
-    have = field.layout[dim]
-    if have == tuple(wanted):
-        return field
-    mine, theirs = refined([axis.size for axis in have], [axis.size for axis in wanted])
-    for at in range(len(have) - 1, -1, -1):
-        if len(mine[at]) > 1:
-            field = split_axis(field, dim, at, mine[at])
-    at = 0
-    for parts in theirs:
-        if len(parts) > 1:
-            field = fused(field, dim, at, at + len(parts))
-        at += 1
-    for at, axis in enumerate(wanted):
-        field = with_role(field, dim, at, axis.role, gradient=gradient)
-    return field
-
-
-#: Which role wins where two tensors meet: the one that tells more.
-_STRENGTH = {Role.COPY: 0, Role.UNIT: 1, Role.PIXEL: 2, Role.PLACE: 3}
-
-
-def common_layout(layouts: Sequence[Layout]) -> Layout:
-    """The layout of the result of an elementwise operation on tensors that broadcast against one another."""
-    rank = max(map(len, layouts))
-    padded = [((),) * (rank - len(layout)) + layout for layout in layouts]
-    result: list[tuple[Axis, ...]] = []
-    for dims in zip(*padded, strict=True):
-        known: tuple[Axis, ...] = ()
-        for dim in dims:
-            known = _merged(known, dim)
-        result.append(known)
-    return tuple(result)
-
-
-def _merged(first: tuple[Axis, ...], second: tuple[Axis, ...]) -> tuple[Axis, ...]:
-    if not first or not second or first == second:
-        return first or second
-    left, right = refined([axis.size for axis in first], [axis.size for axis in second])
-    one = [Axis(n, axis.role) for axis, parts in zip(first, left, strict=True) for n in parts]
-    two = [Axis(n, axis.role) for axis, parts in zip(second, right, strict=True) for n in parts]
-    return tuple(a if _STRENGTH[a.role] >= _STRENGTH[b.role] else b for a, b in zip(one, two, strict=True))

@@ -30,6 +30,8 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "S204": "gradient-exploding",
         "S205": "units-dead",
         "S206": "units-saturated",
+        "S209": "operation-unmodelled",
+        "S210": "prediction-disagrees",
         "S211": "signal-not-finite",
         "W301": "weight-variance-off",
         "W302": "weights-symmetric",

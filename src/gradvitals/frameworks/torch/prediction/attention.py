@@ -1,7 +1,7 @@
 """Softmax attention: scores, their softmax, and what it mixes; spelled out or in one fused operation.
 
-For random queries and keys the scores are Gaussian, with covariances n·c·K_q[t, t′]·K_k[i, j]. Softmax weights are taken
-as exponentials of them, each product normalised to sum to one over the keys that may be seen.
+For random queries and keys the scores are Gaussian, with covariances n·c·K_q[t, t′]·K_k[i, j]. Softmax weights are
+taken as exponentials of them, each product normalised to sum to one over the keys that may be seen.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.prediction import softmax
-from gradvitals.frameworks.torch.prediction.operation import Operation, UnmodelledError, rule
+from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise
+from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Layout, Role
-from gradvitals.maths.roles import gathered_to, reshaped, with_role
+from gradvitals.maths.roles import reshaped, with_role
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +58,7 @@ class Scores:
     def reshaped_to(self, shape: tuple[int, ...]) -> Scores:
         """Batch dimensions fused or split."""
         if shape[-2:] != self.shape[-2:]:
-            raise UnmodelledError("scores in another shape")
+            raise NotImplementedError("scores in another shape")
         bias = self.bias
         if bias is not None and bias.ndim > 2:
             bias = bias if bias.ndim == len(shape) else _lead(bias, shape)
@@ -65,13 +66,13 @@ class Scores:
 
     def permuted_to(self, dims: Sequence[int]) -> Scores:
         """Only the batch dimensions may change places."""
-        raise UnmodelledError("scores in another order")
+        raise NotImplementedError("scores in another order")
 
     def expanded_to(self, shape: tuple[int, ...]) -> Scores:
         """Nothing to be expanded."""
         if shape == self.shape:
             return self
-        raise UnmodelledError("expanded scores")
+        raise NotImplementedError("expanded scores")
 
 
 def _lead(bias: Any, shape: tuple[int, ...]) -> Any:
@@ -91,7 +92,7 @@ def takes_product(operation: Operation, a: Any, b: Any) -> bool:
     """Whether a batched product is one of queries with keys, or of weights with values; if so, it is recorded."""
     if isinstance(a, Scores) and isinstance(b, Node):
         if not a.is_softmax:
-            raise UnmodelledError("scores that multiply something before a softmax")
+            raise NotImplementedError("scores that multiply something before a softmax")
         _mixed(operation, a, b)
         return True
     if not (isinstance(a, Node) and isinstance(b, Node)):
@@ -143,7 +144,7 @@ def with_added(scores: Scores, other: Any, sign: float = 1.0) -> Scores:
         field = other.field
         extra = float(field.second.mean() - (field.mean**2).mean())
         return replace(scores, extra=scores.extra + extra)
-    raise UnmodelledError("something unknown added to scores")
+    raise NotImplementedError("something unknown added to scores")
 
 
 def _fitted(bias: Any, shape: tuple[int, ...]) -> Any:
@@ -167,7 +168,7 @@ def takes_factor(operation: Operation, a: Any, b: Any, *, divides: bool) -> bool
     if isinstance(other, Constant) and other.value.numel() == 1:
         number = float(other.value)
     if number is None or scores.is_softmax:
-        raise UnmodelledError("scores times a tensor")
+        raise NotImplementedError("scores times a tensor")
     factor = 1 / number if divides else number
     bias = None if scores.bias is None else scores.bias * factor
     made = replace(scores, scale=scores.scale * factor, bias=bias, extra=scores.extra * factor**2)
@@ -196,7 +197,7 @@ def takes_mask(operation: Operation) -> bool:
     value = operation.value(fill) if isinstance(fill, torch.Tensor) else fill
     number = float(value.value.max()) if isinstance(value, Constant) else float(value if value is not None else 0)
     if where is None or number > -100:
-        raise UnmodelledError("scores masked by something unknown")
+        raise NotImplementedError("scores masked by something unknown")
     bias = np.where(where, -np.inf, 0.0)
     bias = bias if scores.bias is None else np.where(where, -np.inf, scores.bias)
     operation.trace.bind(operation.first, replace(scores, bias=_fitted(bias, scores.shape)))
@@ -209,7 +210,7 @@ def _softmax(operation: Operation) -> None:
     dim = operation.args[1] % operation.args[0].dim()
     if isinstance(given, Scores):
         if dim != len(given.shape) - 1:
-            raise UnmodelledError("a softmax over queries")
+            raise NotImplementedError("a softmax over queries")
         operation.trace.bind(operation.first, replace(given, is_softmax=True))
         return
     softmax.over_units(operation, operation.node(operation.args[0]), dim)
@@ -278,7 +279,7 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
     index = np.arange(small)[:, None], np.arange(rows)[None, :]
     kernel[index[0], index[1], index[0], index[1]] += extra
     mean = np.einsum("bti,bi->bt", parts.weights, _mean_of(v, small, columns))
-    made = _shaped(q, v, kernel, mean, query.field.spread)
+    made = _shaped(q, v, kernel, mean)
     deep = math.prod(axis.size for axis in v.layout[-1])
     groups = _heads(q) / max(_heads(k), 1)  # queries that share a key
 
@@ -306,7 +307,7 @@ def _mean_of(field: Field, batch: int, positions: int) -> Any:
     return np.broadcast_to(mean[:batch], (batch, positions)) if len(mean) >= batch else np.repeat(mean, batch, axis=0)
 
 
-def _shaped(q: Field, v: Field, kernel: Any, mean: Any, inherited: float) -> Field:
+def _shaped(q: Field, v: Field, kernel: Any, mean: Any) -> Field:
     """A field of the queries' batch and positions with the values' units."""
     places = [n for n, axis in zip(q.second.shape, q.mapped, strict=True) if axis.role is Role.PLACE]
     n = math.prod(places)
@@ -332,10 +333,16 @@ def _gradient_like(field: Field, kernel: Any) -> Field:
     return Field(field.layout, np.zeros(places), second, flat.reshape((*places, *places)))
 
 
-@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
-      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
-      "_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_attention_math",
-      "scaled_dot_product_attention", "_scaled_dot_product_attention_math_for_mps")
+@rule(
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+    "_scaled_dot_product_attention_math",
+    "scaled_dot_product_attention",
+    "_scaled_dot_product_attention_math_for_mps",
+)
 def _fused(operation: Operation) -> None:
     q, k, v = operation.args[:3]
     nodes = [operation.node(t, [Role.PLACE, Role.UNIT, Role.PLACE, Role.UNIT]) for t in (q, k, v)]
@@ -352,7 +359,12 @@ def _fused(operation: Operation) -> None:
     shape = (*q.shape[:-1], k.shape[-2])
     layout = (*nodes[0].field.layout[:-1], nodes[1].field.layout[-2])
     scores = Scores(
-        nodes[0], nodes[1], layout, tuple(shape), float(scale or 1 / math.sqrt(q.shape[-1])), kept=1 / (1 - dropout),
+        nodes[0],
+        nodes[1],
+        layout,
+        tuple(shape),
+        float(scale or 1 / math.sqrt(q.shape[-1])),
+        kept=1 / (1 - dropout),
         is_softmax=True,
     )
     if causal:
@@ -364,7 +376,7 @@ def _fused(operation: Operation) -> None:
         if isinstance(known, Constant) and known.value.dtype == torch.bool:
             known = Constant(torch.where(known.value, 0.0, -torch.inf))
         scores = with_added(scores, known)
-    attend(operation, *nodes, scores, operation.first)
+    attend(operation, nodes[0], nodes[1], nodes[2], scores, operation.first)
 
 
 __all__ = ["Scores", "reshaped"]

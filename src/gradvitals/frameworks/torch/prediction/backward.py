@@ -8,8 +8,8 @@ from dataclasses import replace
 from gradvitals.frameworks.torch.prediction.elementwise import alike
 from gradvitals.frameworks.torch.prediction.operation import Step
 from gradvitals.frameworks.torch.prediction.values import Node
+from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Field
-from gradvitals.maths.roles import LayoutError, gathered_to
 
 
 def added(first: Field, second: Field) -> Field:
@@ -36,8 +36,8 @@ def sent_back(steps: list[Step], roots: Mapping[Node, Field]) -> tuple[dict[int,
     flowing: dict[int, Field] = {}
     shown: dict[int, Field] = {}
     troubles: list[str] = []
-    for node, gradient in roots.items():
-        _add(flowing, node, gradient)
+    for node, root in roots.items():
+        _add(flowing, node, root)
     for step in reversed(steps):
         carried = flowing.get(step.output.key)
         everything = _sum(carried, shown.get(step.output.key))
@@ -48,10 +48,10 @@ def sent_back(steps: list[Step], roots: Mapping[Node, Field]) -> tuple[dict[int,
             for node, part in zip(step.inputs, step.pullback(gradient), strict=True):
                 if part is not None:
                     _add(shown if step.shown else flowing, node, part)
-        except (LayoutError, ValueError) as error:
+        except ValueError as error:
             troubles.append(str(error))
-    for key, gradient in shown.items():
-        flowing[key] = _sum(flowing.get(key), gradient) or gradient
+    for key, seen in shown.items():
+        flowing[key] = _sum(flowing.get(key), seen) or seen
     return flowing, troubles
 
 

@@ -106,9 +106,7 @@ class Calls:
             return
         value = self._trace.value(tensors[0])
         name = activation.name if activation else None
-        self.rows.append(
-            Row(path, self._counts[path], kind, tuple(tensors[0].shape), has_weights, name, value)
-        )
+        self.rows.append(Row(path, self._counts[path], kind, tuple(tensors[0].shape), has_weights, name, value))
         self._counts[path] += 1
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from gradvitals.frameworks.torch.prediction.operation import Operation, UnmodelledError
+from gradvitals.frameworks.torch.prediction.operation import Operation
 
 
 def chosen(operation: Operation) -> None:
     """One of two tensors, entry by entry."""
-    raise UnmodelledError("a choice of this kind")
+    raise NotImplementedError("a choice of this kind")
 
 
 def filled(operation: Operation) -> None:
     """A number in some places."""
-    raise UnmodelledError("a choice of this kind")
+    raise NotImplementedError("a choice of this kind")

@@ -11,11 +11,12 @@ import numpy as np
 
 from gradvitals.frameworks.torch.prediction.linear import Moments, moments_of, plus
 from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES, place_roles
-from gradvitals.frameworks.torch.prediction.operation import Operation, UnmodelledError, rule
+from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Weight
 from gradvitals.frameworks.torch.prediction.windows import Windows, sliding, transposed
+from gradvitals.maths.alignment import gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Role, constant_field
-from gradvitals.maths.roles import fused, gathered_to, spread_to, with_role
+from gradvitals.maths.roles import fused, with_role
 
 
 @rule("convolution", "_convolution", "mkldnn_convolution", "convolution_overrideable")
@@ -26,7 +27,7 @@ def _convolution(operation: Operation) -> None:
     stride, padding, dilation = (_each(item, spatial) for item in (stride, padding, dilation))
     value = operation.value(weight)
     if not isinstance(value, (Constant, Weight)):
-        raise UnmodelledError("a convolution with a signal")
+        raise NotImplementedError("a convolution with a signal")
     positions = place_roles([shape[0], *shape[2:]])
     node = operation.node(x, [positions[0], Role.UNIT, *positions[1:]])
     channels = int(weight.shape[0 if is_transposed else 1]) // (int(groups) if is_transposed else 1)
@@ -127,7 +128,9 @@ def convolved(field: Field, windows: Windows, factor: float, channels: int) -> F
         (Axis(channels, Role.UNIT),) if channels > 1 else (),
         *(((Axis(n, role),)) for n in windows.outputs),
     )
-    made = Field(layout, np.zeros_like(second), second, kernel, field.spread, 3.0, profile, field.blur + 1 / channels, field.blur)
+    made = Field(
+        layout, np.zeros_like(second), second, kernel, field.spread, 3.0, profile, field.blur + 1 / channels, field.blur
+    )
     made = made.consistent()
     return _settled(made)
 
@@ -164,7 +167,7 @@ def _with_mean(made: Field, before: Field, windows: Windows, channels: int, mean
     axes = [before.array_axis(d, 0)[0] for d in range(2, len(before.layout))]
     total = windows.summed_map(before.mean, axes) * channels * mean
     if total.shape != made.mean.shape:
-        raise UnmodelledError("weights of a mean that isn't zero")
+        raise NotImplementedError("weights of a mean that isn't zero")
     own = windows.summed_map(np.maximum(before.second - before.mean**2, 0.0), axes) * channels * mean**2
     added = replace(made, mean=total, second=total**2 + own)
     pixels = tuple(at for at, axis in enumerate(made.mapped) if axis.role is Role.PIXEL)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from gradvitals.frameworks.torch.prediction.linear import plus, times
-from gradvitals.frameworks.torch.prediction.operation import Operation, Step, UnmodelledError, rule
+from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Function, Node, Noise, Weight, backwards
+from gradvitals.maths.alignment import common_layout, gathered_to, spread_to
 from gradvitals.maths.field import Field
-from gradvitals.maths.roles import common_layout, gathered_to, spread_to
 
 #: Functions of one tensor and numbers, each with its in-place form.
 UNARY = (
@@ -39,7 +39,7 @@ def _unary(operation: Operation) -> None:
 
     def apply(z: torch.Tensor) -> torch.Tensor:
         result = function(z.clone() if operation.name.endswith("_") else z, *more, **keywords)
-        return result[0] if isinstance(result, tuple) else result
+        return torch.as_tensor(result[0] if isinstance(result, tuple) else result)
 
     composed(operation, x, apply)
 
@@ -51,7 +51,7 @@ def _plain(operation: Operation, item: Any) -> Any:
     value = operation.value(item)
     if isinstance(value, Constant) and value.value.numel() == 1:
         return value.value.double()
-    raise UnmodelledError(f"{operation.name} with a tensor")
+    raise NotImplementedError(f"{operation.name} with a tensor")
 
 
 def composed(operation: Operation, x: Node, function: Function, *, at: Any = None) -> Node:
@@ -151,9 +151,7 @@ def cut(field: Field, shape: tuple[int, ...]) -> Field:
     if field.second.shape == shape:
         return field
     window = tuple(slice(0, n) for n in shape)
-    by_place = tuple(
-        slice(0, n) for n, axis in zip(shape, field.mapped, strict=True) if axis.role.value == "place"
-    )
+    by_place = tuple(slice(0, n) for n, axis in zip(shape, field.mapped, strict=True) if axis.role.value == "place")
     return replace(
         field, mean=field.mean[window], second=field.second[window], kernel=field.kernel[by_place + by_place]
     )
@@ -191,7 +189,7 @@ def _mul(operation: Operation) -> None:
     if isinstance(va, Noise) or isinstance(vb, Noise):
         signal, noise = (va, vb) if isinstance(vb, Noise) else (vb, va)
         if not isinstance(signal, Node) or divides:
-            raise UnmodelledError("a random mask on something that is no signal")
+            raise NotImplementedError("a random mask on something that is no signal")
         masked(operation, signal, noise)
         return
     if _same_source(va, vb):
@@ -212,7 +210,7 @@ def _inverse(operation: Operation, b: Any) -> Any:
     if isinstance(value, Constant):
         operation.trace.bind(stand_in, replace(value, value=1 / value.value.detach().double()))
         return stand_in
-    raise UnmodelledError("a division by this")
+    raise NotImplementedError("a division by this")
 
 
 def masked(operation: Operation, signal: Node, noise: Noise) -> None:
@@ -271,7 +269,7 @@ def _pow(operation: Operation) -> None:
     if start is not None:
         composed(operation, operation.node(exponent), lambda z: start**z)
         return
-    raise UnmodelledError("a power with two tensors")
+    raise NotImplementedError("a power with two tensors")
 
 
 @rule("_prelu_kernel", "prelu")
@@ -283,7 +281,7 @@ def _prelu(operation: Operation) -> None:
 
 @rule("glu")
 def _glu(operation: Operation) -> None:
-    from gradvitals.frameworks.torch.prediction.layouts import halves
+    from gradvitals.frameworks.torch.prediction.pieces import halves
     from gradvitals.frameworks.torch.prediction.values import applied
 
     x = operation.node(operation.args[0])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES, measured, place_roles
-from gradvitals.frameworks.torch.prediction.operation import Operation, UnmodelledError, rule
+from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
 from gradvitals.maths.field import Axis, Field, Role
 
@@ -16,7 +16,7 @@ from gradvitals.maths.field import Axis, Field, Role
 def _embedding(operation: Operation) -> None:
     table, index = operation.value(operation.args[0]), operation.value(operation.args[1])
     if not isinstance(index, Constant):
-        raise UnmodelledError("a lookup by numbers that aren't known")
+        raise NotImplementedError("a lookup by numbers that aren't known")
     shape = tuple(index.value.shape)
     lead = place_roles(shape) if shape else []
     if isinstance(table, Constant):
@@ -26,7 +26,7 @@ def _embedding(operation: Operation) -> None:
     if isinstance(table, Weight):
         operation.emit(_alike(table, index.value.numpy(), lead))
         return
-    raise UnmodelledError("a lookup in a signal")
+    raise NotImplementedError("a lookup in a signal")
 
 
 def _alike(table: Weight, index: np.ndarray, lead: list[Role]) -> Field:
@@ -44,7 +44,9 @@ def _alike(table: Weight, index: np.ndarray, lead: list[Role]) -> Field:
         b = held.shape[0]
         t = math.prod(positions)
         blocks = kernel.reshape(b, t, b, t).mean(axis=(1, 3))
-        own = np.array([(kernel.reshape(b, t, b, t)[i, :, i, :].sum() - t * table.second) / (t * (t - 1)) for i in range(b)])
+        own = np.array(
+            [(kernel.reshape(b, t, b, t)[i, :, i, :].sum() - t * table.second) / (t * (t - 1)) for i in range(b)]
+        )
         np.fill_diagonal(blocks, own)
         kernel = blocks if b > 1 else blocks.reshape(())
         places = [b] if b > 1 else []

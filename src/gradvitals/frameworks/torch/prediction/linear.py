@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from gradvitals.frameworks.torch.prediction.operation import Operation, UnmodelledError, rule
+from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
+from gradvitals.maths.alignment import gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Layout, Role
-from gradvitals.maths.roles import fused, gathered_to, spread_to, summed, with_role
+from gradvitals.maths.roles import fused, summed, with_role
 
 #: A mean of a weight's entries that is this many standard errors from zero is meant, and not chance.
 _MEANT = 5.0
@@ -133,15 +134,15 @@ def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
         kernel=kernel,
         inherited=float(share[0] ** 2 * first.inherited + share[1] ** 2 * other.inherited),
         profile=common_rows(first, other),
-        **_blurs(first, other, share),
+        blur=_blur(first, other, share),
+        shared_blur=_blur(first, other, share),
         kurtosis=3.0 + float(share[0] ** 2 * (first.kurtosis - 3) + share[1] ** 2 * (other.kurtosis - 3)),
     ).consistent()
 
 
-def _blurs(first: Field, second: Field, share: Any) -> dict[str, float]:
+def _blur(first: Field, second: Field, share: Any) -> float:
     """Of a sum: each part's own, and what two independent vectors have in common by chance."""
-    blur = float(share[0] ** 2 * first.blur + share[1] ** 2 * second.blur + 2 * share[0] * share[1] / first.units)
-    return {"blur": blur, "shared_blur": blur}
+    return float(share[0] ** 2 * first.blur + share[1] ** 2 * second.blur + 2 * share[0] * share[1] / first.units)
 
 
 def common_rows(first: Field, second: Field) -> Any:
@@ -179,7 +180,7 @@ def _matrix_product(operation: Operation, a: Any, b: Any) -> None:
         else:
             product(operation, x, 0, va, a.shape[0], 0)
     else:
-        raise UnmodelledError("a product of two inputs")
+        raise NotImplementedError("a product of two inputs")
 
 
 def _is_mixture(value: Any, field: Field, dim: int) -> bool:
@@ -208,7 +209,7 @@ def _mixed(operation: Operation, x: Node, dim: int, matrix: Constant, *, transpo
         return replace(field, layout=layout, mean=mean, second=second, kernel=kernel)
 
     if before.has_pixels:
-        raise UnmodelledError("a matrix over places beside pixels")
+        raise NotImplementedError("a matrix over places beside pixels")
     operation.emit(apply(before, c), [x], lambda g: [gathered_to(apply(_placed(g, dim), c.T), before.layout)])
 
 
@@ -229,11 +230,11 @@ def _bmm(operation: Operation) -> None:
     elif isinstance(va, Node) or (isinstance(va, Constant) and va.data and _is_weight(vb)):
         x = operation.node(a, [Role.PLACE, Role.PLACE, Role.UNIT])
         product(operation, x, 2, vb, b.shape[2], 2)
-    elif isinstance(vb, Node) or isinstance(vb, Constant):
+    elif isinstance(vb, (Node, Constant)):
         x = operation.node(b, [Role.PLACE, Role.UNIT, Role.PLACE])
         product(operation, x, 1, va, a.shape[1], 1)
     else:
-        raise UnmodelledError("a product of two inputs")
+        raise NotImplementedError("a product of two inputs")
     if operation.name == "aten::baddbmm":
         _add_bias(operation, operation.args[0])
 
@@ -245,11 +246,11 @@ def two_signals(operation: Operation, a: Node, b: Node) -> None:
     rows = (*first.layout[: rank - 2], first.layout[rank - 2], first.layout[rank - 1], ())
     columns = (*second.layout[: rank - 2], (), second.layout[rank - 2], second.layout[rank - 1])
     one, two = first.with_layout(rows), second.with_layout(columns)
-    from gradvitals.maths.roles import common_layout
+    from gradvitals.maths.alignment import common_layout
 
     full = common_layout([rows, columns])
     if math.prod(axis.size for dim in full for axis in dim if axis.role is Role.PLACE) > 2**12:
-        raise UnmodelledError("a product of two signals over many places")
+        raise NotImplementedError("a product of two signals over many places")
     one, two = spread_to(one, full), spread_to(two, full)
     made = summed(times(one, two), [rank - 1], keep=False)
     made = replace(made, inherited=first.spread + second.spread, kurtosis=3.0)

@@ -19,7 +19,7 @@ _CHUNK = 2**24
 
 
 def place_roles(sizes: Sequence[int]) -> list[Role]:
-    """Roles for samples and positions (sizes in order, the samples first): places, or pixels where they are too many."""
+    """Roles for samples and positions (sizes in order, samples first): places, or pixels where too many."""
     positions = math.prod(sizes[1:])
     if positions * min(_FEWEST_SAMPLES, max(sizes[0], 1) if sizes else 1) <= MOST_PLACES:
         return [Role.PLACE] * len(sizes)
@@ -27,7 +27,7 @@ def place_roles(sizes: Sequence[int]) -> list[Role]:
 
 
 def default_roles(shape: Sequence[int]) -> list[Role]:
-    """Roles of a floating-point input by its shape: samples first; images have their channels second, all others last."""
+    """Roles of a floating-point input by its shape: samples first; images have their channels second."""
     if len(shape) <= 1:
         return [Role.UNIT] * len(shape)
     if len(shape) <= 3:

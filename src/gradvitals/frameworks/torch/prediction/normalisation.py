@@ -11,10 +11,11 @@ import numpy as np
 
 from gradvitals.frameworks.torch.prediction.elementwise import alike
 from gradvitals.frameworks.torch.prediction.linear import plus
-from gradvitals.frameworks.torch.prediction.operation import Operation, UnmodelledError, rule
+from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
+from gradvitals.maths.alignment import gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Role, layout_of, shape_of
-from gradvitals.maths.roles import gathered_to, spread_to, with_role
+from gradvitals.maths.roles import with_role
 
 #: Degrees of freedom from which on a variance over the batch counts as known.
 _FEW_DEGREES = 3.0
@@ -30,7 +31,7 @@ def _scale(operation: Operation, given: Any) -> tuple[float, float]:
         return float(entries.square().mean()), float(entries.mean())
     if isinstance(value, Weight):
         return value.second, value.mean
-    raise UnmodelledError("a scale that is no parameter")
+    raise NotImplementedError("a scale that is no parameter")
 
 
 def _affine(operation: Operation, field: Field, weight: Any, bias: Any) -> tuple[Field, float]:
@@ -78,8 +79,17 @@ def _by_place(field: Field, array: Any) -> Any:
     return array.mean(axis=pixels) if pixels else array
 
 
-def _layer_norm(operation: Operation, x: Node, dims: Sequence[int], weight: Any, bias: Any, epsilon: float, *,
-                centred: bool, output: Any = None) -> None:
+def _layer_norm(
+    operation: Operation,
+    x: Node,
+    dims: Sequence[int],
+    weight: Any,
+    bias: Any,
+    epsilon: float,
+    *,
+    centred: bool,
+    output: Any = None,
+) -> None:
     before = x.field
     for d in dims:
         for at in range(len(before.layout[d])):
@@ -106,7 +116,9 @@ def _layer_norm(operation: Operation, x: Node, dims: Sequence[int], weight: Any,
 
 @rule("native_layer_norm", "layer_norm")
 def _native_layer_norm(operation: Operation) -> None:
-    shape, weight, bias = (operation.argument(at, key) for at, key in ((1, "normalized_shape"), (2, "weight"), (3, "bias")))
+    shape, weight, bias = (
+        operation.argument(at, key) for at, key in ((1, "normalized_shape"), (2, "weight"), (3, "bias"))
+    )
     rank = operation.args[0].dim()
     dims = list(range(rank - len(shape), rank))
     x = operation.node(operation.args[0], [*_lead_roles(rank - len(shape)), *[Role.UNIT] * len(shape)])
@@ -130,8 +142,17 @@ def _rms_norm(operation: Operation) -> None:
 # ---- over the batch ----
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
-      "miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update", "batch_norm", "_batch_norm_impl_index")
+@rule(
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_no_training",
+    "cudnn_batch_norm",
+    "miopen_batch_norm",
+    "_batch_norm_with_update",
+    "_batch_norm_no_update",
+    "batch_norm",
+    "_batch_norm_impl_index",
+)
 def _batch_norm(operation: Operation) -> None:
     name = operation.name.removeprefix("aten::")
     weight, bias = operation.argument(1, "weight"), operation.argument(2, "bias")
@@ -146,7 +167,7 @@ def _batch_norm(operation: Operation) -> None:
         training, epsilon = operation.args[5], operation.args[7]
     shape = operation.args[0].shape
     roles = None
-    if len(shape) == 3:  # noqa: PLR2004 - channels second
+    if len(shape) == 3:
         from gradvitals.frameworks.torch.prediction.measured import place_roles
 
         first, second = place_roles([shape[0], shape[2]])
@@ -162,7 +183,7 @@ def _fixed(operation: Operation, x: Node, weight: Any, bias: Any, running: Any, 
     """With running statistics it is a scale and a shift per channel."""
     mean, variance = (operation.value(item) for item in running)
     if not isinstance(mean, Constant) or not isinstance(variance, Constant):
-        raise UnmodelledError("running statistics without values")
+        raise NotImplementedError("running statistics without values")
     root = (variance.value.double() + epsilon).rsqrt()
     scale = operation.value(weight) if weight is not None else None
     gamma = scale.value.detach().double() if isinstance(scale, Constant) else None
@@ -188,8 +209,12 @@ def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: 
     variance = max(float(centred_second.mean()), 0.0)
     root = 1 / math.sqrt(variance + epsilon)
     normal = replace(
-        field, mean=np.zeros_like(field.mean), second=centred_second * root**2, kernel=centred_kernel * root**2,
-        inherited=0.0, kurtosis=1.0,
+        field,
+        mean=np.zeros_like(field.mean),
+        second=centred_second * root**2,
+        kernel=centred_kernel * root**2,
+        inherited=0.0,
+        kurtosis=1.0,
     ).consistent()
     made, square = _affine(operation, normal, weight, bias)
     degrees = _degrees(normal)

@@ -13,8 +13,9 @@ from gradvitals.frameworks.torch.objective import output_tensors, scalar
 from gradvitals.frameworks.torch.prediction.measured import measured_as
 from gradvitals.frameworks.torch.prediction.trace import Trace
 from gradvitals.frameworks.torch.prediction.values import Node
+from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role, constant_field
-from gradvitals.maths.roles import gathered_to, with_role
+from gradvitals.maths.roles import with_role
 from gradvitals.vocabulary.errors import ModelError
 
 #: Places whose correlations are drawn exactly; of more, each has a part in common with all others.
@@ -56,12 +57,12 @@ def gradients_at_outputs(
             sample = drawn_from(value.field, tuple(tensor.shape), generator).to(tensor.dtype)
             drawn[id(tensor)] = sample.requires_grad_()
     with torch.enable_grad():
-        value, kind = scalar(_swapped(output, drawn, trace), loss)
-    if value is None or not value.requires_grad:
+        number, kind = scalar(_swapped(output, drawn, trace), loss)
+    if number is None or not number.requires_grad:
         return {}, kind
     leaves = list(drawn.values())
     try:
-        found = torch.autograd.grad(value, leaves, allow_unused=True)
+        found = torch.autograd.grad(number, leaves, allow_unused=True)
     except Exception as error:
         raise ModelError(
             "the backward pass of the loss raised",

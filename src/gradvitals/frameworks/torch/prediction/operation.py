@@ -10,18 +10,14 @@ import torch
 
 from gradvitals.frameworks.torch.prediction.measured import default_roles, measured, measured_beside
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
+from gradvitals.maths.alignment import spread_to
 from gradvitals.maths.field import Axis, Field, Role, constant_field
-from gradvitals.maths.roles import spread_to
 
 if TYPE_CHECKING:
     from gradvitals.frameworks.torch.prediction.trace import Trace
 
 #: From the gradient with respect to the output(s), the gradients with respect to the inputs that were named.
 Pullback: TypeAlias = Callable[[Field], Sequence[Field | None]]
-
-
-class UnmodelledError(ValueError):
-    """An operation has no rule, or its rule doesn't cover this case."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +57,7 @@ class Operation:
 
         Raises
         ------
-        UnmodelledError
+        NotImplementedError
             Where the moments of this tensor aren't known.
 
         """
@@ -69,12 +65,13 @@ class Operation:
         if isinstance(value, Node):
             return value
         if isinstance(value, Constant) and value.value.is_floating_point():
-            node = self.trace.entered(argument, value, measured(value.value, list(roles or default_roles(argument.shape))))
-            return node
+            return self.trace.entered(
+                argument, value, measured(value.value, list(roles or default_roles(argument.shape)))
+            )
         if isinstance(value, Weight):
             layout = tuple(() if n == 1 else (Axis(n, Role.UNIT),) for n in value.shape)
             return Node(constant_field(layout, value.second, value.mean))
-        raise UnmodelledError(f"{self.name} of {type(value).__name__.lower()}")
+        raise NotImplementedError(f"{self.name} of {type(value).__name__.lower()}")
 
     def beside(self, argument: Any, other: Field) -> Field:
         """The field of an argument that is broadcast against a signal: a tensor, or a number."""
@@ -84,7 +81,7 @@ class Operation:
         if isinstance(value, Constant):
             return measured_beside(value.value, other)
         if isinstance(value, Weight):
-            layout = [(Axis(n, Role.UNIT),) if n > 1 else () for n in value.shape]
+            layout: list[tuple[Axis, ...]] = [(Axis(n, Role.UNIT),) if n > 1 else () for n in value.shape]
             rank = len(other.layout)
             for at, n in enumerate(value.shape):
                 dim = other.layout[rank - len(value.shape) + at] if rank - len(value.shape) + at >= 0 else ()
@@ -93,7 +90,7 @@ class Operation:
             return _drawn(tuple(layout), value, other)
         if isinstance(argument, (int, float)):
             return constant_field((), float(argument) ** 2, float(argument))
-        raise UnmodelledError(f"{self.name} with {type(value or argument).__name__.lower()}")
+        raise NotImplementedError(f"{self.name} with {type(value or argument).__name__.lower()}")
 
     def emit(
         self,
@@ -147,4 +144,4 @@ def rule_for(name: str) -> Rule | None:
     return _RULES.get(name)
 
 
-__all__ = ["Noise", "Operation", "Rule", "Step", "UnmodelledError", "rule", "rule_for"]
+__all__ = ["Noise", "Operation", "Rule", "Step", "rule", "rule_for"]

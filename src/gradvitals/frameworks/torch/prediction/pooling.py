@@ -14,13 +14,21 @@ from gradvitals.frameworks.torch.prediction.convolution import _as_spatial, _eac
 from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.values import Node, in_numpy, slope_of
 from gradvitals.frameworks.torch.prediction.windows import Windows, adaptive, sliding
+from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role
 from gradvitals.maths.meanfield import expand
-from gradvitals.maths.roles import gathered_to
 
 
-@rule("avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d",
-      "adaptive_avg_pool2d", "adaptive_avg_pool3d")
+@rule(
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+)
 def _average(operation: Operation) -> None:
     node = operation.node(operation.args[0])
     lead = operation.args[0].dim() - _spatial(operation.name)
@@ -89,7 +97,7 @@ def _averaged(field: Field, windows: Windows, divisor: Any) -> Field:
 
 
 def _spatial(name: str) -> int:
-    return int(name.split("_with")[0].rstrip("_")[-2])
+    return int(name.split("_with", maxsplit=1)[0].rstrip("_")[-2])
 
 
 def _counts_padding(operation: Operation) -> bool:
@@ -108,9 +116,18 @@ def _windows(operation: Operation, lead: int) -> Windows:
     return sliding(shape, kernel, _each(stride, n), _each(padding, n), _each(dilation, n), out)
 
 
-@rule("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices",
-      "max_pool1d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
-      "mkldnn_max_pool2d")
+@rule(
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "max_pool1d_with_indices",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "mkldnn_max_pool2d",
+)
 def _maximum(operation: Operation) -> None:
     """The largest of a window; of an increasing function of a signal, the function of the largest."""
     node = operation.node(operation.args[0])
@@ -120,7 +137,7 @@ def _maximum(operation: Operation) -> None:
     function = node.root_function if increasing else (lambda z: z)
     before = spatially(origin.field)
     same = math.sqrt(max(before.mean_square, 0.0))
-    seen = int(round(float(np.mean(windows.counts()))))
+    seen = round(float(np.mean(windows.counts())))
     mean, second, slope, two = _largest(before, seen, function)
     shape_axes = [before.array_axis(d, 0)[0] for d in range(2, len(before.layout))]
     extents = list(before.second.shape)
@@ -130,7 +147,12 @@ def _maximum(operation: Operation) -> None:
     layout = (*before.layout[:2], *((Axis(n, role),) for n in windows.outputs))
     places = [n for n, axis in zip(extents, before.mapped, strict=True) if axis.role is Role.PLACE]
     made = Field(
-        layout, np.full(extents, mean), np.full(extents, second), np.full([*places, *places], two), before.inherited, 2.0
+        layout,
+        np.full(extents, mean),
+        np.full(extents, second),
+        np.full([*places, *places], two),
+        before.inherited,
+        2.0,
     )
     if not before.has_pixels or before.places:
         made = replace(made, kernel=_between(before, made, mean, second, two))
@@ -150,15 +172,26 @@ def _maximum(operation: Operation) -> None:
         role = Role.PIXEL if g.has_pixels else Role.PLACE
         layout = (*g.layout[:2], *((Axis(n, role),) for n in windows.inputs))
         return replace(
-            g, layout=layout, second=spread, mean=np.zeros_like(spread), kernel=kernel, inherited=gradient.inherited,
+            g,
+            layout=layout,
+            second=spread,
+            mean=np.zeros_like(spread),
+            kernel=kernel,
+            inherited=gradient.inherited,
             kurtosis=min(gradient.kurtosis * seen, 1e3),
         ).consistent()
 
-    operation.emit(made, [origin], lambda g: [gathered_to(gathered_to(back(g, slope), before.layout), origin.field.layout)])
+    operation.emit(
+        made, [origin], lambda g: [gathered_to(gathered_to(back(g, slope), before.layout), origin.field.layout)]
+    )
     if origin is not node:
         made_node = operation.trace.value(operation.first)
-        step = Step(made_node, (node,), lambda g: [gathered_to(gathered_to(back(g, 1.0), before.layout), node.field.layout)],
-                    shown=True)
+        step = Step(
+            made_node,
+            (node,),
+            lambda g: [gathered_to(gathered_to(back(g, 1.0), before.layout), node.field.layout)],
+            shown=True,
+        )
         operation.trace.steps.append(step)
 
 
@@ -201,8 +234,13 @@ def _largest(field: Field, n: int, function: Any) -> tuple[float, float, float, 
     return first, float((values**2 * weights).sum()), float((slopes**2 * weights).sum()), first * first
 
 
-@rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact2d",
-      "upsample_nearest2d.vec")
+@rule(
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "_upsample_nearest_exact2d",
+    "upsample_nearest2d.vec",
+)
 def _nearest(operation: Operation) -> None:
     node = operation.node(operation.args[0])
     shape, out = tuple(operation.args[0].shape)[2:], tuple(operation.first.shape)[2:]

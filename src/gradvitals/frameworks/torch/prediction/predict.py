@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -59,26 +60,17 @@ def predict(case: Case, *, seed: int = 0, weight_rms: Mapping[str, float] | None
             "pass a torch.nn.Module; a plain function has no weights to predict from",
         )
     kinds = ["meta"] if _is_meta(model, case) else ["fake", "real"]
-    failure: Exception | None = None
     state = RandomState.capture()
     try:
         for kind in kinds:
             try:
                 return _predicted(model, case, kind, seed, weight_rms or {})
-            except _CannotRunError as error:
-                failure = error
+            except ModelError:  # some code looks at values: then on real tensors
+                if kind == kinds[-1]:
+                    raise
     finally:
         state.restore()
-    cause = failure.__cause__ if failure is not None else None
-    raise ModelError(
-        "the model raised in its forward pass",
-        f"in {failure}: {type(cause).__name__}: {cause}",
-        "call it by hand with these inputs to see it fail; on the meta device no code may look at values",
-    ) from cause
-
-
-class _CannotRunError(Exception):
-    """The model raised on tensors of this kind."""
+    raise ValueError(f"no kind of tensors among {kinds}")
 
 
 def _is_meta(model: nn.Module, case: Case) -> bool:
@@ -94,7 +86,7 @@ def _predicted(model: nn.Module, case: Case, kind: str, seed: int, weight_rms: M
     mode = Tracing(trace)
     args, kwargs = case.args, case.keywords
     inputs = {id(tensor): _input(tensor) for _, tensor in tensors_in((args, kwargs), "input")}
-    with _without_values(kind) as convert, torch.enable_grad(), torch.backends.mkldnn.flags(enabled=False):
+    with _without_values(kind) as convert, torch.enable_grad(), _spelled_out():
         seed_everything(seed)
 
         def stand_in(item: Any) -> Any:
@@ -111,7 +103,11 @@ def _predicted(model: nn.Module, case: Case, kind: str, seed: int, weight_rms: M
             with calls.listening(), mode:
                 output = model(*args, **kwargs)
         except Exception as error:
-            raise _CannotRunError(calls.innermost or "the model itself") from error
+            raise ModelError(
+                "the model raised in its forward pass",
+                f"in {calls.innermost or 'the model itself'}: {type(error).__name__}: {error}",
+                "call it by hand with these inputs to see it fail; on the meta device no code may look at values",
+            ) from error
     roots, objective = gradients_at_outputs(output, trace, case.loss, seed)
     gradients, _troubles = sent_back(trace.steps, roots)
     depths = _depths(trace, calls.rows)
@@ -126,9 +122,18 @@ def _predicted(model: nn.Module, case: Case, kind: str, seed: int, weight_rms: M
     )
 
 
-def _without_values(kind: str) -> Any:
-    import contextlib
+@contextlib.contextmanager
+def _spelled_out() -> Iterator[None]:
+    """Without oneDNN, which runs a recurrent net in one operation, its steps are seen."""
+    enabled = bool(torch.backends.mkldnn.enabled)
+    torch._C._set_mkldnn_enabled(False)  # noqa: SLF001, FBT003 - the public context manager warns of TF32
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)  # noqa: SLF001
 
+
+def _without_values(kind: str) -> Any:
     @contextlib.contextmanager
     def context() -> Any:
         if kind == "fake":
@@ -179,8 +184,8 @@ def _input(tensor: torch.Tensor) -> Constant:
 def _is_mask(tensor: torch.Tensor) -> bool:
     """Floating-point ones and zeros, or zeros and very negative numbers, say what may be seen."""
     values = tensor.detach()
-    ones = bool(((values == 0) | (values == 1)).all()) and tensor.dim() <= 2  # noqa: PLR2004
-    added = bool(((values == 0) | (values < -1e4)).all())  # noqa: PLR2004
+    ones = bool(((values == 0) | (values == 1)).all()) and tensor.dim() <= 2
+    added = bool(((values == 0) | (values < -1e4)).all())
     return (ones and bool((values == 1).any())) or (added and bool((values < 0).any()))
 
 
@@ -222,7 +227,7 @@ def _said(field: Field) -> Predicted:
 
 def _cosine(field: Field) -> float | None:
     axes = field.axes
-    if not axes or axes[0].role.value != "place" or field.places == 0 or field.kernel.shape[0] < 2:  # noqa: PLR2004
+    if not axes or axes[0].role.value != "place" or field.places == 0 or field.kernel.shape[0] < 2:
         return None
     kernel, second = field.kernel, field.second
     places = field.places

@@ -10,8 +10,9 @@ import numpy as np
 
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Node
+from gradvitals.maths.alignment import gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Role
-from gradvitals.maths.roles import gathered_to, spread_to, summed
+from gradvitals.maths.roles import summed
 
 
 def _dims(operation: Operation, rank: int, at: int = 1) -> list[int]:
@@ -69,7 +70,9 @@ def _spread(operation: Operation) -> None:
     rank = len(before.layout)
     name = operation.name.removeprefix("aten::")
     norm = "norm" in name
-    dims = _dims(operation, rank, 2 if norm else 1) if len(operation.args) > 1 or operation.kwargs else list(range(rank))
+    dims = (
+        _dims(operation, rank, 2 if norm else 1) if len(operation.args) > 1 or operation.kwargs else list(range(rank))
+    )
     keep = bool(operation.argument(3, "keepdim", False))  # noqa: FBT003
     n = math.prod(axis.size for d in dims for axis in before.layout[d])
     average = summed(before, dims).times(1 / n)
@@ -115,14 +118,13 @@ def _flat(value: np.ndarray, like: Field) -> np.ndarray:
 @rule("cumsum")
 def _cumsum(operation: Operation) -> None:
     from gradvitals.frameworks.torch.prediction.linear import _mixed
-    from gradvitals.frameworks.torch.prediction.operation import UnmodelledError
     from gradvitals.frameworks.torch.prediction.values import Constant
 
     x = operation.node(operation.args[0])
     dim = operation.args[1] % len(x.field.layout)
     axes = x.field.layout[dim]
     if len(axes) != 1 or axes[0].role is not Role.PLACE or x.field.has_pixels:
-        raise UnmodelledError("a running sum over something else than places")
+        raise NotImplementedError("a running sum over something else than places")
     import torch
 
     _mixed(operation, x, dim, Constant(torch.tril(torch.ones(axes[0].size, axes[0].size))), transposed=False)

@@ -5,11 +5,27 @@ from gradvitals.frameworks.torch.prediction import (
     convolution,
     elementwise,
     embedding,
+    indices,
+    joins,
     layouts,
     linear,
     normalisation,
+    pieces,
     pooling,
     reductions,
 )
 
-__all__ = ["attention", "convolution", "elementwise", "embedding", "layouts", "linear", "normalisation", "pooling", "reductions"]
+__all__ = [
+    "attention",
+    "convolution",
+    "elementwise",
+    "embedding",
+    "indices",
+    "joins",
+    "layouts",
+    "linear",
+    "normalisation",
+    "pieces",
+    "pooling",
+    "reductions",
+]

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.prediction.values import Node, applied, backwards
+from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role
-from gradvitals.maths.roles import gathered_to, with_role
+from gradvitals.maths.roles import with_role
 
 if TYPE_CHECKING:
     from gradvitals.frameworks.torch.prediction.operation import Operation
@@ -77,9 +78,7 @@ class Parts:
     chance: Any
 
     @classmethod
-    def of(
-        cls, query: Any, key: Any, value: Any, bias: Any, factor: float, extra: float, blur: float = 0.0
-    ) -> Parts:
+    def of(cls, query: Any, key: Any, value: Any, bias: Any, factor: float, extra: float, blur: float = 0.0) -> Parts:
         """Softmax weights for scores of covariance factor·query·key plus an independent part."""
         b, rows, _, _ = query.shape
         columns = key.shape[1]
@@ -102,7 +101,11 @@ class Parts:
             terms += 1
         # Two tokens are alike by chance as well, in their keys and values together.
         own_v = np.einsum("bsbs->bs", value)
-        chance = blur * np.sqrt(np.maximum(own_k * own_v, 0.0)) [:, :, None] * np.sqrt(np.maximum(own_k * own_v, 0.0))[:, None, :]
+        chance = (
+            blur
+            * np.sqrt(np.maximum(own_k * own_v, 0.0))[:, :, None]
+            * np.sqrt(np.maximum(own_k * own_v, 0.0))[:, None, :]
+        )
         chance = chance * (1 - np.eye(columns))
         made = cls(_pairs(query), _pairs(key), _pairs(value), weights, factor, terms, None, extra, chance)
         return replace(made, total=made._series(np.ones_like(made.key)))
@@ -234,14 +237,21 @@ def coarse(
     shape = [n if axis.role is Role.PLACE else 1 for n, axis in zip(q.second.shape, q.mapped, strict=True)]
     second = np.broadcast_to(by_place.reshape(shape), q.second.shape)
     layout = (*q.layout[:-1], tuple(Axis(axis.size, Role.UNIT) for axis in v.layout[-1]))
-    made = Field(layout, np.full(q.second.shape, float(v.mean.mean())), np.array(second), kernel.reshape(v.kernel.shape),
-                 v.spread)
+    made = Field(
+        layout,
+        np.full(q.second.shape, float(v.mean.mean())),
+        np.array(second),
+        kernel.reshape(v.kernel.shape),
+        v.spread,
+    )
     deep = math.prod(axis.size for axis in v.layout[-1])
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, made.layout)
         g_own, g_off = g.mean_square, float(np.diagonal(_square(g)).mean())
-        to_value = (share_own * g_own * rows / columns) + g_off * max(rows - share * rows / columns, 0) / columns * rows / rows
+        to_value = (share_own * g_own * rows / columns) + g_off * max(
+            rows - share * rows / columns, 0
+        ) / columns * rows / rows
         spread_v = max(float((own_v - np.diagonal(off)).mean()), 0.0)
         inner = deep * g_own * share_own * spread_v * scores.scale**2
         to_query = inner * max(own_k - max(apart, 0.0) * 0, 0.0)

@@ -16,19 +16,40 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
-from gradvitals.frameworks.torch.prediction.operation import Operation, Step, UnmodelledError, rule_for
+from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule_for
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
 from gradvitals.maths.field import Field, Role
-from gradvitals.maths.roles import LayoutError
 
 #: Constants larger than this aren't computed on the side: they are masks and tables, not signals.
 _LARGEST_CONSTANT = 2**26
 #: Operations that draw entries independently of one another.
-_DRAWING = frozenset({"aten::bernoulli_", "aten::bernoulli", "aten::rand", "aten::randn", "aten::rand_like",
-                      "aten::randn_like", "aten::uniform_", "aten::normal_", "aten::native_dropout"})
+_DRAWING = frozenset(
+    {
+        "aten::bernoulli_",
+        "aten::bernoulli",
+        "aten::rand",
+        "aten::randn",
+        "aten::rand_like",
+        "aten::randn_like",
+        "aten::uniform_",
+        "aten::normal_",
+        "aten::native_dropout",
+    }
+)
 #: Operations that make a tensor of nothing but a shape, by another tensor's.
-_LIKE = frozenset({"aten::empty_like", "aten::zeros_like", "aten::ones_like", "aten::full_like", "aten::new_zeros",
-                   "aten::new_ones", "aten::new_empty", "aten::new_full", "aten::new_empty_strided"})
+_LIKE = frozenset(
+    {
+        "aten::empty_like",
+        "aten::zeros_like",
+        "aten::ones_like",
+        "aten::full_like",
+        "aten::new_zeros",
+        "aten::new_ones",
+        "aten::new_empty",
+        "aten::new_full",
+        "aten::new_empty_strided",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +99,11 @@ def is_fake(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, FakeTensor) or tensor.is_meta
 
 
-class Tracing(TorchDispatchMode):
+class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the operations that run inside."""
 
     def __init__(self, trace: Trace) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
 
     def __torch_dispatch__(
@@ -92,7 +113,7 @@ class Tracing(TorchDispatchMode):
         name = func._schema.name  # noqa: SLF001
         tensors = _tensors((args, kwargs))
         values = [self.trace.value(tensor) for tensor in tensors]
-        if name == "aten::_local_scalar_dense" or (name == "aten::item"):
+        if name in {"aten::_local_scalar_dense", "aten::item"}:
             return self._number(func, args, kwargs, values)
         if name.startswith("prim::"):
             return func(*args, **kwargs)
@@ -106,10 +127,10 @@ class Tracing(TorchDispatchMode):
                 self.trace.bind(tensor, None)
             return output
         if name in _DRAWING or any(isinstance(v, Noise) for v in signal):
-            if self._noise(name, func, args, kwargs, values, made):
+            if self._noise(name, args, kwargs, values, made):
                 return output
         elif name in _LIKE or (not signal and not self._mixes(values, made)):
-            self._constant(func, args, kwargs, values, output, made)
+            self._constant(func, args, kwargs, values, made)
             return output
         self._ruled(name, func, args, kwargs, output, made)
         return output
@@ -121,10 +142,12 @@ class Tracing(TorchDispatchMode):
         learned = any(v.learned and v.value.is_floating_point() for v in values)
         if not learned or not any(tensor.is_floating_point() for tensor in made):
             return False
-        return any(v.data or not v.learned and v.value.numel() > 1 and not v.value.is_floating_point() for v in values)
+        return any(
+            v.data or (not v.learned and v.value.numel() > 1 and not v.value.is_floating_point()) for v in values
+        )
 
     def _constant(
-        self, func: Any, args: Any, kwargs: Any, values: Sequence[Constant], output: Any, made: Sequence[torch.Tensor]
+        self, func: Any, args: Any, kwargs: Any, values: Sequence[Constant], made: Sequence[torch.Tensor]
     ) -> None:
         """Run the operation on the real values on the side, and bind the results."""
         if any(tensor.numel() > _LARGEST_CONSTANT for tensor in made):
@@ -149,15 +172,18 @@ class Tracing(TorchDispatchMode):
             else:
                 swapped = tree_map(lambda item: _swapped(item, real), (args, kwargs))
                 results = _tensors(func(*swapped[0], **_on_cpu(swapped[1])))
-        known_values = [v for v in values if isinstance(v, Constant)] if len(values) == len(real) else []
-        flags = {"learned": any(v.learned for v in known_values), "data": any(v.data for v in known_values)}
-        views = _is_view(func)
-        owned = not views or all(v.owned for v in known_values)
+        known_values = [v for v in values if isinstance(v, Constant)]
+        if len(known_values) < len(values):
+            known_values = []  # zeros like a signal are no signal
+        learned, data = any(v.learned for v in known_values), any(v.data for v in known_values)
+        changed = {id(tensor) for tensor in mutated}
+        owned = not _is_view(func) or all(v.owned for v in known_values)
         for tensor, result in zip(made, results, strict=True):
-            self.trace.bind(tensor, Constant(result, **flags, owned=owned or tensor in mutated, name=_name(values)))
+            mine = owned or id(tensor) in changed
+            self.trace.bind(tensor, Constant(result, learned, data, mine, _name(values)))
         for tensor in mutated:
             if id(tensor) in real and not any(tensor is t for t in made):
-                self.trace.bind(tensor, Constant(real[id(tensor)], **flags))
+                self.trace.bind(tensor, Constant(real[id(tensor)], learned, data))
 
     def _number(self, func: Any, args: Any, kwargs: Any, values: Sequence[Any]) -> Any:
         known = values[0] if values else None
@@ -166,7 +192,7 @@ class Tracing(TorchDispatchMode):
                 return known.value.detach().item()
         return func(*args, **kwargs)
 
-    def _noise(self, name: str, func: Any, args: Any, kwargs: Any, values: Any, made: Any) -> bool:
+    def _noise(self, name: str, args: Any, kwargs: Any, values: Any, made: Any) -> bool:
         """Whether the result is noise."""
         first = values[0] if values else None
         if name in _DRAWING and name != "aten::native_dropout":
@@ -198,13 +224,13 @@ class Tracing(TorchDispatchMode):
         found = rule_for(name)
         try:
             if found is None:
-                raise UnmodelledError("no rule")
+                raise NotImplementedError("no rule")  # noqa: TRY301
             with _disable_current_modes():
                 found(operation)
             for tensor in _mutated(func, args, kwargs):
                 self.trace.bind(tensor, self.trace.value(operation.first))
-        except Exception as error:  # noqa: BLE001 - a rule that can't cope is reported (S209), whatever it stumbled over
-            if os.environ.get("GV_DEBUG") and not isinstance(error, (UnmodelledError, LayoutError)):
+        except Exception as error:
+            if os.environ.get("GV_DEBUG") and not isinstance(error, (NotImplementedError, ValueError)):
                 raise
             if any(tensor.is_floating_point() for tensor in made):
                 self.trace.unmodelled.append(Unmodelled(name, self.trace.where(), str(error)))
@@ -213,8 +239,24 @@ class Tracing(TorchDispatchMode):
 
 
 #: Operations that leave noise noise.
-_UNCHANGED = frozenset({"view", "clone", "_to_copy", "expand", "detach", "alias", "reshape", "unsqueeze", "squeeze",
-                        "permute", "transpose", "to", "contiguous", "_unsafe_view"})
+_UNCHANGED = frozenset(
+    {
+        "view",
+        "clone",
+        "_to_copy",
+        "expand",
+        "detach",
+        "alias",
+        "reshape",
+        "unsqueeze",
+        "squeeze",
+        "permute",
+        "transpose",
+        "to",
+        "contiguous",
+        "_unsafe_view",
+    }
+)
 
 
 def _drawn(name: str, args: Any, kwargs: Any, first: Any) -> Any:
@@ -226,19 +268,22 @@ def _drawn(name: str, args: Any, kwargs: Any, first: Any) -> Any:
     if "randn" in name:
         return Noise(0.0, 1.0)
     if "normal_" in name:
-        mean, std = (*args[1:3], *(0.0, 1.0)[len(args[1:3]) :])
+        mean, std = _two(args[1:3])
         return Noise(mean, mean**2 + std**2)
-    low, high = (*args[1:3], *(0.0, 1.0)[len(args[1:3]) :]) if name == "aten::uniform_" else (0.0, 1.0)
+    low, high = _two(args[1:3]) if name == "aten::uniform_" else (0.0, 1.0)
     return Noise((low + high) / 2, (low * low + low * high + high * high) / 3)
+
+
+def _two(given: Sequence[Any]) -> tuple[float, float]:
+    """Two numbers, 0 and 1 where they aren't given."""
+    first, second = [*given, *(0.0, 1.0)[len(given) :]]
+    return float(first), float(second)
 
 
 def _like(func: Any, args: Any, kwargs: Any, made: torch.Tensor) -> torch.Tensor:
     """A constant made by another tensor's shape."""
     name = func._schema.name  # noqa: SLF001
-    if "full" in name:
-        number = args[2] if "new_" in name else args[1]
-    else:
-        number = 1 if "ones" in name else 0
+    number = (args[2] if "new_" in name else args[1]) if "full" in name else 1 if "ones" in name else 0
     del kwargs
     return torch.full(made.shape, number, dtype=made.dtype)
 

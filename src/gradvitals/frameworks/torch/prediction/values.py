@@ -151,7 +151,7 @@ def _rows(field: Field) -> tuple[Array, Array, NDArray[np.intp]]:
     deviation = np.sqrt(np.maximum(variance, 1e-300))
     with np.errstate(all="ignore"):
         keys = np.stack([np.round(np.log(np.maximum(variance, 1e-300)) / _ALIKE), np.round(mean / deviation / _ALIKE)])
-    _, first, inverse = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+    _, inverse = np.unique(keys, axis=1, return_inverse=True)
     inverse = inverse.reshape(-1)
     counts = np.bincount(inverse)
     return np.bincount(inverse, mean) / counts, np.bincount(inverse, variance) / counts, inverse

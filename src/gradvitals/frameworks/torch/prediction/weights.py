@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 #: Parameters that scale: they start at one.
@@ -31,10 +32,11 @@ def meta_weights(model: nn.Module, given: Mapping[str, float]) -> tuple[dict[str
 def _usual(module: nn.Module, name: str, shape: tuple[int, ...], spread: float | None) -> tuple[float, float]:
     """PyTorch's own start, or the spread that a Hugging Face configuration names."""
     if len(shape) == 1:
-        scales = name == "weight" or isinstance(module, _ONES) and "bias" not in name
+        scales = name == "weight" or (isinstance(module, _ONES) and "bias" not in name)
         if scales:
             return 1.0, 1.0
-        fan_in = math.prod(getattr(module, "weight", module).shape[1:]) if hasattr(module, "weight") else 1
+        weight = getattr(module, "weight", None)
+        fan_in = math.prod(weight.shape[1:]) if isinstance(weight, torch.Tensor) else 1
         plain = isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and spread is None
         return (1 / (3 * max(fan_in, 1)), 0.0) if plain else (0.0, 0.0)
     if spread is not None:

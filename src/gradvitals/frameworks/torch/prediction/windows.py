@@ -106,8 +106,12 @@ def _outer(vectors: Sequence[Any]) -> Any:
 
 
 def sliding(
-    inputs: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], outputs: Sequence[int],
+    inputs: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    outputs: Sequence[int],
 ) -> Windows:
     """The windows of a convolution or pooling.
 
@@ -124,8 +128,12 @@ def sliding(
 
 
 def transposed(
-    inputs: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], outputs: Sequence[int],
+    inputs: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    outputs: Sequence[int],
 ) -> Windows:
     """The windows of a transposed convolution: those of the convolution from its outputs, reversed."""
     return sliding(outputs, kernel, stride, padding, dilation, inputs).reversed()
