@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gradvitals.maths.field import Axis, Field, Layout, Role
 from gradvitals.maths.roles import fused, split_axis, summed, with_role
@@ -110,3 +111,22 @@ def _merged(first: tuple[Axis, ...], second: tuple[Axis, ...]) -> tuple[Axis, ..
     one = [Axis(n, axis.role) for axis, parts in zip(first, left, strict=True) for n in parts]
     two = [Axis(n, axis.role) for axis, parts in zip(second, right, strict=True) for n in parts]
     return tuple(a if _STRENGTH[a.role] >= _STRENGTH[b.role] else b for a, b in zip(one, two, strict=True))
+
+
+def alike(first: Field, second: Field) -> tuple[Field, Field]:
+    """Two fields of one layout, cut to the samples that both hold."""
+    if first.second.shape == second.second.shape:
+        return first, second
+    shape = tuple(min(n, m) for n, m in zip(first.second.shape, second.second.shape, strict=True))
+    return cut(first, shape), cut(second, shape)
+
+
+def cut(field: Field, shape: tuple[int, ...]) -> Field:
+    """The first samples of a field."""
+    if field.second.shape == shape:
+        return field
+    window = tuple(slice(0, n) for n in shape)
+    by_place = tuple(slice(0, n) for n, axis in zip(shape, field.mapped, strict=True) if axis.role is Role.PLACE)
+    return replace(
+        field, mean=field.mean[window], second=field.second[window], kernel=field.kernel[by_place + by_place]
+    )

@@ -71,6 +71,8 @@ class Field:
     blur : float
         By how much the correlation of two places in one network differs from the kernel's: its variance over random
         weights of finite width. None for what was measured.
+    own : float, optional
+        What one unit adds to the variance of log E[x²]; else it is taken from the kurtosis and the kernel.
     shared_blur : float
         The part of it that other tensors made of the same signal share.
 
@@ -85,6 +87,7 @@ class Field:
     profile: Array | None = None
     blur: float = 0.0
     shared_blur: float = 0.0
+    own: float | None = None
 
     # ---- what it is ----
 
@@ -129,7 +132,8 @@ class Field:
         """The variance of log E[x²] over random weights: inherited, and from the finite number of its own units."""
         if self.mean_square <= 0:
             return 0.0
-        return self.inherited + max(self.kurtosis - 1, 0.0) * self.agreement() / max(self.units, 1)
+        own = max(self.kurtosis - 1, 0.0) * self.agreement() if self.own is None else self.own
+        return self.inherited + own / max(self.units, 1)
 
     def agreement(self) -> float:
         """The mean squared correlation between two places: 1 where all places have the same fluctuation."""
@@ -148,7 +152,8 @@ class Field:
         pixels = max(count // max(places, 1), 1)
         within = same / pixels + (1 - 1 / pixels) * inside
         between = float(off) / pairs if n > 1 else 0.0
-        return min((within / places + (1 - 1 / places) * between) / total**2, 1.0)
+        alike = (within / places + (1 - 1 / places) * between) / total**2
+        return min(alike + (1 - 1 / max(count, 1)) * self.blur, 1.0)
 
     def count(self) -> int:
         """Places times pixels, of the whole batch."""

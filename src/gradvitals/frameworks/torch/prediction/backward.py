@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gradvitals.frameworks.torch.prediction.elementwise import alike
 from gradvitals.frameworks.torch.prediction.operation import Step
 from gradvitals.frameworks.torch.prediction.values import Node
-from gradvitals.maths.alignment import gathered_to
+from gradvitals.maths.alignment import alike, gathered_to
 from gradvitals.maths.field import Field
 
 
@@ -23,11 +22,13 @@ def added(first: Field, second: Field) -> Field:
         kernel=first.kernel + second.kernel,
         mean=first.mean + second.mean,
         inherited=share[0] ** 2 * first.inherited + share[1] ** 2 * second.inherited,
+        own=None,
+        blur=share[0] ** 2 * first.blur + share[1] ** 2 * second.blur,
         kurtosis=3 + share[0] ** 2 * (first.kurtosis - 3) + share[1] ** 2 * (second.kurtosis - 3),
     )
 
 
-def sent_back(steps: list[Step], roots: Mapping[Node, Field]) -> tuple[dict[int, Field], list[str]]:
+def sent_back(steps: list[Step], roots: Mapping[Node, Field]) -> tuple[dict[int, Field], list[tuple[str, str]]]:
     """The gradient at every signal, by its key, and what went wrong on the way.
 
     A gradient that is only shown (it went past the signal inside a function of an earlier one) is added to what is
@@ -35,7 +36,7 @@ def sent_back(steps: list[Step], roots: Mapping[Node, Field]) -> tuple[dict[int,
     """
     flowing: dict[int, Field] = {}
     shown: dict[int, Field] = {}
-    troubles: list[str] = []
+    troubles: list[tuple[str, str]] = []
     for node, root in roots.items():
         _add(flowing, node, root)
     for step in reversed(steps):
@@ -48,8 +49,8 @@ def sent_back(steps: list[Step], roots: Mapping[Node, Field]) -> tuple[dict[int,
             for node, part in zip(step.inputs, step.pullback(gradient), strict=True):
                 if part is not None:
                     _add(shown if step.shown else flowing, node, part)
-        except ValueError as error:
-            troubles.append(str(error))
+        except (ValueError, IndexError, NotImplementedError) as error:  # reported as S209
+            troubles.append((step.name, str(error)))
     for key, seen in shown.items():
         flowing[key] = _sum(flowing.get(key), seen) or seen
     return flowing, troubles

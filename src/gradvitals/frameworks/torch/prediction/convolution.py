@@ -45,7 +45,7 @@ def _convolution(operation: Operation) -> None:
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, made.layout)
-        g = replace(g, inherited=gradient.spread, kurtosis=3.0)
+        g = replace(g, inherited=gradient.spread, kurtosis=3.0, own=None)
         back = convolved(_as_spatial(g, before), windows.reversed(), each * moments.second, shape[1])
         return [gathered_to(gathered_to(back, before.layout), node.field.layout)]
 

@@ -11,7 +11,7 @@ import torch
 from gradvitals.frameworks.torch.prediction.linear import plus, times
 from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Function, Node, Noise, Weight, backwards
-from gradvitals.maths.alignment import common_layout, gathered_to, spread_to
+from gradvitals.maths.alignment import alike, common_layout, gathered_to, spread_to
 from gradvitals.maths.field import Field
 
 #: Functions of one tensor and numbers, each with its in-place form.
@@ -138,25 +138,6 @@ def _both(operation: Operation, a: Any, b: Any) -> tuple[Field, Field, list[tupl
     return one, two, signals
 
 
-def alike(first: Field, second: Field) -> tuple[Field, Field]:
-    """Two fields of one layout, cut to the samples that both hold."""
-    if first.second.shape == second.second.shape:
-        return first, second
-    shape = tuple(min(n, m) for n, m in zip(first.second.shape, second.second.shape, strict=True))
-    return cut(first, shape), cut(second, shape)
-
-
-def cut(field: Field, shape: tuple[int, ...]) -> Field:
-    """The first samples of a field."""
-    if field.second.shape == shape:
-        return field
-    window = tuple(slice(0, n) for n in shape)
-    by_place = tuple(slice(0, n) for n, axis in zip(shape, field.mapped, strict=True) if axis.role.value == "place")
-    return replace(
-        field, mean=field.mean[window], second=field.second[window], kernel=field.kernel[by_place + by_place]
-    )
-
-
 def _sum(operation: Operation, a: Any, b: Any, sign_a: float, sign_b: float) -> None:
     first, second, signals = _both(operation, a, b)
     made = plus(first.times(sign_a), second.times(sign_b))
@@ -223,7 +204,7 @@ def masked(operation: Operation, signal: Node, noise: Noise) -> None:
             mean=field.mean * noise.mean,
             second=field.second * noise.second,
             kernel=field.kernel * square,
-            kurtosis=field.kurtosis * noise.second / max(square, 1e-300) if noise.mean else field.kurtosis,
+            kurtosis=field.kurtosis,
         ).consistent()
 
     operation.emit(apply(signal.field), [signal], lambda g: [apply(g)])
@@ -235,7 +216,7 @@ def _product(operation: Operation, a: Any, b: Any) -> None:
     first, second, signals = _both(operation, a, b)
     made = times(first, second)
     if normalises:
-        made = replace(made, inherited=0.0, kurtosis=1.0)
+        made = replace(made, inherited=0.0, kurtosis=1.0, own=None)
 
     def pullback(gradient: Field) -> Sequence[Field]:
         found = []

@@ -76,7 +76,7 @@ def _together(parts: Sequence[Field], sizes: Sequence[int], dim: int, role: Role
     inherited = float(sum(s * p.inherited for s, p in zip(shares, parts, strict=True)))
     kurtosis = float(sum(s * p.kurtosis for s, p in zip(shares, parts, strict=True)))
     if role not in (Role.PLACE, Role.PIXEL):
-        from gradvitals.frameworks.torch.prediction.elementwise import cut
+        from gradvitals.maths.alignment import cut
 
         shape = tuple(min(n) for n in zip(*(p.second.shape for p in parts), strict=True))
         parts = [cut(p, shape) for p in parts]

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
-from gradvitals.maths.alignment import gathered_to, spread_to
+from gradvitals.maths.alignment import alike, gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Layout, Role
 from gradvitals.maths.roles import fused, summed, with_role
 
@@ -47,7 +47,7 @@ def contracted(field: Field, dim: int, weight: Moments) -> Field:
         result = replace(
             result, mean=alike.mean, second=result.second + alike.second, kernel=result.kernel + alike.kernel
         )
-    return replace(result, inherited=field.spread, kurtosis=3.0)
+    return replace(result, inherited=field.spread, kurtosis=3.0, own=None)
 
 
 def _independent_sum(field: Field, dim: int) -> Field:
@@ -71,6 +71,8 @@ def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, 
     layout.insert(at, (Axis(units, Role.UNIT),) if units > 1 else ())
     made = replace(made, layout=tuple(layout), blur=before.blur + 1 / max(units, 1), shared_blur=before.blur)
 
+    inputs = max(math.prod(axis.size for axis in before.layout[dim]), 1)
+
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gradient
         for a in range(len(g.layout[at])):
@@ -79,7 +81,7 @@ def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, 
         back = list(g.layout)
         back.pop(at)
         back.insert(dim, tuple(Axis(axis.size, Role.UNIT) for axis in before.layout[dim]))
-        g = replace(g, inherited=gradient.spread, kurtosis=3.0)
+        g = replace(g, inherited=gradient.spread, kurtosis=3.0, own=None, blur=gradient.blur + 1 / inputs)
         return [gathered_to(g.scaled(n * moments.second).with_layout(tuple(back)), before.layout)]
 
     operation.emit(made, [x], pullback)
@@ -121,7 +123,7 @@ def _add_bias(operation: Operation, bias: Any) -> None:
 
 def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
     """The sum of two independent fields under the first one's layout (or one that both can be spread to)."""
-    other = spread_to(second, first.layout)
+    first, other = alike(first, spread_to(second, first.layout))
     cross = sign * (np.multiply.outer(_place_mean(first), _place_mean(other)))
     total = first.second + other.second + 2 * sign * first.mean * other.mean
     kernel = first.kernel + other.kernel + _symmetric(cross, first.places)
@@ -136,6 +138,7 @@ def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
         profile=common_rows(first, other),
         blur=_blur(first, other, share),
         shared_blur=_blur(first, other, share),
+        own=None,
         kurtosis=3.0 + float(share[0] ** 2 * (first.kurtosis - 3) + share[1] ** 2 * (other.kurtosis - 3)),
     ).consistent()
 
@@ -273,6 +276,7 @@ def times(first: Field, second: Field) -> Field:
         second=first.second * second.second,
         kernel=first.kernel * second.kernel,
         inherited=first.inherited + second.inherited,
+        own=None,
         kurtosis=min(first.kurtosis * second.kurtosis, 1e3),
     ).consistent()
 

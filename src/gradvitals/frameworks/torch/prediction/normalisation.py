@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from gradvitals.frameworks.torch.prediction.elementwise import alike
 from gradvitals.frameworks.torch.prediction.linear import plus
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
-from gradvitals.maths.alignment import gathered_to, spread_to
+from gradvitals.maths.alignment import alike, gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Role, layout_of, shape_of
 from gradvitals.maths.roles import with_role
 
@@ -70,6 +69,7 @@ def _within(field: Field, dims: Sequence[int], *, centred: bool, epsilon: float)
         kernel=kernel,
         inherited=0.0,
         kurtosis=1.0,
+        own=None,
     )
     return made.consistent(), root, own, n
 
@@ -215,6 +215,7 @@ def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: 
         kernel=centred_kernel * root**2,
         inherited=0.0,
         kurtosis=1.0,
+        own=None,
     ).consistent()
     made, square = _affine(operation, normal, weight, bias)
     degrees = _degrees(normal)
@@ -333,6 +334,7 @@ def _grouped(operation: Operation, x: Node, weight: Any, bias: Any, units: int, 
         kernel=kernel.reshape(field.kernel.shape),
         inherited=0.0,
         kurtosis=1.0,
+        own=None,
     )
     made, square = _affine(operation, normal, weight, bias)
     entries = units * pixels

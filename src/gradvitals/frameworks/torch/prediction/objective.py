@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from gradvitals.frameworks.torch.objective import output_tensors, scalar
 from gradvitals.frameworks.torch.prediction.measured import measured_as
 from gradvitals.frameworks.torch.prediction.trace import Trace
 from gradvitals.frameworks.torch.prediction.values import Node
-from gradvitals.maths.alignment import gathered_to
+from gradvitals.maths.alignment import cut, gathered_to
 from gradvitals.maths.field import Axis, Field, Role, constant_field
 from gradvitals.maths.roles import with_role
 from gradvitals.vocabulary.errors import ModelError
@@ -42,12 +43,17 @@ def gradients_at_outputs(
         own = scalar(output, None)[0]
         if own is not None:
             node = trace.value(own) if id(own) in trace.values else _of_scalar(output, trace)
-            return ({node: constant_field(node.field.layout, 1.0)} if isinstance(node, Node) else {}), "output-loss"
+            return (
+                {node: cut(constant_field(node.field.layout, 1.0), node.field.second.shape)}
+                if isinstance(node, Node)
+                else {}
+            ), "output-loss"
         roots: dict[Node, Field] = {}
         for tensor in tensors:
             value = trace.value(tensor)
             if isinstance(value, Node) and tensor.requires_grad:
-                roots[value] = constant_field(value.field.layout, 1.0)
+                white = cut(constant_field(value.field.layout, 1.0), value.field.second.shape)
+                roots[value] = replace(white, blur=1 / max(white.units, 1), kurtosis=1.0)
         return roots, "random"
     generator = torch.Generator().manual_seed(seed)
     drawn: dict[int, torch.Tensor] = {}
@@ -71,10 +77,10 @@ def gradients_at_outputs(
         ) from error
     result: dict[Node, Field] = {}
     for tensor in tensors:
-        sample, node = drawn.get(id(tensor)), trace.value(tensor)
-        if sample is None or not isinstance(node, Node):
+        node = trace.value(tensor)
+        if id(tensor) not in drawn or not isinstance(node, Node):
             continue
-        gradient = found[[leaf is sample for leaf in leaves].index(True)]
+        gradient = found[list(drawn).index(id(tensor))]
         if gradient is not None:
             result[node] = _kept(gradient, node.field)
     return result, kind
@@ -90,8 +96,6 @@ def _kept(gradient: torch.Tensor, field: Field) -> Field:
     whole = measured_as(gradient, field.layout)
     if whole.second.shape == field.second.shape:
         return whole
-    from gradvitals.frameworks.torch.prediction.elementwise import cut
-
     return cut(whole, field.second.shape)
 
 
@@ -118,7 +122,7 @@ def drawn_from(field: Field, shape: tuple[int, ...], generator: torch.Generator)
         flat = flat.transpose(np.argsort(order)) if order else flat
         mean = field.mean.reshape([sizes[at] if field.axes[at].is_mapped else 1 for at in range(len(sizes))])
         drawn = np.broadcast_to(flat + mean, sizes)
-        return torch.from_numpy(np.ascontiguousarray(drawn)).reshape(shape)
+        return torch.from_numpy(np.array(drawn)).reshape(shape)
     shared = max(min(field.all_pairs() / max(field.mean_square, 1e-300), 1.0), 0.0)
     common = torch.randn([1 if axis.is_mapped else axis.size for axis in field.axes], generator=generator)
     own = torch.randn(sizes, generator=generator)

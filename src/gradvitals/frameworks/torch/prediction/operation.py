@@ -31,6 +31,7 @@ class Step:
     inputs: tuple[Node, ...]
     pullback: Pullback
     shown: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +107,7 @@ class Operation:
         target = self.first if output is None else output
         self.trace.bind(target, made)
         if pullback is not None and inputs:
-            self.trace.steps.append(Step(made, tuple(inputs), pullback))
+            self.trace.steps.append(Step(made, tuple(inputs), pullback, name=self.name))
         return made
 
     @property

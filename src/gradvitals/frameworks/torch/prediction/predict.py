@@ -109,7 +109,8 @@ def _predicted(model: nn.Module, case: Case, kind: str, seed: int, weight_rms: M
                 "call it by hand with these inputs to see it fail; on the meta device no code may look at values",
             ) from error
     roots, objective = gradients_at_outputs(output, trace, case.loss, seed)
-    gradients, _troubles = sent_back(trace.steps, roots)
+    gradients, troubles = sent_back(trace.steps, roots)
+    trace.unmodelled += [Unmodelled(name, "", f"on the way back: {reason}") for name, reason in troubles]
     depths = _depths(trace, calls.rows)
     return Prediction(
         calls=tuple(_call(row, gradients, depths) for row in calls.rows),

@@ -276,8 +276,8 @@ def _drawn(name: str, args: Any, kwargs: Any, first: Any) -> Any:
 
 def _two(given: Sequence[Any]) -> tuple[float, float]:
     """Two numbers, 0 and 1 where they aren't given."""
-    first, second = [*given, *(0.0, 1.0)[len(given) :]]
-    return float(first), float(second)
+    first = float(given[0]) if given else 0.0
+    return first, float(given[1]) if len(given) > 1 else 1.0
 
 
 def _like(func: Any, args: Any, kwargs: Any, made: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
-from gradvitals.maths.field import Field
+from gradvitals.maths.field import Field, Role
 from gradvitals.maths.meanfield import Expansion, expand
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
@@ -186,6 +187,7 @@ def applied(field: Field, function: Function) -> Field:
     counts = np.bincount(inverse)
     second = float((rows.second * counts).sum() / counts.sum())
     fourth = float((rows.fourth * counts).sum() / counts.sum())
+    kurtosis = min(fourth / max(second * second, 1e-300), 1e3) if second > 0 else 1.0
     shape = field.second.shape
     profile = None
     if field.has_pixels:
@@ -202,8 +204,31 @@ def applied(field: Field, function: Function) -> Field:
         profile=profile,
         blur=field.blur,
         shared_blur=field.shared_blur,
-        kurtosis=min(fourth / max(second * second, 1e-300), 1e3) if second > 0 else 1.0,
+        kurtosis=kurtosis,
+        own=max(kurtosis - 1, 0.0) * together(field, f),
     ).consistent()
+
+
+def together(field: Field, f: Callable[[Array], Array]) -> float:
+    """The mean correlation of f² between two entries of a unit: how far its fluctuations are the same everywhere."""
+    mean, variance, correlation = correlations(field)
+    squares = expand(lambda z: f(z) ** 2, mean.mean(keepdims=True), variance.mean(keepdims=True))
+    power = squares.coefficients[0] ** 2
+    total = max(float(squares.second[0] - squares.mean[0] ** 2), 1e-300)
+    count = max(field.count(), 1)
+    n = len(correlation)
+    places = max(count // max(math.prod(a.size for a in field.axes if a.role is Role.PIXEL), 1), 1)
+    own = np.diagonal(correlation)
+    off = (correlation.sum() - own.sum()) / (n * (n - 1)) if n > 1 else 0.0
+    size = (correlation**2).sum() - (own**2).sum()
+    root = math.sqrt(size / (n * (n - 1))) if n > 1 else 0.0
+    found = 0.0
+    for k in range(1, len(power)):
+        pair = float(np.clip(off, -1, 1)) if k == 1 else min(root + math.sqrt(field.blur), 1.0) ** k
+        inside = float(np.mean(np.clip(own, -1, 1) ** k)) if field.has_pixels else 1.0
+        same = 1 / count + (1 / places - 1 / count) * inside
+        found += power[k] * (same + (1 - 1 / places) * pair)
+    return float(np.clip(found / total, 1 / count, 1.0))
 
 
 def _kernel(field: Field, expansion: Callable[[Array, Array], Expansion]) -> Array:
@@ -231,6 +256,10 @@ def backwards(gradient: Field, source: Field, function: Function) -> Field:
     counts = np.bincount(inverse)
     second = float((rows.second * counts).sum() / counts.sum())
     fourth = float((rows.fourth * counts).sum() / counts.sum())
+    flatness = min(fourth / max(second * second, 1e-300), 1e3) if second > 0 else 1.0
+    alike = gradient.agreement()
+    # Hanin and Nica (2020): slopes that all samples share, and gradients that are (or by chance are) alike.
+    own = max(flatness - 1, 0.0) * together(source, slope) * (1 + 2 * alike) + 2 * alike
     return Field(
         gradient.layout,
         np.zeros(shape),
@@ -238,5 +267,8 @@ def backwards(gradient: Field, source: Field, function: Function) -> Field:
         kernel,
         inherited=gradient.inherited,
         profile=gradient.profile,
-        kurtosis=min(gradient.kurtosis * fourth / max(second * second, 1e-300), 1e3) if second > 0 else 1.0,
+        kurtosis=min(gradient.kurtosis * flatness, 1e3),
+        blur=gradient.blur,
+        shared_blur=gradient.shared_blur,
+        own=own,
     ).consistent()
