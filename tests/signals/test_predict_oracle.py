@@ -142,7 +142,10 @@ CASES = {
     "batch norm": (lambda: (convolutional(nn.BatchNorm2d), (images(),)), 0.03, 0.10),
     "group norm": (lambda: (convolutional(lambda n: nn.GroupNorm(4, n)), (images(),)), 0.03, 0.10),
     "dropout": (
-        lambda: (nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.4), nn.Linear(256, 8)), (torch.randn(32, 64),)),
+        lambda: (
+            nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.4), nn.Linear(256, 8)),
+            (torch.randn(32, 64),),
+        ),
         0.02,
         0.05,
     ),

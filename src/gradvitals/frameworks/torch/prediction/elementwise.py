@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gradvitals.frameworks.torch.prediction.linear import plus, times
-from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
+from gradvitals.frameworks.torch.prediction.operation import Operation, Pullback, Step, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Function, Node, Noise, Weight, backwards
 from gradvitals.maths.alignment import alike, common_layout, gathered_to, spread_to
 from gradvitals.maths.field import Field
@@ -71,8 +71,10 @@ def _same_source(a: Any, b: Any) -> bool:
     return isinstance(a, Node) and isinstance(b, Node) and a.root is b.root
 
 
-def _joined(operation: Operation, a: Node, b: Node, function: Callable[[Any, Any], Any]) -> None:
-    """Two functions of the same signal are one."""
+def _joined(
+    operation: Operation, a: Node, b: Node, function: Callable[[Any, Any], Any], seen: Sequence[tuple[Node, Pullback]]
+) -> None:
+    """Two functions of the same signal are one; ``seen`` are the gradients that each of them is shown."""
     source = a.root
     f, g = a.root_function, b.root_function
 
@@ -82,9 +84,9 @@ def _joined(operation: Operation, a: Node, b: Node, function: Callable[[Any, Any
     made = Node(None, source, together)
     operation.emit(None, node=made)
     operation.trace.steps.append(Step(made, (source,), lambda gr: [backwards(gr, source.field, together)]))
-    for between in (a, b):
+    for between, pullback in seen:
         if between is not source:
-            operation.trace.steps.append(Step(made, (between,), lambda gr: [gr], shown=True))
+            operation.trace.steps.append(Step(made, (between,), pullback, shown=True))
 
 
 def _number(operation: Operation, item: Any) -> float | None:
@@ -117,7 +119,8 @@ def _add(operation: Operation) -> None:
             composed(operation, operation.node(one), lambda z, s=s_one, t=shift: s * z + t)  # type: ignore[misc]
             return
     if _same_source(va, vb):
-        _joined(operation, va, vb, lambda x, y: sign_a * x + sign_b * y)
+        signed = [(va, lambda g: [g.times(sign_a)]), (vb, lambda g: [g.times(sign_b)])]
+        _joined(operation, va, vb, lambda x, y: sign_a * x + sign_b * y, signed)
         return
     _sum(operation, a, b, sign_a, sign_b)
 
@@ -174,7 +177,11 @@ def _mul(operation: Operation) -> None:
         masked(operation, signal, noise)
         return
     if _same_source(va, vb):
-        _joined(operation, va, vb, (lambda x, y: x / y) if divides else (lambda x, y: x * y))
+        if divides:
+            _joined(operation, va, vb, lambda x, y: x / y, [])
+        else:
+            seen = [(va, lambda g: [times(g, vb.field)]), (vb, lambda g: [times(g, va.field)])]
+            _joined(operation, va, vb, lambda x, y: x * y, seen)
         return
     if divides:
         b = _inverse(operation, b)
