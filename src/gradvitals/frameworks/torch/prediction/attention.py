@@ -274,7 +274,7 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
     blur = min(k.shared_blur, v.shared_blur)
     parts = softmax.Parts.of(kq, kk, kv, bias, factor, scores.extra, blur)
     mixed, own = parts.mixed(kv), parts.own_share()
-    extra = (scores.kept - 1) * np.einsum("bti,bibi->bt", own, kv)
+    extra = (scores.kept - 1) * np.einsum("bti,bibi->bt", own + parts.sharper(own), kv)
     kernel = mixed
     index = np.arange(small)[:, None], np.arange(rows)[None, :]
     kernel[index[0], index[1], index[0], index[1]] += extra

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gradvitals.frameworks.torch.prediction import combinations
 from gradvitals.frameworks.torch.prediction.linear import plus, times
 from gradvitals.frameworks.torch.prediction.operation import Operation, Pullback, Step, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Function, Node, Noise, Weight, backwards
@@ -59,7 +60,7 @@ def composed(operation: Operation, x: Node, function: Function, *, at: Any = Non
     before = x.root_function
     source = x.root
     together: Function = function if x.source is None else lambda z: function(before(z))
-    made = Node(None, source, together, tags=dict(x.tags))
+    made = Node(None, source, together, tags=x.lasting_tags)
     operation.emit(None, node=made, output=at)
     operation.trace.steps.append(Step(made, (source,), lambda g: [backwards(g, source.field, together)]))
     if x is not source:  # what lies between is shown its gradient, which went past it
@@ -122,7 +123,19 @@ def _add(operation: Operation) -> None:
         signed = [(va, lambda g: [g.times(sign_a)]), (vb, lambda g: [g.times(sign_b)])]
         _joined(operation, va, vb, lambda x, y: sign_a * x + sign_b * y, signed)
         return
+    for one, other, sign in ((va, vb, sign_a), (vb, va, sign_b)):
+        if isinstance(one, Node) and isinstance(other, Constant) and not other.value.any():
+            made = operation.emit(one.field.times(sign), [one], lambda g, s=sign: [g.times(s)])  # type: ignore[misc]
+            made.tags["terms"] = (combinations.Term(one, sign),)
+            return
+    if isinstance(va, Node) and isinstance(vb, Node):
+        terms = combinations.collected(va, vb, sign_a, sign_b)
+        if terms is not None:
+            combinations.emit_collected(operation, terms, ((va, sign_a), (vb, sign_b)))
+            return
     _sum(operation, a, b, sign_a, sign_b)
+    if isinstance(va, Node) and isinstance(vb, Node):
+        combinations.remember_sum(operation.trace.value(operation.first), va, vb, sign_a, sign_b)
 
 
 def _both(operation: Operation, a: Any, b: Any) -> tuple[Field, Field, list[tuple[int, Node]]]:
@@ -232,7 +245,9 @@ def _product(operation: Operation, a: Any, b: Any) -> None:
             found.append(gathered_to(replace(times(g, other), inherited=gradient.inherited), node.field.layout))
         return found
 
-    operation.emit(made, [node for _, node in signals], pullback)
+    node_ = operation.emit(made, [node for _, node in signals], pullback)
+    if isinstance(va, Node) and isinstance(vb, Node):
+        combinations.remember_product(node_, va, vb)
 
 
 def _normalisation(a: Any, b: Any) -> bool:
@@ -289,7 +304,27 @@ def _glu(operation: Operation) -> None:
     operation.emit(made, [x], pullback)
 
 
-@rule("maximum", "minimum", "where", "lerp", "addcmul", "addcdiv", "atan2")
+@rule("lerp", "lerp_")
+def _lerp(operation: Operation) -> None:
+    """A + w·(b − a)."""
+    a, b, w = (operation.value(item) for item in operation.args[:3])
+    number = _number(operation, operation.args[2])
+    if not isinstance(a, Node) or not isinstance(b, Node):
+        raise NotImplementedError("a mixture with something that is no signal")
+    if number is not None:
+        terms = [combinations.Term(a, 1 - number), combinations.Term(b, number)]
+    elif isinstance(w, Node):
+        f = w.root_function
+        terms = [
+            combinations.Term(a, 1.0, w.root, lambda z: 1 - f(z)),
+            combinations.Term(b, 1.0, w.root, f),
+        ]
+    else:
+        raise NotImplementedError("a mixture by known numbers")
+    combinations.emit_collected(operation, terms, ())
+
+
+@rule("maximum", "minimum", "where", "addcmul", "addcdiv", "atan2")
 def _several(operation: Operation) -> None:
     from gradvitals.frameworks.torch.prediction import attention, choice
 

@@ -72,6 +72,8 @@ def _cat(operation: Operation) -> None:
 
 def _together(parts: Sequence[Field], sizes: Sequence[int], dim: int, role: Role, layout: Any) -> Field:
     """Independent pieces side by side."""
+    if len(parts) == 1:
+        return parts[0].with_layout(layout)
     shares = np.asarray(sizes) / sum(sizes)
     inherited = float(sum(s * p.inherited for s, p in zip(shares, parts, strict=True)))
     kurtosis = float(sum(s * p.kurtosis for s, p in zip(shares, parts, strict=True)))

@@ -15,7 +15,7 @@ from gradvitals.maths.roles import permuted, reshaped
 
 def moved(operation: Operation, x: Node, made: Field, pullback: Any) -> Node:
     """Emit a signal with moved entries; a function of one signal stays a function of that, moved alike."""
-    node = Node(made, tags=dict(x.tags))
+    node = Node(made, tags=x.lasting_tags)
     return operation.emit(made, [x], pullback, node=node)
 
 

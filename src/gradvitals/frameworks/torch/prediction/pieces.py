@@ -139,10 +139,10 @@ def _taken(operation: Operation, argument: Any, dim: int, index: Sequence[int], 
         g = gradient.with_layout((*gradient.layout[:dim], (), *gradient.layout[dim:])) if drop else gradient
         return [put_back(g, before, dim, index)]
 
-    node = Node(made, tags=dict(x.tags))
+    node = Node(made, tags=x.lasting_tags)
     if not before.layout[dim] or not any(axis.is_mapped for axis in before.layout[dim]):
         # Some of the units are as good as all: a function of a signal stays one.
-        node = Node(made, tags={**x.tags, "part-of": x.key})
+        node = Node(made, tags={**x.lasting_tags, "part-of": x.key})
     operation.emit(made, [x], pullback, output=output, node=node)
 
 

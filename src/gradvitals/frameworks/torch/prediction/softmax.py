@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from gradvitals.frameworks.torch.prediction.sharpness import correction
 from gradvitals.frameworks.torch.prediction.values import Node, applied, backwards
 from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role
@@ -132,8 +133,15 @@ class Parts:
 
     def mixed(self, value: Any) -> Any:
         """The kernel of the mixture, (B, T, B, T)."""
-        made = self._series(_pairs(value)) / np.maximum(self.total, 1e-300)
-        return np.ascontiguousarray(made.transpose(0, 2, 1, 3))
+        made = np.array((self._series(_pairs(value)) / np.maximum(self.total, 1e-300)).transpose(0, 2, 1, 3))
+        own = self.own_share()
+        change = self.sharper(own)
+        b, t = np.arange(made.shape[0])[:, None], np.arange(made.shape[1])[None, :]
+        diagonal = np.einsum("bibi->bi", value)
+        single = np.einsum("bti,bi->bt", own, diagonal)
+        rest = (made[b, t, b, t] - single) / np.maximum(1 - own.sum(axis=2), 1e-12)
+        made[b, t, b, t] += np.einsum("bti,bi->bt", change, diagonal) - change.sum(axis=2) * rest
+        return made
 
     def own_share(self) -> Any:
         """E[a²] of every weight, (B, T, S)."""
@@ -143,6 +151,21 @@ class Parts:
         cov = self.factor * own_q[:, :, None] * own_k[:, None, :] + self.extra
         total = np.einsum("btt->bt", self.total[b, b])[:, :, None]
         return np.minimum(self.weights**2 * np.exp(cov) / np.maximum(total, 1e-300), self.weights)
+
+    def sharper(self, own: Any) -> Any:
+        """What first order gets wrong in E[a²], (B, T, S): a softmax of strong scores is less sharp than that."""
+        b = np.arange(len(self.weights))
+        own_q = np.einsum("btt->bt", self.query[b, b])
+        key = self.key[b, b]
+        squares = (self.weights**2).sum(axis=2)
+        mean = np.einsum("bti,bii->bt", self.weights, key)
+        between = np.einsum("bti,bij,btj->bt", self.weights, key, self.weights)
+        between = (between - np.einsum("bti,bii->bt", self.weights**2, key)) / np.maximum(1 - squares, 1e-12)
+        variance = np.where(squares < 1, self.factor * own_q * (mean - between), 0.0)
+        ratio = np.array(
+            [correction(1 / max(s, 1e-12), v) for s, v in zip(squares.ravel(), variance.ravel(), strict=True)]
+        )
+        return own * (ratio.reshape(squares.shape) - 1)[:, :, None]
 
     def back_to_value(self, gradient: Any, kept: float, own: Any) -> Any:
         """The gradient's kernel at the values, (B, S, B, S)."""
@@ -156,10 +179,10 @@ class Parts:
                 key_power = key_power * self.key
                 query_power = query_power * self.query
         made = np.array(total.transpose(0, 2, 1, 3))
-        if kept != 1:
-            extra = (kept - 1) * np.einsum("bti,btbt->bi", own, gradient)
-            b, s = np.arange(made.shape[0])[:, None], np.arange(made.shape[1])[None, :]
-            made[b, s, b, s] += extra
+        sharper = self.sharper(own)
+        extra = np.einsum("bti,btbt->bi", (kept - 1) * (own + sharper) + sharper, gradient)
+        b, s = np.arange(made.shape[0])[:, None], np.arange(made.shape[1])[None, :]
+        made[b, s, b, s] += extra
         return made
 
     def back_to_scores(self, gradient: Any, kept: float, own: Any) -> tuple[Any, Any]:
@@ -194,17 +217,16 @@ class Parts:
             to_key = to_key + share * key_power * outer
             key_power, query_power = key_next, query_power * self.query
         to_query, to_key = np.array(to_query.transpose(0, 2, 1, 3)), np.array(to_key.transpose(0, 2, 1, 3))
-        if kept != 1:
-            b = np.arange(len(w))
-            own_g = np.einsum("btbt->bt", gradient)
-            own_v = np.einsum("bss->bs", v[b, b])
-            own_k = np.einsum("bss->bs", self.key[b, b])
-            own_q = np.einsum("btt->bt", self.query[b, b])
-            rows = (kept - 1) * own_g * np.einsum("bti,bi->bt", own, own_v * own_k)
-            columns = (kept - 1) * own_v * np.einsum("bti,bt->bi", own, own_g * own_q)
-            i, t, s = b[:, None], np.arange(to_query.shape[1])[None], np.arange(to_key.shape[1])[None]
-            to_query[i, t, i, t] += rows
-            to_key[i, s, i, s] += columns
+        b = np.arange(len(w))
+        own_g = np.einsum("btbt->bt", gradient)
+        own_v = np.einsum("bss->bs", v[b, b])
+        own_k = np.einsum("bss->bs", self.key[b, b])
+        own_q = np.einsum("btt->bt", self.query[b, b])
+        sharper = self.sharper(own)
+        single = (kept - 1) * (own + sharper) + sharper
+        i, t, s = b[:, None], np.arange(to_query.shape[1])[None], np.arange(to_key.shape[1])[None]
+        to_query[i, t, i, t] += own_g * np.einsum("bti,bi->bt", single, own_v * own_k)
+        to_key[i, s, i, s] += own_v * np.einsum("bti,bt->bi", single, own_g * own_q)
         return to_query, to_key
 
 

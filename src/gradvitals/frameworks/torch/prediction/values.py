@@ -27,6 +27,8 @@ Function: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 #: Relative differences of variances, and differences of means in standard deviations, below which places share one
 #: evaluation of an activation: half of it is the error of an RMS.
 _ALIKE = 2e-3
+#: A variance below this share of the mean's square is rounding.
+_CERTAIN = 1e-12
 #: The relative step by which an activation's answer to a change of variance is measured.
 _NUDGE = 0.02
 
@@ -108,9 +110,14 @@ class Node:
         """The function of its root."""
         return self.function if self.function is not None else _identity
 
+    @property
+    def lasting_tags(self) -> dict[str, object]:
+        """What stays true of a function of it, or of its entries in another order."""
+        return {name: value for name, value in self.tags.items() if name != "terms"}
+
     def replaced(self, new: Field) -> Node:
         """The same history with other moments (a layout that changed)."""
-        return Node(new, tags=dict(self.tags))
+        return Node(new, tags=self.lasting_tags)
 
 
 def _identity(x: torch.Tensor) -> torch.Tensor:
@@ -170,9 +177,9 @@ def correlations(field: Field) -> tuple[Array, Array, Array]:
         pixels = tuple(at for at, axis in enumerate(field.mapped) if axis.role.value == "pixel")
         mean = field.mean.mean(axis=pixels).reshape(-1)
     variance = np.maximum(field.place_second().reshape(-1) - mean * mean, 0.0)
-    deviation = np.sqrt(variance)
-    scale = np.maximum(np.multiply.outer(deviation, deviation), 1e-300)
-    return mean, variance, (field.kernel.reshape(count, count) - outer) / scale
+    deviation = np.sqrt(np.maximum(variance, _CERTAIN * (variance + mean * mean) + 1e-300))
+    scale = np.multiply.outer(deviation, deviation)
+    return mean, variance, np.clip((field.kernel.reshape(count, count) - outer) / scale, -1.0, 1.0)
 
 
 def applied(field: Field, function: Function) -> Field:
