@@ -92,7 +92,7 @@ class Calls:
             return output
         path = f"{self.innermost}.{name}()".lstrip(".")
         if product:
-            weights = [v for v in given if isinstance(v, (Constant, Weight)) and getattr(v, "name", None)]
+            weights = [v for v in given if isinstance(v, (Constant, Weight)) and v.name and _is_matrix(v)]
             named = [v.name for v in weights if not isinstance(v, Constant) or v.learned]
             if not named:
                 return output
@@ -108,6 +108,11 @@ class Calls:
         name = activation.name if activation else None
         self.rows.append(Row(path, self._counts[path], kind, tuple(tensors[0].shape), has_weights, name, value))
         self._counts[path] += 1
+
+
+def _is_matrix(value: Constant | Weight) -> bool:
+    shape = value.shape if isinstance(value, Weight) else value.value.shape
+    return len(shape) > 1
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

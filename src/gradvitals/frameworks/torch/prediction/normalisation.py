@@ -16,9 +16,6 @@ from gradvitals.maths.alignment import alike, gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Role, layout_of, shape_of
 from gradvitals.maths.roles import with_role
 
-#: Degrees of freedom from which on a variance over the batch counts as known.
-_FEW_DEGREES = 3.0
-
 
 def _scale(operation: Operation, given: Any) -> tuple[float, float]:
     """Mean square and mean of a learned scale; one where there is none."""
@@ -218,8 +215,6 @@ def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: 
         own=None,
     ).consistent()
     made, square = _affine(operation, normal, weight, bias)
-    degrees = _degrees(normal)
-    few = degrees / max(degrees - 2, 1.0) if degrees > _FEW_DEGREES else _FEW_DEGREES
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, field.layout)
@@ -227,7 +222,7 @@ def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: 
         g_row, g_total = _means(g)
         kernel, second = _centred(g, g_row, g_total)
         kernel, second = _without_signal(replace(g, kernel=kernel, second=second), x_hat)
-        factor = square * few * root**2
+        factor = square * root**2
         g = replace(g, second=np.maximum(second, 0.0) * factor, kernel=kernel * factor, mean=np.zeros_like(g.mean))
         return [gathered_to(g.consistent(), before.layout)]
 
@@ -283,11 +278,6 @@ def _without_signal(gradient: Field, normal: Field) -> tuple[Any, Any]:
     mapped = iter(by_place.shape)
     spread = by_place.reshape([next(mapped) if axis.role is Role.PLACE else 1 for axis in gradient.mapped])
     return kernel.reshape(gradient.kernel.shape), gradient.second + normal.second * spread
-
-
-def _degrees(normal: Field) -> float:
-    """Independent values behind a channel's variance over the batch: (tr C)²/tr C²."""
-    return normal.count() and 1 / max(normal.agreement(), 1e-300)
 
 
 # ---- over groups ----

@@ -188,6 +188,7 @@ def applied(field: Field, function: Function) -> Field:
     means, variances, inverse = _rows(field)
     rows = expand(f, means, variances)
     kernel = _kernel(field, lambda m, v: expand(f, m, v))
+    carried = _answer(field, rows) ** 2
     nudged = expand(f, means[:1] * np.sqrt(1 + _NUDGE), variances[:1] * (1 + _NUDGE))
     before = max(float(rows.second[0]), 1e-300)
     slope = np.log(max(float(nudged.second[0]), 1e-300) / before) / np.log1p(_NUDGE)
@@ -209,11 +210,21 @@ def applied(field: Field, function: Function) -> Field:
         kernel,
         inherited=float(slope**2) * field.inherited,
         profile=profile,
-        blur=field.blur,
-        shared_blur=field.shared_blur,
+        blur=field.blur * carried,
+        shared_blur=field.shared_blur * carried,
         kurtosis=kurtosis,
         own=max(kurtosis - 1, 0.0) * together(field, f),
     ).consistent()
+
+
+def _answer(field: Field, rows: Expansion) -> float:
+    """How strongly the correlation of two entries answers to that of what they are functions of."""
+    same, different = field.pair_means()
+    mean = float(field.mean.mean()) ** 2
+    c = float(np.clip((different - mean) / max(same - mean, 1e-300), 0.0, 1.0))
+    power = rows.coefficients[0] ** 2
+    order = np.arange(1, len(power))
+    return min(float((order * power[1:] * c ** (order - 1)).sum() / max(float(rows.second[0]), 1e-300)), 1.0)
 
 
 def together(field: Field, f: Callable[[Array], Array]) -> float:
