@@ -30,7 +30,7 @@ from gradvitals.frameworks.torch.capture import capture
 from gradvitals.frameworks.torch.prediction.predict import predict
 
 RESULTS = Path(__file__).resolve().parents[1] / "build" / "signals_prediction"
-SEEDS = 16
+SEEDS = 8
 #: Layers whose geometric mean is known worse than this are judged by the band only.
 KNOWN = 0.01
 

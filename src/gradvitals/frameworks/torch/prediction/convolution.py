@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradvitals.frameworks.torch.prediction.linear import Moments, moments_of, plus
-from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES, place_roles
+from gradvitals.frameworks.torch.prediction.measured import FEWEST_IMAGES, MOST_PLACES, place_roles
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Weight
 from gradvitals.frameworks.torch.prediction.windows import Windows, sliding, transposed
@@ -28,7 +28,7 @@ def _convolution(operation: Operation) -> None:
     value = operation.value(weight)
     if not isinstance(value, (Constant, Weight)):
         raise NotImplementedError("a convolution with a signal")
-    positions = place_roles([shape[0], *shape[2:]])
+    positions = place_roles([shape[0], *shape[2:]], FEWEST_IMAGES)
     node = operation.node(x, [positions[0], Role.UNIT, *positions[1:]])
     channels = int(weight.shape[0 if is_transposed else 1]) // (int(groups) if is_transposed else 1)
     make = transposed if is_transposed else sliding

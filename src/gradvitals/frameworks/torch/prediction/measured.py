@@ -14,12 +14,14 @@ from gradvitals.maths.field import Axis, Field, Layout, Role, layout_of
 MOST_PLACES = 512
 #: Samples that are kept at least where there are many places: two, so that they can be compared.
 _FEWEST_SAMPLES = 2
+#: And of images: batch norm compares all with all.
+FEWEST_IMAGES = 8
 
 
-def place_roles(sizes: Sequence[int]) -> list[Role]:
+def place_roles(sizes: Sequence[int], fewest: int = 2) -> list[Role]:
     """Roles for samples and positions (sizes in order, samples first): places, or pixels where too many."""
     positions = math.prod(sizes[1:])
-    if positions * min(_FEWEST_SAMPLES, max(sizes[0], 1) if sizes else 1) <= MOST_PLACES:
+    if positions * min(fewest, max(sizes[0], 1) if sizes else 1) <= MOST_PLACES:
         return [Role.PLACE] * len(sizes)
     return [Role.PLACE, *[Role.PIXEL] * (len(sizes) - 1)]
 
@@ -30,7 +32,7 @@ def default_roles(shape: Sequence[int]) -> list[Role]:
         return [Role.UNIT] * len(shape)
     if len(shape) <= 3:
         return [*place_roles(shape[:-1]), Role.UNIT]
-    spatial = place_roles([shape[0], *shape[2:]])
+    spatial = place_roles([shape[0], *shape[2:]], FEWEST_IMAGES)
     return [spatial[0], Role.UNIT, *spatial[1:]]
 
 

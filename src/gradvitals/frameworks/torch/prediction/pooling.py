@@ -136,9 +136,9 @@ def _maximum(operation: Operation) -> None:
     origin = node.root if increasing else node
     function = node.root_function if increasing else (lambda z: z)
     before = spatially(origin.field)
-    same = math.sqrt(max(before.mean_square, 0.0))
     seen = round(float(np.mean(windows.counts())))
-    mean, second, slope, two = _largest(before, seen, function)
+    mean, second = _largest(before, seen, function)
+    two = mean * mean
     shape_axes = [before.array_axis(d, 0)[0] for d in range(2, len(before.layout))]
     extents = list(before.second.shape)
     for axis, n in zip(shape_axes, windows.outputs, strict=True):
@@ -155,10 +155,9 @@ def _maximum(operation: Operation) -> None:
         2.0,
     )
     if not before.has_pixels or before.places:
-        made = replace(made, kernel=_between(before, made, mean, second, two))
+        made = replace(made, kernel=_between(before, made, mean, second))
     made = _settled(made.consistent())
     share = math.prod(windows.outputs) / math.prod(windows.inputs)
-    del same
 
     def back(gradient: Field, factor: float) -> Field:
         g = _as_spatial(gathered_to(gradient, made.layout), before)
@@ -181,9 +180,11 @@ def _maximum(operation: Operation) -> None:
             kurtosis=min(gradient.kurtosis * seen, 1e3),
         ).consistent()
 
-    operation.emit(
-        made, [origin], lambda g: [gathered_to(gathered_to(back(g, slope), before.layout), origin.field.layout)]
-    )
+    def to_origin(gradient: Field) -> Sequence[Field]:
+        slope = _slope_at_largest(before, seen, function)
+        return [gathered_to(gathered_to(back(gradient, slope), before.layout), origin.field.layout)]
+
+    operation.emit(made, [origin], to_origin)
     if origin is not node:
         made_node = operation.trace.value(operation.first)
         step = Step(
@@ -195,13 +196,11 @@ def _maximum(operation: Operation) -> None:
         operation.trace.steps.append(step)
 
 
-def _between(before: Field, made: Field, mean: float, second: float, two: float) -> Any:
+def _between(before: Field, made: Field, mean: float, second: float) -> Any:
     """Correlations of maxima, to first order those of what they are maxima of."""
     if before.has_pixels:
-        n = math.prod(before.kernel.shape[: before.places])
         own = max(float(before.place_second().mean() - before.mean.mean() ** 2), 1e-300)
         correlation = (before.kernel - float(before.mean.mean()) ** 2) / own
-        del n, two
         return mean**2 + np.clip(correlation, 0, 1) * (second - mean**2)
     return np.full_like(made.kernel, mean**2) + float(
         np.clip((before.pair_means()[1] - before.mean.mean() ** 2) / max(before.mean_square, 1e-300), 0, 1)
@@ -218,20 +217,28 @@ def _increases(node: Node) -> bool:
     return bool((values.diff() >= -1e-12 * scale).all())
 
 
-def _largest(field: Field, n: int, function: Any) -> tuple[float, float, float, float]:
-    """Of the largest of n values: E[f], E[f²], E[f′²], and E[f]²."""
+def _largest(field: Field, n: int, function: Any) -> tuple[float, float]:
+    """Of the largest of n values: E[f] and E[f²]."""
+    points, weights = _largest_rule(field, n)
+    values = in_numpy(function)(points)
+    return float((values * weights).sum()), float((values**2 * weights).sum())
+
+
+def _slope_at_largest(field: Field, n: int, function: Any) -> float:
+    """E[f′²] at the largest of n values; only to be asked on the way back, outside of the trace."""
+    points, weights = _largest_rule(field, n)
+    return float((slope_of(function)(points) ** 2 * weights).sum())
+
+
+def _largest_rule(field: Field, n: int) -> tuple[Any, Any]:
+    """Points and weights of the distribution of the largest of n independent values."""
     mean, second = float(field.mean.mean()), field.mean_square
     deviation = math.sqrt(max(second - mean * mean, 0.0))
     grid = np.linspace(-8.0, 8.0, 4001)
     density = np.exp(-grid * grid / 2) / math.sqrt(2 * math.pi)
     below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2) * (grid[1] - grid[0])])
     weights = density * n * np.clip(below, 0, 1) ** (n - 1)
-    weights /= weights.sum()
-    points = mean + deviation * grid
-    values = in_numpy(function)(points)
-    slopes = slope_of(function)(points)
-    first = float((values * weights).sum())
-    return first, float((values**2 * weights).sum()), float((slopes**2 * weights).sum()), first * first
+    return mean + deviation * grid, weights / weights.sum()
 
 
 @rule(
