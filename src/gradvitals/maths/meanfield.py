@@ -92,7 +92,7 @@ class Expansion:
         mean = a[:, 0] if a.shape[1] else np.zeros_like(second)
         carried = np.einsum("nk,nk->n", a, a)
         # Far beyond the kink's resolution the derivative's tail may exceed its second moment by rounding.
-        a = a * np.sqrt(np.minimum(1.0, second / np.maximum(carried, 1e-300)))[:, None]
+        a = a * np.sqrt(np.minimum(1.0, second / np.maximum(carried, np.maximum(second, 1e-300))))[:, None]
         return Expansion(mean, second, fourth, a)
 
 

@@ -27,7 +27,7 @@ from gradvitals.frameworks.torch.prediction.objective import gradients_at_output
 from gradvitals.frameworks.torch.prediction.trace import Trace, Tracing, Unmodelled
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
 from gradvitals.frameworks.torch.prediction.weights import meta_weights
-from gradvitals.frameworks.torch.state import RandomState, seed_everything
+from gradvitals.frameworks.torch.state import RandomState, preserved, seed_everything
 from gradvitals.maths.field import Field
 from gradvitals.vocabulary.errors import InputError, ModelError
 
@@ -64,7 +64,8 @@ def predict(case: Case, *, seed: int = 0, weight_rms: Mapping[str, float] | None
     try:
         for kind in kinds:
             try:
-                return _predicted(model, case, kind, seed, weight_rms or {})
+                with _kept(model, case, kind):
+                    return _predicted(model, case, kind, seed, weight_rms or {})
             except ModelError:  # some code looks at values: then on real tensors
                 if kind == kinds[-1]:
                     raise
@@ -121,6 +122,31 @@ def _predicted(model: nn.Module, case: Case, kind: str, seed: int, weight_rms: M
         operations=len(trace.steps),
         assumed=tuple(assumed),
     )
+
+
+@contextlib.contextmanager
+def _kept(model: nn.Module, case: Case, kind: str) -> Iterator[None]:
+    """Leave no trace; without values, parameters can't change and need no copy."""
+    if kind == "real":
+        with preserved(model, (case.args, case.keywords)):
+            yield
+        return
+    modules = [(module, module.training, dict(vars(module))) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    registered = [(module, dict(module._buffers)) for module in model.modules()]  # noqa: SLF001
+    try:
+        yield
+    finally:
+        for module, training, attributes in modules:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module.training = training
+        for module, known in registered:
+            module._buffers.clear()  # noqa: SLF001
+            module._buffers.update(known)  # noqa: SLF001
+        for buffer, values in buffers:
+            if not torch.equal(buffer, values):
+                buffer.data.copy_(values)
 
 
 @contextlib.contextmanager
