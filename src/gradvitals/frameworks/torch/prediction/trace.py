@@ -7,7 +7,6 @@ code that branches on such values runs as it would.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -230,8 +229,6 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in _mutated(func, args, kwargs):
                 self.trace.bind(tensor, self.trace.value(operation.first))
         except Exception as error:
-            if os.environ.get("GV_DEBUG") and not isinstance(error, (NotImplementedError, ValueError)):
-                raise
             if any(tensor.is_floating_point() for tensor in made):
                 self.trace.unmodelled.append(Unmodelled(name, self.trace.where(), str(error)))
             for tensor in made:
