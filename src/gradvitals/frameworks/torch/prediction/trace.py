@@ -228,7 +228,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 found(operation)
             for tensor in _mutated(func, args, kwargs):
                 self.trace.bind(tensor, self.trace.value(operation.first))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a rule stumbles over is reported as S209
             if any(tensor.is_floating_point() for tensor in made):
                 self.trace.unmodelled.append(Unmodelled(name, self.trace.where(), str(error)))
             for tensor in made:
