@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from gradvitals.frameworks.surrogate import surrogate
     from gradvitals.gradients.assertion import UnresolvedGradientWarning, assert_gradients
     from gradvitals.gradients.verb import check
+    from gradvitals.signals import theory
     from gradvitals.signals.verb import probe
+    from gradvitals.signals.verb_predict import predict
     from gradvitals.weights.verb import init_, plan_init
 
 __all__ = [
@@ -60,8 +62,10 @@ __all__ = [
     "checkup",
     "init_",
     "plan_init",
+    "predict",
     "probe",
     "surrogate",
+    "theory",
 ]
 
 _HOME = {
@@ -72,8 +76,10 @@ _HOME = {
     "checkup": "gradvitals._checkup",
     "init_": "gradvitals.weights.verb",
     "plan_init": "gradvitals.weights.verb",
+    "predict": "gradvitals.signals.verb_predict",
     "probe": "gradvitals.signals.verb",
     "surrogate": "gradvitals.frameworks.surrogate",
+    "theory": "gradvitals.signals",
 }
 
 

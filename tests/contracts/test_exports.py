@@ -22,7 +22,7 @@ SOURCE = ROOT / "src" / "gradvitals"
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 STARTERS = "faces/starters/"
-VERBS = ("check", "checkup", "init_", "plan_init", "probe")
+VERBS = ("check", "checkup", "init_", "plan_init", "predict", "probe")
 VOCABULARY = (
     "Case", "Estimate", "Finding", "GradvitalsError", "InputError", "LoadError", "MissingDependencyError",
     "ModelError", "Report", "Rule", "Severity", "Site", "Table", "UnresolvedGradientWarning", "UsageError",
@@ -30,6 +30,8 @@ VOCABULARY = (
 )  # fmt: skip
 #: What stands beside the verbs: the check as an assertion, and a mark for functions.
 BESIDE = ("assert_gradients", "surrogate")
+#: A module of functions.
+MODULES = ("theory",)
 
 
 def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, Any]]:
@@ -41,7 +43,7 @@ def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, Any]]:
 
 
 def test_the_exports_are_exactly_these() -> None:
-    assert sorted(gradvitals.__all__) == sorted((*VERBS, *BESIDE, *VOCABULARY, "__version__"))
+    assert sorted(gradvitals.__all__) == sorted((*VERBS, *BESIDE, *MODULES, *VOCABULARY, "__version__"))
     assert dir(gradvitals) == sorted(gradvitals.__all__)
     for name in gradvitals.__all__:
         assert getattr(gradvitals, name) is not None

@@ -151,6 +151,8 @@ TABLES = {
     "sample_cosine gradient_rms nonfinite",
     "parameters": "path weight_rms gradient_rms",
     "gains": "direction gain low high layers left first last",
+    "agreement": "path call kind forward_predicted forward_measured forward_ratio forward_deviations "
+    "gradient_predicted gradient_measured gradient_ratio gradient_deviations",
     "plan": "path kind shape fan_in fan_out activation scheme std_before std_after bias reason",
     "before": "path forward_rms gradient_rms",
     "after": "path forward_rms gradient_rms",

@@ -39,6 +39,8 @@ def report_of(text: str) -> Report:
         ("check", "nets.py:two", 0),
         ("probe", "nets.py:sound", 0),
         ("probe", "nets.py:vanishing", 1),
+        ("predict", "nets.py:sound", 0),
+        ("predict", "nets.py:vanishing", 1),
         ("init", "nets.py:sound", 0),
         ("init", "nets.py:off", 0),
         ("checkup", "cases.py:right", 0),
@@ -304,7 +306,7 @@ def test_help_names_every_command_in_the_order_of_a_first_day(run: Run) -> None:
     assert result.exit_code == 0
     listed = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()]
     assert [word for word in listed if word.isalpha() and word.islower()][:6] == [
-        "demo", "checkup", "check", "probe", "init", "explain",
+        "demo", "checkup", "check", "probe", "predict", "init", "explain",
     ]  # fmt: skip
     for code in ("0 pass", "1 fail", "2 misuse", "3 inconclusive"):
         assert code in " ".join(result.stdout.split())

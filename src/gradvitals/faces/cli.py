@@ -22,7 +22,7 @@ class _Verbs(click.Group):
     """Commands in the order in which people meet them; our own errors end with exit code 2 and their three parts."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return ["demo", "checkup", "check", "probe", "init", "explain"]
+        return ["demo", "checkup", "check", "probe", "predict", "init", "explain"]
 
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):  # a terminal that can't show 梯度 gets a question mark, no exception
@@ -142,6 +142,15 @@ def _other(against: str | None) -> Any:
     from gradvitals.frameworks.case import load_case
 
     return load_case(against)
+
+
+@main.command()
+@_target
+@output_options()
+@click.option("--against", type=click.Choice(["probe"]), help="Measure the same batch as well, and compare.")
+def predict(target: str, *, against: str | None, seed: int, **output: Any) -> None:
+    """What should become of signal and gradient, by theory? Runs without values."""
+    _examine("predict", target, Output(**output), against=against, seed=seed)
 
 
 @main.command()

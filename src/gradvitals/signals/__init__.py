@@ -1,5 +1,7 @@
 """Does the signal survive the depth, forwards and backwards?"""
 
+from gradvitals.signals import theory
 from gradvitals.signals.verb import probe
+from gradvitals.signals.verb_predict import predict
 
-__all__ = ["probe"]
+__all__ = ["predict", "probe", "theory"]

@@ -32,6 +32,8 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "S206": "units-saturated",
         "S207": "inputs-collapsed",
         "S208": "parameters-cloned",
+        "S209": "operation-unmodelled",
+        "S210": "prediction-disagrees",
         "S211": "signal-not-finite",
         "S212": "runs-differ",
         "W301": "weight-variance-off",

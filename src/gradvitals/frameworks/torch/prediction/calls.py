@@ -1,0 +1,137 @@
+"""Which layer's call a signal is the output of, in the terms of a measured probe."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from gradvitals.frameworks.torch import layers
+from gradvitals.frameworks.torch.objective import output_tensors
+from gradvitals.frameworks.torch.prediction.trace import Trace
+from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One call, and what was known of its output when it returned."""
+
+    path: str
+    call: int
+    kind: str
+    shape: tuple[int, ...]
+    has_weights: bool
+    activation: str | None
+    value: Any
+
+
+class Calls:
+    """Records the calls of a forward pass inside :meth:`listening`."""
+
+    def __init__(self, model: nn.Module, trace: Trace) -> None:
+        self.rows: list[Row] = []
+        self._model = model
+        self._trace = trace
+        self._paths = {module: path for path, module in model.named_modules()}
+        self._counts: Counter[str] = Counter()
+        self._frames: list[tuple[nn.Module, bool]] = []
+
+    @property
+    def innermost(self) -> str:
+        """The path of the module that is running."""
+        return self._paths[self._frames[-1][0]] if self._frames else ""
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Record the forward pass that runs inside."""
+        handles = []
+        try:
+            for module in self._paths:
+                handles.append(module.register_forward_pre_hook(self._entered))
+                handles.append(module.register_forward_hook(self._left, always_call=True))
+            with _Functions(self._function):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _entered(self, module: nn.Module, _args: Any) -> None:
+        leaf = layers.is_leaf(module) and not (module is self._model and layers.is_own_network(module))
+        self._frames.append((module, leaf))
+
+    def _left(self, module: nn.Module, _args: Any, output: Any) -> None:
+        if not self._frames or self._frames[-1][0] is not module:
+            return
+        _, leaf = self._frames.pop()
+        if output is None or not leaf or self._inside_leaf():
+            return
+        kind = layers.kind_of(module)
+        activation = layers.activation_of_module(module)
+        self._add(output, self._paths[module] or kind, kind, layers.mixes(module), activation)
+
+    def _inside_leaf(self) -> bool:
+        return any(leaf for _, leaf in self._frames)
+
+    def _function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = func(*args, **kwargs)
+        if self._inside_leaf():
+            return output
+        name = getattr(func, "__name__", "").strip("_")
+        activation = layers.activation_of_function(name, args, kwargs)
+        product = name in layers.PRODUCTS
+        if not activation and not product:
+            return output
+        given = [self._trace.values.get(id(t)) for t in _tensors((args, kwargs))]
+        if not any(isinstance(v, Node) or (isinstance(v, Constant) and v.data) or v is None for v in given):
+            return output
+        path = f"{self.innermost}.{name}()".lstrip(".")
+        if product:
+            weights = [v for v in given if isinstance(v, (Constant, Weight)) and v.name and _is_matrix(v)]
+            named = [v.name for v in weights if not isinstance(v, Constant) or v.learned]
+            if not named:
+                return output
+            path = min(filter(None, named))
+        self._add(output, path, name, product, activation)
+        return output
+
+    def _add(self, output: Any, path: str, kind: str, has_weights: bool, activation: Any) -> None:
+        tensors = [tensor for _, tensor in output_tensors(output)]
+        if not tensors or tensors[0].numel() == 0:
+            return
+        value = self._trace.value(tensors[0])
+        name = activation.name if activation else None
+        self.rows.append(Row(path, self._counts[path], kind, tuple(tensors[0].shape), has_weights, name, value))
+        self._counts[path] += 1
+
+
+def _is_matrix(value: Constant | Weight) -> bool:
+    shape = value.shape if isinstance(value, Weight) else value.value.shape
+    return len(shape) > 1
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, record: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]) -> None:
+        super().__init__()
+        self._record = record
+
+    def __torch_function__(
+        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return self._record(func, args, dict(kwargs or {}))

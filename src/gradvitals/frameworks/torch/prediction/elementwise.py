@@ -1,0 +1,350 @@
+"""Elementwise operations: functions of one signal, sums and products of several, and what numbers do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from gradvitals.frameworks.torch.prediction import combinations
+from gradvitals.frameworks.torch.prediction.linear import plus, times
+from gradvitals.frameworks.torch.prediction.operation import Operation, Pullback, Step, rule
+from gradvitals.frameworks.torch.prediction.values import Constant, Function, Node, Noise, Weight, backwards
+from gradvitals.maths.alignment import alike, common_layout, gathered_to, spread_to
+from gradvitals.maths.field import Field
+
+#: Functions of one tensor and numbers, each with its in-place form.
+UNARY = (
+    *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus"),
+    *("hardtanh", "hardswish", "hardsigmoid", "log_sigmoid_forward", "threshold", "softshrink", "hardshrink"),
+    *("exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sqrt", "rsqrt", "square", "reciprocal", "abs", "neg"),
+    *("sin", "cos", "tan", "sinh", "cosh", "asinh", "acosh", "atanh", "asin", "acos", "atan", "erf", "erfc"),
+    *("sgn", "sign", "floor", "ceil", "round", "trunc", "frac", "clamp", "clamp_min", "clamp_max", "clip", "sinc"),
+    *("logit", "nan_to_num", "special_ndtr", "special_log_ndtr", "relu_", "i0", "lgamma", "digamma", "erfinv"),
+)
+
+
+def _unary_names() -> list[str]:
+    plain = [name.removesuffix("_") for name in UNARY]
+    return [*plain, *(f"{name}_" for name in plain)]
+
+
+@rule(*_unary_names())
+def _unary(operation: Operation) -> None:
+    x = operation.node(operation.args[0])
+    more = tuple(_plain(operation, item) for item in operation.args[1:])
+    keywords = {key: _plain(operation, item) for key, item in operation.kwargs.items()}
+    function = operation.function
+
+    def apply(z: torch.Tensor) -> torch.Tensor:
+        result = function(z.clone() if operation.name.endswith("_") else z, *more, **keywords)
+        return torch.as_tensor(result[0] if isinstance(result, tuple) else result)
+
+    composed(operation, x, apply)
+
+
+def _plain(operation: Operation, item: Any) -> Any:
+    """A number among the arguments; a tensor of one entry counts as one."""
+    if not isinstance(item, torch.Tensor):
+        return item
+    value = operation.value(item)
+    if isinstance(value, Constant) and value.value.numel() == 1:
+        return value.value.double()
+    raise NotImplementedError(f"{operation.name} with a tensor")
+
+
+def composed(operation: Operation, x: Node, function: Function, *, at: Any = None) -> Node:
+    """Put an elementwise function behind a signal: its whole history since the last mixing is one function."""
+    before = x.root_function
+    source = x.root
+    together: Function = function if x.source is None else lambda z: function(before(z))
+    made = Node(None, source, together, tags=x.lasting_tags)
+    operation.emit(None, node=made, output=at)
+    operation.trace.steps.append(Step(made, (source,), lambda g: [backwards(g, source.field, together)]))
+    if x is not source:  # what lies between is shown its gradient, which went past it
+        operation.trace.steps.append(Step(made, (x,), lambda g: [backwards(g, x.field, function)], shown=True))
+    return made
+
+
+def _same_source(a: Any, b: Any) -> bool:
+    return isinstance(a, Node) and isinstance(b, Node) and a.root is b.root
+
+
+def _joined(
+    operation: Operation, a: Node, b: Node, function: Callable[[Any, Any], Any], seen: Sequence[tuple[Node, Pullback]]
+) -> None:
+    """Two functions of the same signal are one; ``seen`` are the gradients that each of them is shown."""
+    source = a.root
+    f, g = a.root_function, b.root_function
+
+    def together(z: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(function(f(z), g(z)))
+
+    made = Node(None, source, together)
+    operation.emit(None, node=made)
+    operation.trace.steps.append(Step(made, (source,), lambda gr: [backwards(gr, source.field, together)]))
+    for between, pullback in seen:
+        if between is not source:
+            operation.trace.steps.append(Step(made, (between,), pullback, shown=True))
+
+
+def _number(operation: Operation, item: Any) -> float | None:
+    """A number, also as a tensor of one known entry that isn't learned."""
+    if isinstance(item, (int, float)) and not isinstance(item, bool):
+        return float(item)
+    value = operation.value(item)
+    if isinstance(value, Constant) and value.value.numel() == 1 and not value.value.is_complex():
+        return float(value.value.detach())
+    return None
+
+
+@rule("add", "add_", "sub", "sub_", "rsub", "_foreach_add")
+def _add(operation: Operation) -> None:
+    a, b = operation.args[:2]
+    name = operation.name.removeprefix("aten::").removesuffix("_")
+    alpha = float(operation.kwargs.get("alpha", operation.args[2] if len(operation.args) > 2 else 1))
+    sign_a, sign_b = (1.0, alpha if name == "add" else -alpha)
+    if name == "rsub":
+        sign_a, sign_b = -alpha, 1.0
+    from gradvitals.frameworks.torch.prediction import attention
+
+    if attention.takes_sum(operation, a, b, sign_a, sign_b):
+        return
+    va, vb = operation.value(a), operation.value(b)
+    for one, other, s_one, s_other in ((a, b, sign_a, sign_b), (b, a, sign_b, sign_a)):
+        number = _number(operation, other)
+        if number is not None and isinstance(operation.value(one), Node):
+            shift = s_other * number
+            composed(operation, operation.node(one), lambda z, s=s_one, t=shift: s * z + t)  # type: ignore[misc]
+            return
+    if _same_source(va, vb):
+        signed = [(va, lambda g: [g.times(sign_a)]), (vb, lambda g: [g.times(sign_b)])]
+        _joined(operation, va, vb, lambda x, y: sign_a * x + sign_b * y, signed)
+        return
+    for one, other, sign in ((va, vb, sign_a), (vb, va, sign_b)):
+        if isinstance(one, Node) and isinstance(other, Constant) and not other.value.any():
+            made = operation.emit(one.field.times(sign), [one], lambda g, s=sign: [g.times(s)])  # type: ignore[misc]
+            made.tags["terms"] = (combinations.Term(one, sign),)
+            return
+    if isinstance(va, Node) and isinstance(vb, Node):
+        terms = combinations.collected(va, vb, sign_a, sign_b)
+        if terms is not None:
+            combinations.emit_collected(operation, terms, ((va, sign_a), (vb, sign_b)))
+            return
+    _sum(operation, a, b, sign_a, sign_b)
+    if isinstance(va, Node) and isinstance(vb, Node):
+        combinations.remember_sum(operation.trace.value(operation.first), va, vb, sign_a, sign_b)
+
+
+def _both(operation: Operation, a: Any, b: Any) -> tuple[Field, Field, list[tuple[int, Node]]]:
+    """The fields of two operands under one layout, and which of them are signals."""
+    va, vb = operation.value(a), operation.value(b)
+    if not isinstance(va, Node) and not isinstance(vb, Node):  # an input meets a parameter
+        enters = a if isinstance(va, Constant) and va.data else b
+        operation.node(enters)
+        va, vb = operation.value(a), operation.value(b)
+    known = va if isinstance(va, Node) else vb
+    first = va.field if isinstance(va, Node) else operation.beside(a, known.field)
+    second = vb.field if isinstance(vb, Node) else operation.beside(b, known.field)
+    layout = common_layout([first.layout, second.layout])
+    signals = [(at, v) for at, v in enumerate((va, vb)) if isinstance(v, Node)]
+    one, two = alike(spread_to(first, layout), spread_to(second, layout))
+    return one, two, signals
+
+
+def _sum(operation: Operation, a: Any, b: Any, sign_a: float, sign_b: float) -> None:
+    first, second, signals = _both(operation, a, b)
+    made = plus(first.times(sign_a), second.times(sign_b))
+    signs = (sign_a, sign_b)
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        return [gathered_to(gradient.times(signs[at]), node.field.layout) for at, node in signals]
+
+    operation.emit(made, [node for _, node in signals], pullback)
+
+
+@rule("mul", "mul_", "div", "div_", "true_divide")
+def _mul(operation: Operation) -> None:
+    a, b = operation.args[:2]
+    divides = "div" in operation.name
+    from gradvitals.frameworks.torch.prediction import attention
+
+    if attention.takes_factor(operation, a, b, divides=divides):
+        return
+    va, vb = operation.value(a), operation.value(b)
+    for one, other, inverted in ((a, b, False), (b, a, True)):
+        number = _number(operation, other)
+        if number is not None and isinstance(operation.value(one), Node):
+            if divides and inverted:
+                composed(operation, operation.node(one), lambda z, n=number: n / z)  # type: ignore[misc]
+            else:
+                factor = 1 / number if divides and number else number
+                composed(operation, operation.node(one), lambda z, n=factor: n * z)  # type: ignore[misc]
+            return
+    if isinstance(va, Noise) or isinstance(vb, Noise):
+        signal, noise = (va, vb) if isinstance(vb, Noise) else (vb, va)
+        if not isinstance(signal, Node) or divides:
+            raise NotImplementedError("a random mask on something that is no signal")
+        masked(operation, signal, noise)
+        return
+    if _same_source(va, vb):
+        if divides:
+            _joined(operation, va, vb, lambda x, y: x / y, [])
+        else:
+            seen = [(va, lambda g: [times(g, vb.field)]), (vb, lambda g: [times(g, va.field)])]
+            _joined(operation, va, vb, lambda x, y: x * y, seen)
+        return
+    if divides:
+        b = _inverse(operation, b)
+    _product(operation, a, b)
+
+
+def _inverse(operation: Operation, b: Any) -> Any:
+    """What multiplies in place of what divides, under a tensor of its own."""
+    value = operation.value(b)
+    stand_in = torch.empty(0)
+    if isinstance(value, Node):
+        composed(operation, value, lambda z: 1 / z, at=stand_in)
+        return stand_in
+    if isinstance(value, Constant):
+        operation.trace.bind(stand_in, replace(value, value=1 / value.value.detach().double()))
+        return stand_in
+    raise NotImplementedError("a division by this")
+
+
+def masked(operation: Operation, signal: Node, noise: Noise) -> None:
+    """A signal times independent entries: dropout."""
+
+    def apply(field: Field) -> Field:
+        square = noise.mean**2
+        return replace(
+            field,
+            mean=field.mean * noise.mean,
+            second=field.second * noise.second,
+            kernel=field.kernel * square,
+            kurtosis=field.kurtosis,
+        ).consistent()
+
+    operation.emit(apply(signal.field), [signal], lambda g: [apply(g)])
+
+
+def _product(operation: Operation, a: Any, b: Any) -> None:
+    va, vb = operation.value(a), operation.value(b)
+    normalises = _normalisation(va, vb)
+    first, second, signals = _both(operation, a, b)
+    made = times(first, second)
+    if normalises:
+        made = replace(made, inherited=0.0, kurtosis=1.0, own=None)
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        found = []
+        for at, node in signals:
+            g, other = alike(spread_to(gradient, first.layout), (second, first)[at])
+            found.append(gathered_to(replace(times(g, other), inherited=gradient.inherited), node.field.layout))
+        return found
+
+    node_ = operation.emit(made, [node for _, node in signals], pullback)
+    if isinstance(va, Node) and isinstance(vb, Node):
+        combinations.remember_product(node_, va, vb)
+
+
+def _normalisation(a: Any, b: Any) -> bool:
+    """Whether one operand is a function of the other's mean square, as a hand-written RMS norm has it."""
+    for one, other in ((a, b), (b, a)):
+        if isinstance(one, Node) and isinstance(other, Node) and other.root.tags.get("mean-square-of") == one.key:
+            return True
+    return False
+
+
+@rule("pow", "pow_")
+def _pow(operation: Operation) -> None:
+    base, exponent = operation.args[:2]
+    number = _number(operation, exponent)
+    if number is not None and isinstance(operation.value(base), Node):
+        x = operation.node(base)
+        made = composed(operation, x, lambda z: z**number)
+        if number == 2:
+            made.tags["square-of"] = x.key
+        return
+    start = _number(operation, base)
+    if start is not None:
+        composed(operation, operation.node(exponent), lambda z: start**z)
+        return
+    raise NotImplementedError("a power with two tensors")
+
+
+@rule("_prelu_kernel", "prelu")
+def _prelu(operation: Operation) -> None:
+    weight = operation.value(operation.args[1])
+    slope = weight.mean if isinstance(weight, Weight) else float(weight.value.detach().double().mean())
+    composed(operation, operation.node(operation.args[0]), lambda z: torch.where(z > 0, z, slope * z))
+
+
+@rule("glu")
+def _glu(operation: Operation) -> None:
+    from gradvitals.frameworks.torch.prediction.pieces import halves
+    from gradvitals.frameworks.torch.prediction.values import applied
+
+    x = operation.node(operation.args[0])
+    dim = operation.argument(1, "dim", -1) % len(x.field.layout)
+    half = halves(x.field, dim, 0, 2)
+    gate = applied(half, torch.sigmoid)
+    made = times(half, gate)
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        one = times(gradient, gate)
+        two = backwards(times(gradient, half), half, torch.sigmoid)
+        both = replace(
+            one, second=(one.second + two.second) / 2, kernel=(one.kernel + two.kernel) / 2, mean=one.mean * 0
+        )
+        return [gathered_to(both.with_layout(x.field.layout), x.field.layout)]
+
+    operation.emit(made, [x], pullback)
+
+
+@rule("lerp", "lerp_")
+def _lerp(operation: Operation) -> None:
+    """A + w·(b − a)."""
+    a, b, w = (operation.value(item) for item in operation.args[:3])
+    number = _number(operation, operation.args[2])
+    if not isinstance(a, Node) or not isinstance(b, Node):
+        raise NotImplementedError("a mixture with something that is no signal")
+    if number is not None:
+        terms = [combinations.Term(a, 1 - number), combinations.Term(b, number)]
+    elif isinstance(w, Node):
+        f = w.root_function
+        terms = [
+            combinations.Term(a, 1.0, w.root, lambda z: 1 - f(z)),
+            combinations.Term(b, 1.0, w.root, f),
+        ]
+    else:
+        raise NotImplementedError("a mixture by known numbers")
+    combinations.emit_collected(operation, terms, ())
+
+
+@rule("maximum", "minimum", "where", "addcmul", "addcdiv", "atan2")
+def _several(operation: Operation) -> None:
+    from gradvitals.frameworks.torch.prediction import attention, choice
+
+    if attention.takes_mask(operation):
+        return
+    choice.chosen(operation)
+
+
+@rule("masked_fill", "masked_fill_")
+def _masked_fill(operation: Operation) -> None:
+    from gradvitals.frameworks.torch.prediction import attention, choice
+
+    if attention.takes_mask(operation):
+        return
+    choice.filled(operation)
+
+
+@rule("native_dropout", "dropout", "dropout_", "alpha_dropout", "feature_dropout")
+def _dropout(operation: Operation) -> None:
+    x = operation.node(operation.args[0])
+    p, train = float(operation.args[1]), operation.argument(2, "train", True)  # noqa: FBT003
+    keep = 1 - p if train else 1.0
+    masked(operation, x, Noise(1.0, 1 / keep if keep else 0.0))

@@ -1,0 +1,57 @@
+"""Rows of a table, looked up by known numbers: where a model of tokens starts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES, measured, place_roles
+from gradvitals.frameworks.torch.prediction.operation import Operation, rule
+from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
+from gradvitals.maths.field import Axis, Field, Role
+
+
+@rule("embedding")
+def _embedding(operation: Operation) -> None:
+    table, index = operation.value(operation.args[0]), operation.value(operation.args[1])
+    if not isinstance(index, Constant):
+        raise NotImplementedError("a lookup by numbers that aren't known")
+    shape = tuple(index.value.shape)
+    lead = place_roles(shape) if shape else []
+    if isinstance(table, Constant):
+        rows = table.value.detach()[index.value.to(table.value.device)]
+        operation.emit(measured(rows, [*lead, Role.UNIT]), node=Node(measured(rows, [*lead, Role.UNIT])))
+        return
+    if isinstance(table, Weight):
+        operation.emit(_alike(table, index.value.numpy(), lead))
+        return
+    raise NotImplementedError("a lookup in a signal")
+
+
+def _alike(table: Weight, index: np.ndarray, lead: list[Role]) -> Field:
+    """Of a table without values: the same row is the same, different ones are independent."""
+    positions = index.shape[1:]
+    kept = max(2, MOST_PLACES // max(math.prod(positions) if Role.PIXEL not in lead else 1, 1))
+    held = index[:kept]
+    units = (Axis(table.shape[1], Role.UNIT),)
+    layout = (*((Axis(n, role),) if n > 1 else () for n, role in zip(index.shape, lead, strict=True)), units)
+    mapped = [n for n in held.shape if n > 1]
+    same = held.reshape(-1)[:, None] == held.reshape(-1)[None, :]
+    independent = table.mean**2
+    kernel = independent + same * (table.second - independent)
+    if Role.PIXEL in lead:
+        b = held.shape[0]
+        t = math.prod(positions)
+        blocks = kernel.reshape(b, t, b, t).mean(axis=(1, 3))
+        own = np.array(
+            [(kernel.reshape(b, t, b, t)[i, :, i, :].sum() - t * table.second) / (t * (t - 1)) for i in range(b)]
+        )
+        np.fill_diagonal(blocks, own)
+        kernel = blocks if b > 1 else blocks.reshape(())
+        places = [b] if b > 1 else []
+    else:
+        places = mapped
+    return Field(
+        layout, np.full(mapped, table.mean), np.full(mapped, table.second), kernel.reshape((*places, *places))
+    ).consistent()

@@ -1,0 +1,161 @@
+"""Entries picked by known positions, and entries in another order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradvitals.frameworks.torch.prediction.layouts import moved
+from gradvitals.frameworks.torch.prediction.operation import Operation, rule
+from gradvitals.frameworks.torch.prediction.pieces import _taken, piece, put_back
+from gradvitals.frameworks.torch.prediction.values import Constant
+from gradvitals.maths.alignment import gathered_to
+from gradvitals.maths.field import Axis, Field, Role, shape_of
+from gradvitals.maths.roles import fused, reshaped, with_role
+
+
+@rule("index_select", "index", "gather", "take_along_dim", "_unsafe_index")
+def _index(operation: Operation) -> None:
+    x = operation.args[0]
+    name = operation.name.removeprefix("aten::")
+    if name == "index_select":
+        dim, given = operation.args[1] % x.dim(), operation.value(operation.args[2])
+        if isinstance(given, Constant):
+            _taken(operation, x, dim, given.value.tolist(), operation.first, drop=False)
+            return
+    if name in {"index", "_unsafe_index"}:
+        indices = operation.args[1]
+        at = [d for d, item in enumerate(indices) if item is not None]
+        known = [operation.value(indices[d]) for d in at]
+        if len(at) == 1 and isinstance(known[0], Constant) and known[0].value.dim() == 1:
+            value = known[0].value
+            chosen = value.nonzero()[:, 0] if value.dtype == torch.bool else value % x.shape[at[0]]
+            _taken(operation, x, at[0], chosen.tolist(), operation.first, drop=False)
+            return
+        if all(isinstance(k, Constant) for k in known) and at == list(range(len(at))):
+            _rows_taken(operation, x, [k.value for k in known])
+            return
+        if len(at) > 1 and all(isinstance(k, Constant) for k in known) and _is_grid([k.value for k in known], at):
+            node = operation.node(x)
+            field = node.field
+            lists = [k.value.flatten().tolist() for k in known]
+            for d, positions in zip(at, lists, strict=True):
+                field = piece(field, d, positions)
+
+            def pullback(gradient: Field) -> Sequence[Field]:
+                g = gradient
+                befores = [node.field]
+                for d, positions in zip(at, lists, strict=True):
+                    befores.append(piece(befores[-1], d, positions))
+                for number in range(len(at) - 1, -1, -1):
+                    g = _added_back(g, befores[number], at[number], lists[number])
+                return [g]
+
+            moved(operation, node, field, pullback)
+            return
+    raise NotImplementedError("an index of this kind")
+
+
+def _added_back(gradient: Field, before: Field, dim: int, index: Sequence[int]) -> Field:
+    """Like put_back, where positions may be taken several times: on average, each as often as any."""
+    if len(set(index)) == len(index):
+        return put_back(gradient, before, dim, index)
+    axes = before.layout[dim]
+    ratio = len(index) / math.prod(axis.size for axis in axes)
+    g = gradient
+    layout = tuple(axis for axis in g.layout[dim])
+    for at in range(len(layout)):
+        g = with_role(g, dim, at, Role.UNIT, gradient=True)
+    g = g.scaled(ratio).with_layout(
+        (*g.layout[:dim], tuple(Axis(a.size, Role.UNIT) for a in axes), *g.layout[dim + 1 :])
+    )
+    return gathered_to(g, before.layout)
+
+
+def _is_grid(values: Sequence[torch.Tensor], at: Sequence[int]) -> bool:
+    """Whether index tensors are one-dimensional each along an axis of its own (``x[:, rows[:, None], columns]``)."""
+    consecutive = list(at) == list(range(at[0], at[0] + len(at)))
+    rank = len(values)
+    shapes = [tuple(v.shape) for v in values]
+    return consecutive and all(
+        v.numel() == max(s[-(rank - i)] if len(s) >= rank - i else 1, 1)
+        for i, (v, s) in enumerate(zip(values, shapes, strict=True))
+    )
+
+
+def _rows_taken(operation: Operation, x: Any, values: Sequence[torch.Tensor]) -> None:
+    """Rows picked by known positions in the first dimensions, as a pooler picks the last token of each sample."""
+    node = operation.node(x)
+    before = node.field
+    lead = len(values)
+    if values[0].dtype == torch.bool:
+        raise NotImplementedError("a mask as an index")
+    sizes = [int(n) for n in x.shape[:lead]]
+    fused_field = _joined_dims(before, lead)
+    broadcast = torch.broadcast_tensors(*values)  # type: ignore[no-untyped-call]
+    flat = torch.zeros_like(broadcast[0])
+    for value, n in zip(broadcast, sizes, strict=True):
+        flat = flat * n + value % n
+    index = flat.flatten().tolist()
+    made = piece(fused_field, 0, index)
+    shape = (*broadcast[0].shape, *x.shape[lead:])
+    made = reshaped(made, shape) if broadcast[0].dim() != 1 else made
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = reshaped(gradient, (len(index), *x.shape[lead:])) if broadcast[0].dim() != 1 else gradient
+        g = _added_back(g, fused_field, 0, index)
+        return [gathered_to(reshaped(g, tuple(x.shape)), before.layout)]
+
+    moved(operation, node, made, pullback)
+
+
+def _joined_dims(field: Field, lead: int) -> Field:
+    axes = tuple(axis for dim in field.layout[:lead] for axis in dim)
+    joined = field.with_layout((axes, *field.layout[lead:]))
+    if any(axis.role is Role.PLACE for axis in axes) and joined.second.shape[0] != axes[0].size:
+        raise NotImplementedError("rows of a batch that is too large to be kept")
+    return fused(joined, 0, 0, len(axes)) if len(axes) > 1 else joined
+
+
+@rule("roll", "flip")
+def _roll(operation: Operation) -> None:
+    x = operation.node(operation.args[0])
+    field = x.field
+    rank = len(field.layout)
+    dims = operation.argument(2 if "roll" in operation.name else 1, "dims", ())
+    orders: list[tuple[int, Any]] = []
+    for at, d in enumerate(dims):
+        n = shape_of(field.layout)[d % rank]
+        if "roll" in operation.name:
+            orders.append((d % rank, np.roll(np.arange(n), operation.args[1][at])))
+        else:
+            orders.append((d % rank, np.arange(n)[::-1]))
+    made = field
+    for d, order in orders:
+        made = _reordered(made, d, order)
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = gathered_to(gradient, made.layout)
+        for d, order in orders:
+            g = _reordered(g, d, np.argsort(order))
+        return [gathered_to(g, field.layout)]
+
+    moved(operation, x, made, pullback)
+
+
+def _reordered(field: Field, dim: int, order: Any) -> Field:
+    axes = field.layout[dim]
+    if len(axes) != 1 or not axes[0].is_mapped:
+        return field
+    m, p = field.array_axis(dim, 0)
+    if field.second.shape[m] != axes[0].size:
+        return field
+    kernel = field.kernel
+    if axes[0].role is Role.PLACE:
+        kernel = np.take(np.take(kernel, order, p), order, field.places + p)
+    return replace(field, mean=np.take(field.mean, order, m), second=np.take(field.second, order, m), kernel=kernel)

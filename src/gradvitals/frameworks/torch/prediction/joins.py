@@ -1,0 +1,165 @@
+"""Pieces put together: concatenation, stacking, padding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gradvitals.frameworks.torch.prediction.layouts import moved
+from gradvitals.frameworks.torch.prediction.operation import Operation, rule
+from gradvitals.frameworks.torch.prediction.pieces import _pair_axis, piece, put_back
+from gradvitals.frameworks.torch.prediction.values import Constant, Node
+from gradvitals.maths.alignment import common_layout, gathered_to, spread_to
+from gradvitals.maths.field import Axis, Field, Role, constant_field, shape_of
+
+
+@rule("cat", "concat", "stack")
+def _cat(operation: Operation) -> None:
+    tensors = list(operation.args[0])
+    dim = operation.argument(1, "dim", 0)
+    stack = operation.name == "aten::stack"
+    dim %= operation.first.dim()
+    signals = [t for t in tensors if isinstance(operation.value(t), Node)]
+    if not signals:
+        signals = [t for t in tensors if isinstance(operation.value(t), Constant)]
+    if not signals:
+        raise NotImplementedError("pieces of which none is a signal")
+    tensors = [t for t in tensors if t.numel() or len(tensors) == 1]
+    first = operation.node(signals[0])
+    reference = first.field
+    fields = [operation.beside(t, reference) for t in tensors]
+    if stack:
+        fields = [f.with_layout((*f.layout[:dim], (), *f.layout[dim:])) for f in fields]
+    sizes = [1 if stack else int(t.shape[dim]) for t in tensors]
+    layout = list(common_layout([(*f.layout[:dim], (), *f.layout[dim + 1 :]) for f in fields]))
+    roles = [axis.role for f in fields for axis in f.layout[dim]]
+    last = dim == len(layout) - 1
+    role = next((r for r in (Role.PLACE, Role.PIXEL, Role.UNIT) if r in roles), None)
+    if role is None:
+        has_units = any(axis.role is Role.UNIT for d in layout for axis in d)
+        role = Role.PLACE if has_units and not last else Role.UNIT
+    parts = []
+    for f, n in zip(fields, sizes, strict=True):
+        layout[dim] = (Axis(n, role),) if n > 1 else ()
+        parts.append(spread_to(f, tuple(layout)))
+    layout[dim] = (Axis(sum(sizes), role),) if sum(sizes) > 1 else ()
+    made = _together(parts, sizes, dim, role, tuple(layout))
+    starts = np.cumsum([0, *sizes])
+    inputs, places = [], []
+    for at, t in enumerate(tensors):
+        value = operation.value(t)
+        if isinstance(value, Node):
+            inputs.append(value)
+            places.append(at)
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        found = []
+        g = gathered_to(gradient, made.layout)
+        for at, node in zip(places, inputs, strict=True):
+            part = piece(g, dim, range(int(starts[at]), int(starts[at + 1]))) if len(sizes) > 1 else g
+            if stack:
+                part = part.with_layout((*part.layout[:dim], *part.layout[dim + 1 :]))
+            found.append(gathered_to(part, node.field.layout))
+        return found
+
+    node = Node(made)
+    operation.emit(made, inputs, pullback, node=node)
+
+
+def _together(parts: Sequence[Field], sizes: Sequence[int], dim: int, role: Role, layout: Any) -> Field:
+    """Independent pieces side by side."""
+    if len(parts) == 1:
+        return parts[0].with_layout(layout)
+    shares = np.asarray(sizes) / sum(sizes)
+    inherited = float(sum(s * p.inherited for s, p in zip(shares, parts, strict=True)))
+    kurtosis = float(sum(s * p.kurtosis for s, p in zip(shares, parts, strict=True)))
+    if role not in (Role.PLACE, Role.PIXEL):
+        from gradvitals.maths.alignment import cut
+
+        shape = tuple(min(n) for n in zip(*(p.second.shape for p in parts), strict=True))
+        parts = [cut(p, shape) for p in parts]
+        return Field(
+            layout,
+            sum(s * p.mean for s, p in zip(shares, parts, strict=True)),
+            sum(s * p.second for s, p in zip(shares, parts, strict=True)),
+            sum(s * p.kernel for s, p in zip(shares, parts, strict=True)),
+            inherited,
+            kurtosis,
+        )
+    whole = constant_field(layout, 0.0)
+    m, p = whole.array_axis(dim, 0)
+    grown = []
+    for part, n in zip(parts, sizes, strict=True):
+        if n > 1:
+            grown.append(part)
+            continue
+        grown.append(
+            replace(
+                part,
+                mean=np.expand_dims(part.mean, m),
+                second=np.expand_dims(part.second, m),
+                kernel=_pair_axis(part, p) if role is Role.PLACE else part.kernel,
+                layout=(*part.layout[:dim], (Axis(1, role),), *part.layout[dim + 1 :]),
+            )
+        )
+    mean = np.concatenate([g.mean for g in grown], axis=m)
+    second = np.concatenate([g.second for g in grown], axis=m)
+    if role is Role.PIXEL:
+        kernel = sum(s * g.kernel for s, g in zip(shares, grown, strict=True))
+        return Field(layout, mean, second, kernel, inherited, kurtosis)
+    n = grown[0].places
+    rows = []
+    for a in grown:
+        blocks = [a.kernel if a is b else np.multiply.outer(_flat_mean(a), _flat_mean(b)) for b in grown]
+        rows.append(np.concatenate(blocks, axis=n + p))
+    return Field(layout, mean, second, np.concatenate(rows, axis=p), inherited, kurtosis)
+
+
+def _flat_mean(field: Field) -> Any:
+    pixels = tuple(at for at, axis in enumerate(field.mapped) if axis.role is Role.PIXEL)
+    return field.mean.mean(axis=pixels) if pixels else field.mean
+
+
+@rule("constant_pad_nd")
+def _pad(operation: Operation) -> None:
+    x = operation.node(operation.args[0])
+    pads = list(operation.args[1])
+    before = x.field
+    rank = len(before.layout)
+    made = before
+    steps: list[tuple[Field, int, list[int], int]] = []
+    for at in range(len(pads) // 2):
+        d = rank - 1 - at
+        low, high = pads[2 * at : 2 * at + 2]
+        if low == high == 0:
+            continue
+        n = shape_of(made.layout)[d]
+        if low < 0 or high < 0:
+            made = piece(made, d, range(max(-low, 0), n - max(-high, 0)))
+            continue
+        steps.append((made, d, list(range(low, low + n)), n + low + high))
+        made = _widened(made, d, low, n + low + high)
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = gathered_to(gradient, made.layout)
+        for earlier, d, index, _ in reversed(steps):
+            g = gathered_to(piece(g, d, index), earlier.layout)
+        return [g]
+
+    moved(operation, x, made, pullback)
+
+
+def _widened(field: Field, dim: int, low: int, total: int) -> Field:
+    axes = field.layout[dim]
+    n = math.prod(axis.size for axis in axes)
+    if not axes or not any(axis.is_mapped for axis in axes):
+        role = Role.UNIT if axes else Role.PLACE
+        if role is Role.UNIT:
+            layout = (*field.layout[:dim], (Axis(total, Role.UNIT),), *field.layout[dim + 1 :])
+            return field.scaled(n / total).with_layout(layout)
+    before = constant_field((*field.layout[:dim], (Axis(total, Role.PLACE),), *field.layout[dim + 1 :]), 0.0)
+    return put_back(field, before, dim, list(range(low, low + n)))

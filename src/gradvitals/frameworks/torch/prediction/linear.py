@@ -1,0 +1,289 @@
+"""Products with weights, and of two signals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gradvitals.frameworks.torch.prediction.operation import Operation, rule
+from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
+from gradvitals.maths.alignment import alike, gathered_to, spread_to
+from gradvitals.maths.field import Axis, Field, Layout, Role
+from gradvitals.maths.roles import fused, summed, with_role
+
+#: A mean of a weight's entries that is this many standard errors from zero is meant, and not chance.
+_MEANT = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Mean and mean square of a weight's entries; a mean that chance explains is zero."""
+
+    mean: float
+    second: float
+
+
+def moments_of(value: Constant | Weight) -> Moments:
+    """The moments of a weight's entries."""
+    if isinstance(value, Weight):
+        return Moments(value.mean, value.second)
+    entries = value.value.detach().double()
+    mean, second = float(entries.mean()), float(entries.square().mean())
+    error = math.sqrt(max(second - mean * mean, 0.0) / max(entries.numel(), 1))
+    return Moments(mean if abs(mean) > _MEANT * error else 0.0, second)
+
+
+def contracted(field: Field, dim: int, weight: Moments) -> Field:
+    """Sum over a dimension with independent weights: the field without that dimension."""
+    variance = max(weight.second - weight.mean**2, 0.0)
+    varied = _independent_sum(field, dim)
+    result = varied.scaled(variance).without_mean()
+    if weight.mean:
+        alike = summed(field, [dim], keep=True).times(weight.mean)
+        result = replace(
+            result, mean=alike.mean, second=result.second + alike.second, kernel=result.kernel + alike.kernel
+        )
+    return replace(result, inherited=field.spread, kurtosis=3.0, own=None)
+
+
+def _independent_sum(field: Field, dim: int) -> Field:
+    """The sum over a dimension of entries that each got a sign of its own."""
+    for at in range(len(field.layout[dim])):
+        field = with_role(field, dim, at, Role.UNIT)
+    n = math.prod(axis.size for axis in field.layout[dim])
+    return field.scaled(n).with_layout((*field.layout[:dim], (), *field.layout[dim + 1 :]))
+
+
+def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, units: int, at: int) -> Field:
+    """A product that sums over dimension ``dim`` of a signal and puts ``units`` new units at dimension ``at``.
+
+    Records the way back; the caller has arranged the output's dimensions as the input's without ``dim``.
+    """
+    moments = moments_of(weight)
+    before = x.field
+    made = contracted(before, dim, moments)
+    layout = list(made.layout)
+    layout.pop(dim)
+    layout.insert(at, (Axis(units, Role.UNIT),) if units > 1 else ())
+    made = replace(made, layout=tuple(layout), blur=before.blur + 1 / max(units, 1), shared_blur=before.blur)
+
+    inputs = max(math.prod(axis.size for axis in before.layout[dim]), 1)
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = gradient
+        for a in range(len(g.layout[at])):
+            g = with_role(g, at, a, Role.UNIT, gradient=True)
+        n = math.prod(axis.size for axis in g.layout[at])
+        back = list(g.layout)
+        back.pop(at)
+        back.insert(dim, tuple(Axis(axis.size, Role.UNIT) for axis in before.layout[dim]))
+        g = replace(g, inherited=gradient.spread, kurtosis=3.0, own=None, blur=gradient.blur + 1 / inputs)
+        return [gathered_to(g.scaled(n * moments.second).with_layout(tuple(back)), before.layout)]
+
+    operation.emit(made, [x], pullback)
+    return made
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, Weight) or (isinstance(value, Constant) and not value.data)
+
+
+@rule("mm", "addmm", "linear")
+def _mm(operation: Operation) -> None:
+    with_bias = operation.name == "aten::addmm"
+    a, b = operation.args[1:3] if with_bias else operation.args[:2]
+    bias = operation.args[0] if with_bias else operation.argument(2, "bias")
+    if operation.name == "aten::linear":
+        x = operation.node(a)
+        product(operation, x, len(x.field.layout) - 1, operation.value(b), b.shape[0], len(x.field.layout) - 1)
+    else:
+        _matrix_product(operation, a, b)
+    if bias is not None:
+        _add_bias(operation, bias)
+
+
+def _add_bias(operation: Operation, bias: Any) -> None:
+    """A learned vector over the units is random; as an operand of addmm it may as well be a signal."""
+    made = operation.trace.value(operation.first)
+    if not isinstance(made, Node):
+        return
+    scale = operation.kwargs.get("beta", 1)
+    given = operation.beside(bias, made.field).times(float(scale))
+    added = plus(made.field, given)
+    made._field = added  # noqa: SLF001 - it was made in this very operation
+    value = operation.value(bias)
+    if isinstance(value, Node):
+        layout = value.field.layout
+        operation.emit(added, [value], lambda g: [gathered_to(g.scaled(scale**2), layout)], node=made)
+
+
+def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
+    """The sum of two independent fields under the first one's layout (or one that both can be spread to)."""
+    first, other = alike(first, spread_to(second, first.layout))
+    cross = sign * (np.multiply.outer(_place_mean(first), _place_mean(other)))
+    total = first.second + other.second + 2 * sign * first.mean * other.mean
+    kernel = first.kernel + other.kernel + _symmetric(cross, first.places)
+    shares = np.array([first.mean_square, other.mean_square])
+    share = shares / max(shares.sum(), 1e-300)
+    return replace(
+        first,
+        mean=first.mean + sign * other.mean,
+        second=total,
+        kernel=kernel,
+        inherited=float(share[0] ** 2 * first.inherited + share[1] ** 2 * other.inherited),
+        profile=common_rows(first, other),
+        blur=_blur(first, other, share),
+        shared_blur=_blur(first, other, share),
+        own=None,
+        kurtosis=3.0 + float(share[0] ** 2 * (first.kurtosis - 3) + share[1] ** 2 * (other.kurtosis - 3)),
+    ).consistent()
+
+
+def _blur(first: Field, second: Field, share: Any) -> float:
+    """Of a sum: each part's own, and what two independent vectors have in common by chance."""
+    return float(share[0] ** 2 * first.blur + share[1] ** 2 * second.blur + 2 * share[0] * share[1] / first.units)
+
+
+def common_rows(first: Field, second: Field) -> Any:
+    """The profile of a sum."""
+    if first.profile is None and second.profile is None:
+        return None
+    one, two = abs(first.pair_means()[1]), abs(second.pair_means()[1])
+    return (one * first.rows + two * second.rows) / (one + two) if one + two > 0 else None
+
+
+def _place_mean(field: Field) -> Any:
+    pixels = tuple(at for at, axis in enumerate(field.mapped) if axis.role is Role.PIXEL)
+    return field.mean.mean(axis=pixels) if pixels else field.mean
+
+
+def _symmetric(cross: Any, places: int) -> Any:
+    return cross + cross.transpose([*range(places, 2 * places), *range(places)])
+
+
+def _matrix_product(operation: Operation, a: Any, b: Any) -> None:
+    va, vb = operation.value(a), operation.value(b)
+    signal_a, signal_b = isinstance(va, Node), isinstance(vb, Node)
+    if signal_a and signal_b:
+        two_signals(operation, va, vb)
+    elif _is_weight(vb) and not (isinstance(va, Constant) and va.learned):
+        x = operation.node(a, [Role.PLACE, Role.UNIT])
+        if _is_mixture(vb, x.field, 1):
+            _mixed(operation, x, 1, vb, transposed=True)
+        else:
+            product(operation, x, 1, vb, b.shape[1], 1)
+    elif _is_weight(va):
+        x = operation.node(b, [Role.UNIT, Role.PLACE])
+        if _is_mixture(va, x.field, 0):
+            _mixed(operation, x, 0, va, transposed=False)
+        else:
+            product(operation, x, 0, va, a.shape[0], 0)
+    else:
+        raise NotImplementedError("a product of two inputs")
+
+
+def _is_mixture(value: Any, field: Field, dim: int) -> bool:
+    """A matrix that isn't learned averages over places: it is taken as it is."""
+    if not isinstance(value, Constant) or value.learned:
+        return False
+    dims = field.layout[dim]
+    return len(dims) == 1 and dims[0].role is Role.PLACE and value.value.dim() == 2
+
+
+def _mixed(operation: Operation, x: Node, dim: int, matrix: Constant, *, transposed: bool) -> None:
+    """Places mixed by known numbers, K′ = C K Cᵀ."""
+    c = matrix.value.detach().double().numpy()
+    c = c.T if transposed else c
+    before = x.field
+
+    def apply(field: Field, m: Any) -> Field:
+        at, p = field.array_axis(dim, 0)
+        places = field.places
+        kernel = np.moveaxis(np.tensordot(m, field.kernel, (1, p)), 0, p)
+        kernel = np.moveaxis(np.tensordot(m, kernel, (1, places + p)), 0, places + p)
+        mean = np.moveaxis(np.tensordot(m, field.mean, (1, at)), 0, at)
+        n = math.prod(kernel.shape[:places])
+        second = np.diagonal(kernel.reshape(n, n)).reshape(kernel.shape[:places])
+        layout = (*field.layout[:dim], (Axis(len(m), Role.PLACE),), *field.layout[dim + 1 :])
+        return replace(field, layout=layout, mean=mean, second=second, kernel=kernel)
+
+    if before.has_pixels:
+        raise NotImplementedError("a matrix over places beside pixels")
+    operation.emit(apply(before, c), [x], lambda g: [gathered_to(apply(_placed(g, dim), c.T), before.layout)])
+
+
+def _placed(gradient: Field, dim: int) -> Field:
+    return with_role(gradient, dim, 0, Role.PLACE, gradient=True)
+
+
+@rule("bmm", "baddbmm")
+def _bmm(operation: Operation) -> None:
+    a, b = operation.args[-2:] if operation.name == "aten::bmm" else operation.args[1:3]
+    va, vb = operation.value(a), operation.value(b)
+    from gradvitals.frameworks.torch.prediction import attention
+
+    if attention.takes_product(operation, va, vb):
+        return
+    if isinstance(va, Node) and isinstance(vb, Node):
+        two_signals(operation, va, vb)
+    elif isinstance(va, Node) or (isinstance(va, Constant) and va.data and _is_weight(vb)):
+        x = operation.node(a, [Role.PLACE, Role.PLACE, Role.UNIT])
+        product(operation, x, 2, vb, b.shape[2], 2)
+    elif isinstance(vb, (Node, Constant)):
+        x = operation.node(b, [Role.PLACE, Role.UNIT, Role.PLACE])
+        product(operation, x, 1, va, a.shape[1], 1)
+    else:
+        raise NotImplementedError("a product of two inputs")
+    if operation.name == "aten::baddbmm":
+        _add_bias(operation, operation.args[0])
+
+
+def two_signals(operation: Operation, a: Node, b: Node) -> None:
+    """A product of two independent signals, summed over the last dimension of one and the last but one of the other."""
+    first, second = a.field, b.field
+    rank = len(first.layout)
+    rows = (*first.layout[: rank - 2], first.layout[rank - 2], first.layout[rank - 1], ())
+    columns = (*second.layout[: rank - 2], (), second.layout[rank - 2], second.layout[rank - 1])
+    one, two = first.with_layout(rows), second.with_layout(columns)
+    from gradvitals.maths.alignment import common_layout
+
+    full = common_layout([rows, columns])
+    if math.prod(axis.size for dim in full for axis in dim if axis.role is Role.PLACE) > 2**12:
+        raise NotImplementedError("a product of two signals over many places")
+    one, two = spread_to(one, full), spread_to(two, full)
+    made = summed(times(one, two), [rank - 1], keep=False)
+    made = replace(made, inherited=first.spread + second.spread, kurtosis=3.0)
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = spread_to(gradient.with_layout((*gradient.layout[: rank - 1], (), gradient.layout[rank - 1])), full)
+        return [
+            gathered_to(times(g, two), rows).with_layout(first.layout),
+            gathered_to(times(g, one), columns).with_layout(second.layout),
+        ]
+
+    operation.emit(made, [a, b], pullback)
+
+
+def times(first: Field, second: Field) -> Field:
+    """The product of two independent fields of the same layout."""
+    return replace(
+        first,
+        mean=first.mean * second.mean,
+        second=first.second * second.second,
+        kernel=first.kernel * second.kernel,
+        inherited=first.inherited + second.inherited,
+        own=None,
+        kurtosis=min(first.kurtosis * second.kurtosis, 1e3),
+    ).consistent()
+
+
+def fused_dim(field: Field, dim: int) -> Field:
+    """A dimension with one axis at most."""
+    return fused(field, dim, 0, len(field.layout[dim])) if len(field.layout[dim]) > 1 else field
+
+
+__all__ = ["Layout", "Moments", "contracted", "moments_of", "plus", "product", "times"]

@@ -1,0 +1,111 @@
+"""Fields of tensors whose values are known: inputs, embedded tokens, positions, biases, masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from gradvitals.maths.field import Axis, Field, Layout, Role, layout_of
+
+#: Places whose kernel is kept: its square is what an activation costs.
+MOST_PLACES = 512
+#: Samples that are kept at least where there are many places: two, so that they can be compared.
+_FEWEST_SAMPLES = 2
+#: And of images: batch norm compares all with all.
+FEWEST_IMAGES = 8
+
+
+def place_roles(sizes: Sequence[int], fewest: int = 2) -> list[Role]:
+    """Roles for samples and positions (sizes in order, samples first): places, or pixels where too many."""
+    positions = math.prod(sizes[1:])
+    if positions * min(fewest, max(sizes[0], 1) if sizes else 1) <= MOST_PLACES:
+        return [Role.PLACE] * len(sizes)
+    return [Role.PLACE, *[Role.PIXEL] * (len(sizes) - 1)]
+
+
+def default_roles(shape: Sequence[int]) -> list[Role]:
+    """Roles of a floating-point input by its shape: samples first; images have their channels second."""
+    if len(shape) <= 1:
+        return [Role.UNIT] * len(shape)
+    if len(shape) <= 3:
+        return [*place_roles(shape[:-1]), Role.UNIT]
+    spatial = place_roles([shape[0], *shape[2:]], FEWEST_IMAGES)
+    return [spatial[0], Role.UNIT, *spatial[1:]]
+
+
+def measured(value: torch.Tensor, roles: Sequence[Role]) -> Field:
+    """The field of a tensor with a role for each dimension; of a large first dimension the first samples are kept."""
+    layout = layout_of(value.shape, roles)
+    first = roles[0] is Role.PLACE and value.shape[0] > 1
+    others = math.prod(n for n, role in zip(value.shape[1:], roles[1:], strict=True) if role is Role.PLACE)
+    kept = max(_FEWEST_SAMPLES, MOST_PLACES // max(others, 1)) if first else 1
+    return measured_as(value[:kept] if first else value, layout)
+
+
+def measured_as(value: torch.Tensor, layout: Layout) -> Field:
+    """The field of a tensor under a layout with whose axes its dimensions can be split."""
+    extents: list[int] = []
+    order: dict[Role, list[int]] = {role: [] for role in Role}
+    at = 0
+    for dim, size in zip(layout, value.shape, strict=True):
+        sizes = [axis.size for axis in dim]
+        if len(dim) == 1:
+            sizes = [int(size)]
+        elif dim and math.prod(sizes) != size:
+            sizes[0] = int(size) // math.prod(sizes[1:])
+        for axis, n in zip(dim, sizes, strict=True):
+            extents.append(n)
+            order[axis.role].append(at)
+            at += 1
+    places, pixels = order[Role.PLACE], order[Role.PIXEL]
+    units = order[Role.UNIT] + order[Role.COPY]
+    x = value.detach().to("cpu", torch.float64).reshape(extents).permute(*places, *pixels, *units)
+    p, s = math.prod(extents[i] for i in places), math.prod(extents[i] for i in pixels)
+    flat = x.reshape(p, s, -1).numpy()
+    n_units = flat.shape[2]
+    second, mean = (flat * flat).mean(axis=2), flat.mean(axis=2)
+    if s == 1:
+        kernel = flat[:, 0] @ flat[:, 0].T / n_units
+    else:
+        total = flat.sum(axis=1)
+        kernel = total @ total.T / n_units / s**2
+        own = ((total * total).mean(axis=1) - second.sum(axis=1)) / (s * (s - 1))
+        np.fill_diagonal(kernel, own)
+    mapped = sorted(places + pixels)
+    by_role = [*places, *pixels]
+    back = [by_role.index(i) for i in mapped]
+    shape = [extents[i] for i in by_role]
+    count = [extents[i] for i in places]
+    return Field(
+        layout,
+        mean.reshape(shape).transpose(back),
+        second.reshape(shape).transpose(back),
+        kernel.reshape((*count, *count)),
+        kurtosis=1.0,  # it is what it is: it doesn't vary with the weights
+    )
+
+
+def measured_beside(value: torch.Tensor, other: Field) -> Field:
+    """The field of a tensor that is broadcast against another's: its dimensions have the other's axes and roles."""
+    rank = len(other.layout)
+    layout: list[tuple[Axis, ...]] = []
+    index: list[slice] = []
+    for at, size in enumerate(value.shape):
+        d = rank - value.dim() + at
+        dim = other.layout[d] if d >= 0 else ()
+        known = tuple(Axis(a.size, Role.PLACE if a.role is Role.COPY else a.role) for a in dim)
+        if size == 1:
+            layout.append(())
+        elif not known:
+            layout.append((Axis(int(size), Role.PLACE if d < rank - 1 else Role.UNIT),))
+        else:
+            layout.append(known)
+        held = size
+        if size > 1 and known and known[0].role is Role.PLACE and dim[0].role is Role.PLACE:
+            m, _ = other.array_axis(d, 0)
+            held = other.second.shape[m] * (size // known[0].size)
+        index.append(slice(0, held))
+    return measured_as(value[tuple(index)], tuple(layout))

@@ -1,0 +1,354 @@
+"""Normalisation: over units (layer norm), over the batch (batch norm), over groups of either."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gradvitals.frameworks.torch.prediction.linear import plus
+from gradvitals.frameworks.torch.prediction.operation import Operation, rule
+from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
+from gradvitals.maths.alignment import alike, gathered_to, spread_to
+from gradvitals.maths.field import Axis, Field, Role, layout_of, shape_of
+from gradvitals.maths.roles import with_role
+
+
+def _scale(operation: Operation, given: Any) -> tuple[float, float]:
+    """Mean square and mean of a learned scale; one where there is none."""
+    if given is None:
+        return 1.0, 1.0
+    value = operation.value(given)
+    if isinstance(value, Constant):
+        entries = value.value.detach().double()
+        return float(entries.square().mean()), float(entries.mean())
+    if isinstance(value, Weight):
+        return value.second, value.mean
+    raise NotImplementedError("a scale that is no parameter")
+
+
+def _affine(operation: Operation, field: Field, weight: Any, bias: Any) -> tuple[Field, float]:
+    """Apply a learned scale and shift; returns the factor on a gradient's square as well."""
+    square, _ = _scale(operation, weight)
+    made = field.scaled(square)
+    if bias is not None:
+        value = operation.value(bias)
+        known = isinstance(value, Weight) and value.second == 0
+        if not known:
+            second, mean = _scale(operation, bias)
+            if second > 0:
+                from gradvitals.maths.field import constant_field
+
+                made = plus(made, spread_to(constant_field(((),) * len(field.layout), second, mean), field.layout))
+    return made, square
+
+
+# ---- over units: layer norm, RMS norm ----
+
+
+def _within(field: Field, dims: Sequence[int], *, centred: bool, epsilon: float) -> tuple[Field, Any, float, int]:
+    """A field normalised over the units in some dimensions: it, 1/√v by place, the share kept, and how many entries."""
+    n = math.prod(axis.size for d in dims for axis in field.layout[d])
+    mean = field.mean if centred else np.zeros_like(field.mean)
+    own = 1 / n if centred else 0.0
+    variance = np.maximum((field.second - mean * mean) * (1 - own), 0.0)
+    root = 1 / np.sqrt(variance + epsilon)
+    by_place = _by_place(field, root)
+    centre = np.multiply.outer(_by_place(field, mean), _by_place(field, mean))
+    kernel = (field.kernel - centre) * (1 - own) * np.multiply.outer(by_place, by_place)
+    made = replace(
+        field,
+        mean=np.zeros_like(field.mean) if centred else field.mean * root,
+        second=variance * root * root,
+        kernel=kernel,
+        inherited=0.0,
+        kurtosis=1.0,
+        own=None,
+    )
+    return made.consistent(), root, own, n
+
+
+def _by_place(field: Field, array: Any) -> Any:
+    pixels = tuple(at for at, axis in enumerate(field.mapped) if axis.role is Role.PIXEL)
+    return array.mean(axis=pixels) if pixels else array
+
+
+def _layer_norm(
+    operation: Operation,
+    x: Node,
+    dims: Sequence[int],
+    weight: Any,
+    bias: Any,
+    epsilon: float,
+    *,
+    centred: bool,
+    output: Any = None,
+) -> None:
+    before = x.field
+    for d in dims:
+        for at in range(len(before.layout[d])):
+            before = with_role(before, d, at, Role.UNIT)
+    made, root, _, n = _within(before, dims, centred=centred, epsilon=epsilon)
+    made, square = _affine(operation, made, weight, bias)
+    directions = 2.0 if centred else 1.0
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = gathered_to(gradient, before.layout)
+        kept = max(1 - directions / n, 0.0)
+        by_place = _by_place(before, root)
+        g, _ = alike(g, before)
+        g = replace(
+            g,
+            mean=np.zeros_like(g.mean),
+            second=g.second * square * kept * root * root,
+            kernel=g.kernel * square * kept * np.multiply.outer(by_place, by_place),
+        )
+        return [gathered_to(g, x.field.layout)]
+
+    operation.emit(made, [x], pullback, output=output)
+
+
+@rule("native_layer_norm", "layer_norm")
+def _native_layer_norm(operation: Operation) -> None:
+    shape, weight, bias = (
+        operation.argument(at, key) for at, key in ((1, "normalized_shape"), (2, "weight"), (3, "bias"))
+    )
+    rank = operation.args[0].dim()
+    dims = list(range(rank - len(shape), rank))
+    x = operation.node(operation.args[0], [*_lead_roles(rank - len(shape)), *[Role.UNIT] * len(shape)])
+    _layer_norm(operation, x, dims, weight, bias, float(operation.argument(4, "eps", 1e-5)), centred=True)
+
+
+def _lead_roles(n: int) -> list[Role]:
+    return [Role.PLACE] * n
+
+
+@rule("_fused_rms_norm", "rms_norm")
+def _rms_norm(operation: Operation) -> None:
+    shape, weight = operation.argument(1, "normalized_shape"), operation.argument(2, "weight")
+    rank = operation.args[0].dim()
+    x = operation.node(operation.args[0], [*_lead_roles(rank - len(shape)), *[Role.UNIT] * len(shape)])
+    epsilon = operation.argument(3, "eps")
+    dims = list(range(rank - len(shape), rank))
+    _layer_norm(operation, x, dims, weight, None, 1.2e-7 if epsilon is None else float(epsilon), centred=False)
+
+
+# ---- over the batch ----
+
+
+@rule(
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_no_training",
+    "cudnn_batch_norm",
+    "miopen_batch_norm",
+    "_batch_norm_with_update",
+    "_batch_norm_no_update",
+    "batch_norm",
+    "_batch_norm_impl_index",
+)
+def _batch_norm(operation: Operation) -> None:
+    name = operation.name.removeprefix("aten::")
+    weight, bias = operation.argument(1, "weight"), operation.argument(2, "bias")
+    running = operation.args[3:5] if len(operation.args) > 4 else (None, None)
+    if name in {"_native_batch_norm_legit_no_training", "_batch_norm_no_update"}:
+        training, epsilon = False, operation.args[6]
+    elif name == "_batch_norm_with_update":
+        training, epsilon = True, operation.args[6]
+    elif name == "_native_batch_norm_legit" and isinstance(operation.args[3], bool):
+        training, epsilon, running = operation.args[3], operation.args[5], (None, None)
+    else:
+        training, epsilon = operation.args[5], operation.args[7]
+    shape = operation.args[0].shape
+    roles = None
+    if len(shape) == 3:
+        from gradvitals.frameworks.torch.prediction.measured import place_roles
+
+        first, second = place_roles([shape[0], shape[2]])
+        roles = [first, Role.UNIT, second]
+    x = operation.node(operation.args[0], roles)
+    if not training:
+        _fixed(operation, x, weight, bias, running, float(epsilon))
+        return
+    _over_batch(operation, x, weight, bias, float(epsilon))
+
+
+def _fixed(operation: Operation, x: Node, weight: Any, bias: Any, running: Any, epsilon: float) -> None:
+    """With running statistics it is a scale and a shift per channel."""
+    mean, variance = (operation.value(item) for item in running)
+    if not isinstance(mean, Constant) or not isinstance(variance, Constant):
+        raise NotImplementedError("running statistics without values")
+    root = (variance.value.double() + epsilon).rsqrt()
+    scale = operation.value(weight) if weight is not None else None
+    gamma = scale.value.detach().double() if isinstance(scale, Constant) else None
+    factor = root if gamma is None else root * gamma
+    shift = -(mean.value.double()) * factor
+    offset = operation.value(bias) if bias is not None else None
+    if isinstance(offset, Constant):
+        shift = shift + offset.value.detach().double()
+    square = float(factor.square().mean())
+    from gradvitals.maths.field import constant_field
+
+    added = constant_field(((),) * len(x.field.layout), float(shift.square().mean()), float(shift.mean()))
+    made = plus(x.field.scaled(square), spread_to(added, x.field.layout))
+    made = replace(made, mean=made.mean * 0 + x.field.mean * float(factor.mean()) + float(shift.mean()))
+    operation.emit(made, [x], lambda g: [g.scaled(square)])
+
+
+def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: float) -> None:
+    before = x.field
+    field = _channels_as_units(before)
+    row, total = _means(field)
+    centred_kernel, centred_second = _centred(field, row, total)
+    variance = max(float(centred_second.mean()), 0.0)
+    root = 1 / math.sqrt(variance + epsilon)
+    normal = replace(
+        field,
+        mean=np.zeros_like(field.mean),
+        second=centred_second * root**2,
+        kernel=centred_kernel * root**2,
+        inherited=0.0,
+        kurtosis=1.0,
+        own=None,
+    ).consistent()
+    made, square = _affine(operation, normal, weight, bias)
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = gathered_to(gradient, field.layout)
+        g, x_hat = alike(g, normal)
+        g_row, g_total = _means(g)
+        kernel, second = _centred(g, g_row, g_total)
+        kernel, second = _without_signal(replace(g, kernel=kernel, second=second), x_hat)
+        factor = square * root**2
+        g = replace(g, second=np.maximum(second, 0.0) * factor, kernel=kernel * factor, mean=np.zeros_like(g.mean))
+        return [gathered_to(g.consistent(), before.layout)]
+
+    operation.emit(made, [x], pullback)
+
+
+def _channels_as_units(field: Field) -> Field:
+    for at in range(len(field.layout[1]) if len(field.layout) > 1 else 0):
+        field = with_role(field, 1, at, Role.UNIT)
+    return field
+
+
+def _means(field: Field) -> tuple[Any, float]:
+    """E[x_p · mean over the batch] by place (averaged over pixels), and E[mean²], of the whole batch."""
+    n = math.prod(field.kernel.shape[: field.places])
+    flat = field.kernel.reshape(n, n)
+    places = math.prod(axis.size for axis in field.axes if axis.role is Role.PLACE)
+    pixels = math.prod(axis.size for axis in field.axes if axis.role is Role.PIXEL)
+    own = np.diagonal(flat)
+    second = field.place_second().reshape(-1)
+    inside = second / pixels + (1 - 1 / pixels) * own
+    between = (flat.sum(axis=1) - own) / max(n - 1, 1)
+    row = inside / places + (1 - 1 / places) * between
+    return row, float(row.mean())
+
+
+def _centred(field: Field, row: Any, total: float) -> tuple[Any, Any]:
+    """Kernel and second moments with the batch mean taken off."""
+    n = len(row)
+    shape = field.kernel.shape
+    kernel = (field.kernel.reshape(n, n) - row[:, None] - row[None, :] + total).reshape(shape)
+    by_place = row.reshape(shape[: field.places])
+    mapped = iter(by_place.shape)
+    spread = by_place.reshape([next(mapped) if axis.role is Role.PLACE else 1 for axis in field.mapped])
+    second = field.second - 2 * spread * field.rows + total
+    return kernel, np.maximum(second, 0.0)
+
+
+def _without_signal(gradient: Field, normal: Field) -> tuple[Any, Any]:
+    """Take off the part along the normalised signal, x̂·mean(g x̂), for a gradient independent of it."""
+    n = math.prod(gradient.kernel.shape[: gradient.places])
+    g, c = gradient.kernel.reshape(n, n), normal.kernel.reshape(n, n)
+    places = math.prod(axis.size for axis in gradient.axes if axis.role is Role.PLACE)
+    pixels = math.prod(axis.size for axis in gradient.axes if axis.role is Role.PIXEL)
+    second_g, second_c = gradient.place_second().reshape(-1), normal.place_second().reshape(-1)
+    product = g * c
+    own = np.diagonal(product)
+    inside = second_g * second_c / pixels + (1 - 1 / pixels) * own
+    row = inside / places + (1 - 1 / places) * (product.sum(axis=1) - own) / max(n - 1, 1)
+    total = float(row.mean())
+    kernel = g + c * (total - row[:, None] - row[None, :])
+    by_place = (total - 2 * row).reshape(gradient.kernel.shape[: gradient.places])
+    mapped = iter(by_place.shape)
+    spread = by_place.reshape([next(mapped) if axis.role is Role.PLACE else 1 for axis in gradient.mapped])
+    return kernel.reshape(gradient.kernel.shape), gradient.second + normal.second * spread
+
+
+# ---- over groups ----
+
+
+@rule("native_group_norm", "group_norm")
+def _group_norm(operation: Operation) -> None:
+    shape = operation.args[0].shape
+    x = operation.node(operation.args[0])
+    if operation.name == "aten::native_group_norm":
+        weight, bias, groups, epsilon = operation.args[1], operation.args[2], operation.args[6], operation.args[7]
+    else:
+        groups, weight, bias = operation.args[1], operation.argument(2, "weight"), operation.argument(3, "bias")
+        epsilon = operation.argument(4, "eps", 1e-5)
+    _grouped(operation, x, weight, bias, int(shape[1]) // int(groups), float(epsilon))
+
+
+def _grouped(operation: Operation, x: Node, weight: Any, bias: Any, units: int, epsilon: float) -> None:
+    """Normalise each sample over some channels and all its positions, which here all become pixels."""
+    before = x.field
+    field = _channels_as_units(before)
+    for d in range(2, len(field.layout)):
+        for at in range(len(field.layout[d])):
+            field = with_role(field, d, at, Role.PIXEL)
+    pixels = math.prod(axis.size for axis in field.axes if axis.role is Role.PIXEL)
+    n = field.kernel.shape[0] if field.places else 1
+    flat = field.kernel.reshape(n, n)
+    own = np.diagonal(flat)
+    second = field.place_second().reshape(-1)
+    mean = _by_place(field, field.mean).reshape(-1)
+    average = (second / pixels + (1 - 1 / pixels) * own) / units + (1 - 1 / units) * mean**2
+    variance = np.maximum(second - average, 0.0)
+    root = 1 / np.sqrt(variance + epsilon)
+    cross = flat / units + (1 - 1 / units) * np.multiply.outer(mean, mean)
+    kernel = (flat - cross) * np.multiply.outer(root, root)
+    np.fill_diagonal(kernel, (own - average) * root**2)
+    mapped_shape = [n if axis.role is Role.PLACE else 1 for axis in field.mapped]
+    spread = average.reshape(mapped_shape)
+    by = root.reshape(mapped_shape)
+    normal = replace(
+        field,
+        mean=(field.mean - mean.reshape(mapped_shape)) * by,
+        second=np.maximum(field.second - spread, 0.0) * by**2,
+        kernel=kernel.reshape(field.kernel.shape),
+        inherited=0.0,
+        kurtosis=1.0,
+        own=None,
+    )
+    made, square = _affine(operation, normal, weight, bias)
+    entries = units * pixels
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = gathered_to(gradient, field.layout)
+        g, _ = alike(g, field)
+        k = g.kernel.reshape(n, n)
+        g_second = g.place_second().reshape(-1)
+        g_own = np.diagonal(k)
+        g_average = (g_second / pixels + (1 - 1 / pixels) * g_own) / units
+        along = g_second / entries
+        new = np.array(k) * np.multiply.outer(root, root) * square
+        np.fill_diagonal(new, (g_own - g_average) * root**2 * square)
+        taken = (g_average + along).reshape(mapped_shape)
+        back = replace(
+            g,
+            second=np.maximum(g.second - taken, 0.0) * by**2 * square,
+            kernel=new.reshape(g.kernel.shape),
+            mean=np.zeros_like(g.mean),
+        )
+        return [gathered_to(back, before.layout)]
+
+    operation.emit(spread_to(made, made.layout), [x], pullback)
+
+
+__all__ = ["Axis", "layout_of", "shape_of"]

@@ -1,0 +1,153 @@
+"""The gradient that is sent back: of a loss on outputs drawn from their moments, or random of unit RMS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradvitals.frameworks.torch.objective import output_tensors, scalar
+from gradvitals.frameworks.torch.prediction.measured import measured_as
+from gradvitals.frameworks.torch.prediction.trace import Trace
+from gradvitals.frameworks.torch.prediction.values import Node
+from gradvitals.maths.alignment import cut, gathered_to
+from gradvitals.maths.field import Axis, Field, Role, constant_field
+from gradvitals.maths.roles import with_role
+from gradvitals.vocabulary.errors import ModelError
+
+#: Places whose correlations are drawn exactly; of more, each has a part in common with all others.
+_MOST_DRAWN = 1024
+#: What is added to a kernel's diagonal, relative to its largest entry, so that its root exists.
+_JITTER = 1e-10
+
+
+def gradients_at_outputs(
+    output: Any, trace: Trace, loss: Callable[[Any], Any] | None, seed: int
+) -> tuple[dict[Node, Field], str]:
+    """The gradient with respect to each signal among the outputs, and what it is of.
+
+    Raises
+    ------
+    ModelError
+        When the loss raises on outputs of random values.
+    InputError
+        When the loss isn't a scalar.
+
+    """
+    tensors = [tensor for _, tensor in output_tensors(output)]
+    if loss is None:
+        own = scalar(output, None)[0]
+        if own is not None:
+            node = trace.value(own) if id(own) in trace.values else _of_scalar(output, trace)
+            return (
+                {node: cut(constant_field(node.field.layout, 1.0), node.field.second.shape)}
+                if isinstance(node, Node)
+                else {}
+            ), "output-loss"
+        roots: dict[Node, Field] = {}
+        for tensor in tensors:
+            value = trace.value(tensor)
+            if isinstance(value, Node) and tensor.requires_grad:
+                white = cut(constant_field(value.field.layout, 1.0), value.field.second.shape)
+                roots[value] = replace(white, blur=1 / max(white.units, 1), kurtosis=1.0)
+        return roots, "random"
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[int, torch.Tensor] = {}
+    for tensor in tensors:
+        value = trace.value(tensor)
+        if isinstance(value, Node):
+            sample = drawn_from(value.field, tuple(tensor.shape), generator).to(tensor.dtype)
+            drawn[id(tensor)] = sample.requires_grad_()
+    with torch.enable_grad():
+        number, kind = scalar(_swapped(output, drawn, trace), loss)
+    if number is None or not number.requires_grad:
+        return {}, kind
+    leaves = list(drawn.values())
+    try:
+        found = torch.autograd.grad(number, leaves, allow_unused=True)
+    except Exception as error:
+        raise ModelError(
+            "the backward pass of the loss raised",
+            f"{type(error).__name__}: {error}",
+            "call loss.backward() by hand to see it fail",
+        ) from error
+    result: dict[Node, Field] = {}
+    for tensor in tensors:
+        node = trace.value(tensor)
+        if id(tensor) not in drawn or not isinstance(node, Node):
+            continue
+        gradient = found[list(drawn).index(id(tensor))]
+        if gradient is not None:
+            result[node] = _kept(gradient, node.field)
+    return result, kind
+
+
+def _of_scalar(output: Any, trace: Trace) -> Any:
+    own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", output)
+    return trace.value(own) if isinstance(own, torch.Tensor) else None
+
+
+def _kept(gradient: torch.Tensor, field: Field) -> Field:
+    """The gradient's field, of the samples that the arrays hold."""
+    whole = measured_as(gradient, field.layout)
+    if whole.second.shape == field.second.shape:
+        return whole
+    return cut(whole, field.second.shape)
+
+
+def drawn_from(field: Field, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Gaussian entries with a field's moments: independent over units, with its kernel over places."""
+    sizes = [axis.size for axis in field.axes]
+    held = list(field.second.shape)
+    mapped = [at for at, axis in enumerate(field.axes) if axis.is_mapped]
+    places = [at for at, axis in enumerate(field.axes) if axis.role is Role.PLACE]
+    n = math.prod(held[mapped.index(at)] for at in places)
+    outer = field.outer_mean().reshape(n, n)
+    covariance = field.kernel.reshape(n, n) - outer
+    all_places = [sizes[at] for at in places]
+    if n <= _MOST_DRAWN and [held[mapped.index(at)] for at in places] == all_places and not field.has_pixels:
+        units = [at for at, axis in enumerate(field.axes) if axis.role is Role.UNIT]
+        noise = torch.randn((n, math.prod(sizes[at] for at in units)), generator=generator, dtype=torch.float64).numpy()
+        values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        flat = (root @ noise).reshape(*all_places, *(sizes[at] for at in units))
+        order = places + units
+        copies = [at for at, axis in enumerate(field.axes) if axis.role is Role.COPY]
+        flat = flat.reshape(*flat.shape, *(1 for _ in copies))
+        order += copies
+        flat = flat.transpose(np.argsort(order)) if order else flat
+        mean = field.mean.reshape([sizes[at] if field.axes[at].is_mapped else 1 for at in range(len(sizes))])
+        drawn = np.broadcast_to(flat + mean, sizes)
+        return torch.from_numpy(np.array(drawn)).reshape(shape)
+    shared = max(min(field.all_pairs() / max(field.mean_square, 1e-300), 1.0), 0.0)
+    common = torch.randn([1 if axis.is_mapped else axis.size for axis in field.axes], generator=generator)
+    own = torch.randn(sizes, generator=generator)
+    scale = math.sqrt(field.mean_square)
+    return (scale * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)).double().reshape(shape)
+
+
+def _swapped(output: Any, drawn: Mapping[int, torch.Tensor], trace: Trace) -> Any:
+    """The output with drawn tensors in place of those without values."""
+    if isinstance(output, torch.Tensor):
+        if id(output) in drawn:
+            return drawn[id(output)]
+        known = trace.values.get(id(output))
+        return getattr(known, "value", output)
+    if isinstance(output, Mapping):
+        items = {key: _swapped(item, drawn, trace) for key, item in output.items()}
+        try:
+            return type(output)(**items)
+        except TypeError:
+            return items
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(_swapped(item, drawn, trace) for item in output))
+    if isinstance(output, (tuple, list)):
+        return type(output)(_swapped(item, drawn, trace) for item in output)
+    return output
+
+
+__all__ = ["Axis", "drawn_from", "gathered_to", "gradients_at_outputs", "with_role"]

@@ -1,0 +1,282 @@
+"""Pooling: averages and maxima over windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradvitals.frameworks.torch.prediction.convolution import _as_spatial, _each, _settled, spatially
+from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
+from gradvitals.frameworks.torch.prediction.values import Node, in_numpy, slope_of
+from gradvitals.frameworks.torch.prediction.windows import Windows, adaptive, sliding
+from gradvitals.maths.alignment import gathered_to
+from gradvitals.maths.field import Axis, Field, Role
+from gradvitals.maths.meanfield import expand
+
+
+@rule(
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+)
+def _average(operation: Operation) -> None:
+    node = operation.node(operation.args[0])
+    lead = operation.args[0].dim() - _spatial(operation.name)
+    windows = _windows(operation, lead)
+    before = spatially(node.field)
+    divisor = windows.counts() if "adaptive" in operation.name or not _counts_padding(operation) else windows.taps
+    made = _settled(_averaged(before, windows, divisor))
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = _as_spatial(gathered_to(gradient, made.layout), before)
+        size = float(np.mean(divisor))
+        scaled = g.times(1 / size)
+        axes = [g.array_axis(d, 0) for d in range(2, len(g.layout))]
+        if g.has_pixels:
+            second = windows.reversed().summed_map(scaled.second, [m for m, _ in axes])
+            outputs, inputs = math.prod(windows.outputs), math.prod(windows.inputs)
+            # Inputs behind one output share its gradient; those behind different ones are as correlated as these.
+            together = windows.taps * scaled.place_second() + max(outputs - windows.taps, 0) * _own(scaled)
+            kernel = scaled.kernel * (windows.taps * outputs / inputs) ** 2
+            if outputs == 1:
+                kernel = scaled.kernel
+                n = math.prod(kernel.shape[: scaled.places])
+                flat = np.array(kernel).reshape(n, n)
+                np.fill_diagonal(flat, scaled.place_second().reshape(-1))
+                kernel = flat.reshape(kernel.shape)
+            del together
+        else:
+            kernel = windows.mixed_kernel(scaled.kernel, [p for _, p in axes], g.places, back=True)
+            n = math.prod(kernel.shape[: g.places])
+            second = np.diagonal(kernel.reshape(n, n)).reshape(kernel.shape[: g.places])
+        role = Role.PIXEL if g.has_pixels else Role.PLACE
+        layout = (*g.layout[:2], *((Axis(n, role),) for n in windows.inputs))
+        back = replace(g, layout=layout, second=second, mean=np.zeros_like(second), kernel=kernel)
+        return [gathered_to(gathered_to(back, before.layout), node.field.layout)]
+
+    operation.emit(replace(made, inherited=node.field.spread), [node], pullback)
+
+
+def _own(field: Field) -> Any:
+    n = math.prod(field.kernel.shape[: field.places])
+    return np.diagonal(field.kernel.reshape(n, n)).reshape(field.kernel.shape[: field.places])
+
+
+def _averaged(field: Field, windows: Windows, divisor: Any) -> Field:
+    axes = [field.array_axis(d, 0) for d in range(2, len(field.layout))]
+    rank = len(field.layout)
+    role = Role.PIXEL if field.has_pixels else Role.PLACE
+    mean = windows.summed_map(field.mean, [m for m, _ in axes]) / divisor
+    if field.has_pixels:
+        n = windows.counts()
+        own = _own(field)
+        spread = own.reshape([*own.shape, *[1] * (rank - 2)]) if field.layout[0] else own
+        second = windows.summed_map(field.second, [m for m, _ in axes]) / divisor**2
+        second = second + n * (n - 1) / divisor**2 * spread
+        kernel = field.kernel * float(np.mean(n / divisor)) ** 2
+    else:
+        kernel = windows.mixed_kernel(field.kernel, [p for _, p in axes], field.places)
+        scale = np.broadcast_to(1 / np.asarray(divisor, dtype=float), windows.outputs)
+        lead = field.places - len(axes)
+        by_place = scale.reshape([*[1] * lead, *windows.outputs])
+        kernel = kernel * by_place.reshape([*by_place.shape, *[1] * field.places]) * by_place
+        count = math.prod(kernel.shape[: field.places])
+        second = np.diagonal(kernel.reshape(count, count)).reshape(kernel.shape[: field.places])
+    layout = (*field.layout[:2], *((Axis(n, role),) for n in windows.outputs))
+    return replace(field, layout=layout, mean=mean, second=second, kernel=kernel, kurtosis=3.0)
+
+
+def _spatial(name: str) -> int:
+    return int(name.split("_with", maxsplit=1)[0].rstrip("_")[-2])
+
+
+def _counts_padding(operation: Operation) -> bool:
+    return bool(operation.argument(5, "count_include_pad", True)) and operation.argument(6, "divisor_override") is None  # noqa: FBT003
+
+
+def _windows(operation: Operation, lead: int) -> Windows:
+    shape, out = tuple(operation.args[0].shape)[lead:], tuple(operation.first.shape)[lead:]
+    if "adaptive" in operation.name:
+        return adaptive(shape, out)
+    n = len(shape)
+    kernel = _each(operation.args[1], n)
+    stride = operation.argument(2, "stride") or kernel
+    padding = operation.argument(3, "padding", 0)
+    dilation = operation.argument(4, "dilation", 1) if "max" in operation.name else 1
+    return sliding(shape, kernel, _each(stride, n), _each(padding, n), _each(dilation, n), out)
+
+
+@rule(
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "max_pool1d_with_indices",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "mkldnn_max_pool2d",
+)
+def _maximum(operation: Operation) -> None:
+    """The largest of a window; of an increasing function of a signal, the function of the largest."""
+    node = operation.node(operation.args[0])
+    windows = _windows(operation, operation.args[0].dim() - _spatial(operation.name))
+    increasing = node.source is not None and _increases(node)
+    origin = node.root if increasing else node
+    function = node.root_function if increasing else (lambda z: z)
+    before = spatially(origin.field)
+    seen = round(float(np.mean(windows.counts())))
+    mean, second = _largest(before, seen, function)
+    two = mean * mean
+    shape_axes = [before.array_axis(d, 0)[0] for d in range(2, len(before.layout))]
+    extents = list(before.second.shape)
+    for axis, n in zip(shape_axes, windows.outputs, strict=True):
+        extents[axis] = n
+    role = Role.PIXEL if before.has_pixels else Role.PLACE
+    layout = (*before.layout[:2], *((Axis(n, role),) for n in windows.outputs))
+    places = [n for n, axis in zip(extents, before.mapped, strict=True) if axis.role is Role.PLACE]
+    made = Field(
+        layout,
+        np.full(extents, mean),
+        np.full(extents, second),
+        np.full([*places, *places], two),
+        before.inherited,
+        2.0,
+    )
+    if not before.has_pixels or before.places:
+        made = replace(made, kernel=_between(before, made, mean, second))
+    made = _settled(made.consistent())
+    share = math.prod(windows.outputs) / math.prod(windows.inputs)
+
+    def back(gradient: Field, factor: float) -> Field:
+        g = _as_spatial(gathered_to(gradient, made.layout), before)
+        axes = [g.array_axis(d, 0) for d in range(2, len(g.layout))]
+        spread = windows.reversed().summed_map(g.second, [m for m, _ in axes]) * factor / seen
+        if g.has_pixels:
+            kernel = g.kernel * factor * share**2
+        else:
+            kernel = windows.reversed().mixed_kernel(g.kernel, [p for _, p in axes], g.places, back=False)
+            kernel = kernel * factor / seen**2
+        role = Role.PIXEL if g.has_pixels else Role.PLACE
+        layout = (*g.layout[:2], *((Axis(n, role),) for n in windows.inputs))
+        return replace(
+            g,
+            layout=layout,
+            second=spread,
+            mean=np.zeros_like(spread),
+            kernel=kernel,
+            inherited=gradient.inherited,
+            kurtosis=min(gradient.kurtosis * seen, 1e3),
+        ).consistent()
+
+    def to_origin(gradient: Field) -> Sequence[Field]:
+        slope = _slope_at_largest(before, seen, function)
+        return [gathered_to(gathered_to(back(gradient, slope), before.layout), origin.field.layout)]
+
+    operation.emit(made, [origin], to_origin)
+    if origin is not node:
+        made_node = operation.trace.value(operation.first)
+        step = Step(
+            made_node,
+            (node,),
+            lambda g: [gathered_to(gathered_to(back(g, 1.0), before.layout), node.field.layout)],
+            shown=True,
+        )
+        operation.trace.steps.append(step)
+
+
+def _between(before: Field, made: Field, mean: float, second: float) -> Any:
+    """Correlations of maxima, to first order those of what they are maxima of."""
+    if before.has_pixels:
+        own = max(float(before.place_second().mean() - before.mean.mean() ** 2), 1e-300)
+        correlation = (before.kernel - float(before.mean.mean()) ** 2) / own
+        return mean**2 + np.clip(correlation, 0, 1) * (second - mean**2)
+    return np.full_like(made.kernel, mean**2) + float(
+        np.clip((before.pair_means()[1] - before.mean.mean() ** 2) / max(before.mean_square, 1e-300), 0, 1)
+    ) * (second - mean**2)
+
+
+def _increases(node: Node) -> bool:
+    """Whether the function of a signal never falls."""
+    field = node.root.field
+    scale = 6 * math.sqrt(max(field.mean_square, 1e-300))
+    grid = torch.linspace(-scale, scale, 257, dtype=torch.float64)
+    with torch.no_grad():
+        values = node.root_function(grid)
+    return bool((values.diff() >= -1e-12 * scale).all())
+
+
+def _largest(field: Field, n: int, function: Any) -> tuple[float, float]:
+    """Of the largest of n values: E[f] and E[f²]."""
+    points, weights = _largest_rule(field, n)
+    values = in_numpy(function)(points)
+    return float((values * weights).sum()), float((values**2 * weights).sum())
+
+
+def _slope_at_largest(field: Field, n: int, function: Any) -> float:
+    """E[f′²] at the largest of n values; only to be asked on the way back, outside of the trace."""
+    points, weights = _largest_rule(field, n)
+    return float((slope_of(function)(points) ** 2 * weights).sum())
+
+
+def _largest_rule(field: Field, n: int) -> tuple[Any, Any]:
+    """Points and weights of the distribution of the largest of n independent values."""
+    mean, second = float(field.mean.mean()), field.mean_square
+    deviation = math.sqrt(max(second - mean * mean, 0.0))
+    grid = np.linspace(-8.0, 8.0, 4001)
+    density = np.exp(-grid * grid / 2) / math.sqrt(2 * math.pi)
+    below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2) * (grid[1] - grid[0])])
+    weights = density * n * np.clip(below, 0, 1) ** (n - 1)
+    return mean + deviation * grid, weights / weights.sum()
+
+
+@rule(
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "_upsample_nearest_exact2d",
+    "upsample_nearest2d.vec",
+)
+def _nearest(operation: Operation) -> None:
+    node = operation.node(operation.args[0])
+    shape, out = tuple(operation.args[0].shape)[2:], tuple(operation.first.shape)[2:]
+    before = spatially(node.field)
+    tables = tuple((np.arange(o) * n // o)[None, :] for n, o in zip(shape, out, strict=True))
+    windows = Windows(tables, tuple(shape))
+    made = _settled(_averaged(before, windows, 1.0))
+    copies = math.prod(out) / math.prod(shape)
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = _as_spatial(gathered_to(gradient, made.layout), before)
+        axes = [g.array_axis(d, 0) for d in range(2, len(g.layout))]
+        if g.has_pixels:
+            mean_map = g.second
+            for (m, _), table, n in zip(axes, tables, shape, strict=True):
+                matrix = np.zeros((n, table.shape[1]))
+                matrix[table[0], np.arange(table.shape[1])] = 1
+                mean_map = np.moveaxis(np.tensordot(matrix, mean_map, (1, m)), 0, m)
+            second, kernel = mean_map, g.kernel * copies**2
+        else:
+            kernel = windows.mixed_kernel(g.kernel, [p for _, p in axes], g.places, back=True)
+            n = math.prod(kernel.shape[: g.places])
+            second = np.diagonal(kernel.reshape(n, n)).reshape(kernel.shape[: g.places])
+        role = Role.PIXEL if g.has_pixels else Role.PLACE
+        layout = (*g.layout[:2], *((Axis(n, role),) for n in shape))
+        back = replace(g, layout=layout, second=second, mean=np.zeros_like(second), kernel=kernel)
+        return [gathered_to(gathered_to(back, before.layout), node.field.layout)]
+
+    operation.emit(made, [node], pullback)
+
+
+__all__ = ["expand"]

@@ -1,0 +1,289 @@
+"""Predict one forward and backward pass of a case: no data, no values where tensors can do without."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from gradvitals.frameworks.case import Case
+from gradvitals.frameworks.prediction import (
+    Predicted,
+    PredictedCall,
+    PredictedParameter,
+    Prediction,
+    UnmodelledOperation,
+)
+from gradvitals.frameworks.torch.objective import tensors_in
+from gradvitals.frameworks.torch.prediction import rules  # noqa: F401 - fills the table of rules
+from gradvitals.frameworks.torch.prediction.backward import sent_back
+from gradvitals.frameworks.torch.prediction.calls import Calls, Row
+from gradvitals.frameworks.torch.prediction.objective import gradients_at_outputs
+from gradvitals.frameworks.torch.prediction.trace import Trace, Tracing, Unmodelled
+from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
+from gradvitals.frameworks.torch.prediction.weights import meta_weights
+from gradvitals.frameworks.torch.state import RandomState, preserved, seed_everything
+from gradvitals.maths.field import Field
+from gradvitals.vocabulary.errors import InputError, ModelError
+
+
+def predict(case: Case, *, seed: int = 0, weight_rms: Mapping[str, float] | None = None) -> Prediction:
+    """Follow the moments of a model's signal and gradient through its operations.
+
+    Parameters
+    ----------
+    case : Case
+        Its model is a ``torch.nn.Module``.
+    seed : int
+        Of outputs drawn for the loss.
+    weight_rms : mapping of str to float, optional
+        The RMS of parameters on the meta device, by name.
+
+    Raises
+    ------
+    InputError
+        On a model that isn't a module.
+    ModelError
+        When the model or the loss raises.
+
+    """
+    model = getattr(case.model, "_orig_mod", case.model)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            "the layers of this model can't be seen",
+            f"got {type(model).__name__} {case.subject!r}",
+            "pass a torch.nn.Module; a plain function has no weights to predict from",
+        )
+    kinds = ["meta"] if _is_meta(model, case) else ["fake", "real"]
+    state = RandomState.capture()
+    try:
+        for kind in kinds:
+            try:
+                with _kept(model, case, kind):
+                    return _predicted(model, case, kind, seed, weight_rms or {})
+            except ModelError:  # some code looks at values: then on real tensors
+                if kind == kinds[-1]:
+                    raise
+    finally:
+        state.restore()
+    raise ValueError(f"no kind of tensors among {kinds}")
+
+
+def _is_meta(model: nn.Module, case: Case) -> bool:
+    given = [tensor for _, tensor in tensors_in((case.args, case.keywords), "input")]
+    return any(tensor.is_meta for tensor in (*model.parameters(), *given))
+
+
+def _predicted(model: nn.Module, case: Case, kind: str, seed: int, weight_rms: Mapping[str, float]) -> Prediction:
+    trace = Trace()
+    calls = Calls(model, trace)
+    trace.where = lambda: calls.innermost
+    assumed = _announce(model, trace, weight_rms)
+    mode = Tracing(trace)
+    args, kwargs = case.args, case.keywords
+    inputs = {id(tensor): _input(tensor) for _, tensor in tensors_in((args, kwargs), "input")}
+    with _without_values(kind) as convert, torch.enable_grad(), _spelled_out():
+        seed_everything(seed)
+
+        def stand_in(item: Any) -> Any:
+            if not isinstance(item, torch.Tensor):
+                return item
+            made = convert(item)
+            if made.is_floating_point() and not made.requires_grad:
+                made = made.detach().requires_grad_()
+            trace.bind(made, inputs[id(item)] if id(item) in inputs else Constant(item.detach(), owned=False))
+            return made
+
+        args, kwargs = tree_map(stand_in, (args, kwargs))
+        try:
+            with calls.listening(), mode:
+                output = model(*args, **kwargs)
+        except Exception as error:
+            raise ModelError(
+                "the model raised in its forward pass",
+                f"in {calls.innermost or 'the model itself'}: {type(error).__name__}: {error}",
+                "call it by hand with these inputs to see it fail; on the meta device no code may look at values",
+            ) from error
+    roots, objective = gradients_at_outputs(output, trace, case.loss, seed)
+    gradients, troubles = sent_back(trace.steps, roots)
+    trace.unmodelled += [Unmodelled(name, "", f"on the way back: {reason}") for name, reason in troubles]
+    depths = _depths(trace, calls.rows)
+    return Prediction(
+        calls=tuple(_call(row, gradients, depths) for row in calls.rows),
+        parameters=tuple(_parameters(model, trace)),
+        unmodelled=tuple(_unmodelled(trace.unmodelled)),
+        objective=objective,
+        tensors=kind,
+        operations=len(trace.steps),
+        assumed=tuple(assumed),
+    )
+
+
+@contextlib.contextmanager
+def _kept(model: nn.Module, case: Case, kind: str) -> Iterator[None]:
+    """Leave no trace; without values, parameters can't change and need no copy."""
+    if kind == "real":
+        with preserved(model, (case.args, case.keywords)):
+            yield
+        return
+    modules = [(module, module.training, dict(vars(module))) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    registered = [(module, dict(module._buffers)) for module in model.modules()]  # noqa: SLF001
+    try:
+        yield
+    finally:
+        for module, training, attributes in modules:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module.training = training
+        for module, known in registered:
+            module._buffers.clear()  # noqa: SLF001
+            module._buffers.update(known)  # noqa: SLF001
+        for buffer, values in buffers:
+            if not torch.equal(buffer, values):
+                buffer.data.copy_(values)
+
+
+@contextlib.contextmanager
+def _spelled_out() -> Iterator[None]:
+    """Without oneDNN, which runs a recurrent net in one operation, its steps are seen."""
+    enabled = bool(torch.backends.mkldnn.enabled)
+    torch._C._set_mkldnn_enabled(False)  # noqa: SLF001, FBT003 - the public context manager warns of TF32
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)  # noqa: SLF001
+
+
+def _without_values(kind: str) -> Any:
+    @contextlib.contextmanager
+    def context() -> Any:
+        if kind == "fake":
+            from torch._subclasses.fake_tensor import FakeTensorMode
+
+            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+                yield fake.from_tensor
+        elif kind == "meta":
+            yield lambda tensor: tensor.to("meta")
+        else:
+            yield lambda tensor: tensor.detach().clone()
+
+    return context()
+
+
+def _announce(model: nn.Module, trace: Trace, weight_rms: Mapping[str, float]) -> list[str]:
+    """Bind parameters and buffers; returns the paths of those whose size had to be assumed."""
+    known, assumed = meta_weights(model, weight_rms)
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            second, mean = known[name]
+            trace.bind(parameter, Weight(tuple(parameter.shape), second, mean, name))
+        else:
+            trace.bind(parameter, Constant(parameter.detach(), learned=True, owned=False, name=name))
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta:
+            value = torch.ones(buffer.shape, dtype=buffer.dtype) if name.endswith("running_var") else None
+            value = torch.zeros(buffer.shape, dtype=buffer.dtype) if value is None else value
+            trace.bind(buffer, Constant(value, owned=True))
+        else:
+            trace.bind(buffer, Constant(buffer.detach(), owned=False))
+    return assumed
+
+
+def _input(tensor: torch.Tensor) -> Constant:
+    """An input's values; of one on the meta device, standard normal ones, and no two tokens alike."""
+    if not tensor.is_meta:
+        is_data = tensor.is_floating_point() and not _is_mask(tensor)
+        return Constant(tensor.detach().clone(), data=is_data)
+    generator = torch.Generator().manual_seed(0)
+    if tensor.is_floating_point():
+        return Constant(torch.randn(tensor.shape, generator=generator), data=True)
+    if tensor.dtype == torch.bool:
+        return Constant(torch.ones(tensor.shape, dtype=torch.bool))
+    return Constant(torch.arange(tensor.numel()).reshape(tensor.shape).to(tensor.dtype))
+
+
+def _is_mask(tensor: torch.Tensor) -> bool:
+    """Floating-point ones and zeros, or zeros and very negative numbers, say what may be seen."""
+    values = tensor.detach()
+    ones = bool(((values == 0) | (values == 1)).all()) and tensor.dim() <= 2
+    added = bool(((values == 0) | (values < -1e4)).all())
+    return (ones and bool((values == 1).any())) or (added and bool((values < 0).any()))
+
+
+def _depths(trace: Trace, rows: list[Row]) -> dict[int, int]:
+    """Layers with weights on the longest way to each signal."""
+    heavy = {row.value.key for row in rows if row.has_weights and isinstance(row.value, Node)}
+    depths: dict[int, int] = {}
+    for step in trace.steps:
+        before = max((depths.get(node.key, 0) for node in step.inputs), default=0)
+        own = before + (step.output.key in heavy)
+        depths[step.output.key] = max(depths.get(step.output.key, 0), own)
+    return depths
+
+
+def _call(row: Row, gradients: Mapping[int, Field], depths: Mapping[int, int]) -> PredictedCall:
+    forward = gradient = cosine = None
+    depth = 0
+    if isinstance(row.value, Node):
+        field = row.value.field
+        forward, cosine = _said(field), _cosine(field)
+        found = gradients.get(row.value.key)
+        gradient = _said(found) if found is not None else None
+        depth = depths.get(row.value.key, 0)
+    elif isinstance(row.value, Constant) and row.value.value.is_floating_point():
+        entries = row.value.value.detach().double()
+        forward = Predicted(float(entries.square().mean().sqrt()), 0.0, float(entries.mean()))
+    return PredictedCall(
+        row.path, row.call, row.kind, row.shape, row.has_weights, row.activation, depth, forward, gradient, cosine
+    )
+
+
+def _said(field: Field) -> Predicted:
+    """The typical RMS, and one standard deviation of one draw: log E[x²] is nearly normal over weights."""
+    spread = field.spread
+    return Predicted(
+        math.sqrt(max(field.mean_square, 0.0)) * math.exp(-spread / 4), math.sqrt(spread) / 2, float(field.mean.mean())
+    )
+
+
+def _cosine(field: Field) -> float | None:
+    axes = field.axes
+    if not axes or axes[0].role.value != "place" or field.places == 0 or field.kernel.shape[0] < 2:
+        return None
+    kernel, second = field.kernel, field.second
+    places = field.places
+    n = kernel.shape[0]
+    own = second.reshape(n, -1).mean(axis=1)
+    matched = kernel
+    for _ in range(places - 1):
+        matched = matched.diagonal(axis1=1, axis2=matched.ndim // 2 + 1).mean(-1) if matched.ndim > 2 else matched
+    scale = (own[:, None] * own[None, :]) ** 0.5
+    if matched.shape != scale.shape or not (scale > 0).all():
+        return None
+    cosines = matched / scale
+    return float(min(1.0, (cosines.sum() - cosines.trace()) / (n * (n - 1))))
+
+
+def _parameters(model: nn.Module, trace: Trace) -> Any:
+    for name, parameter in model.named_parameters():
+        value = trace.values.get(id(parameter))
+        if isinstance(value, Weight):
+            rms = math.sqrt(value.second)
+        else:
+            rms = float(parameter.detach().double().square().mean().sqrt()) if parameter.numel() else 0.0
+        yield PredictedParameter(name, rms, None)
+
+
+def _unmodelled(found: list[Unmodelled]) -> Any:
+    by_name: dict[str, list[Unmodelled]] = {}
+    for item in found:
+        by_name.setdefault(item.name, []).append(item)
+    for name, items in by_name.items():
+        paths = tuple(dict.fromkeys(item.path for item in items))
+        yield UnmodelledOperation(name, paths, len(items), items[0].reason)

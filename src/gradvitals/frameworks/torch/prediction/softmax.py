@@ -1,0 +1,335 @@
+"""The algebra of softmax weights of Gaussian scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from gradvitals.frameworks.torch.prediction.sharpness import correction
+from gradvitals.frameworks.torch.prediction.values import Node, applied, backwards
+from gradvitals.maths.alignment import gathered_to
+from gradvitals.maths.field import Axis, Field, Role
+from gradvitals.maths.roles import with_role
+
+if TYPE_CHECKING:
+    from gradvitals.frameworks.torch.prediction.operation import Operation
+
+#: Terms of exp(cov) = Σ covᵏ/k!, and the size of the first one that is left out.
+_MOST_TERMS, _NEGLIGIBLE = 16, 1e-4
+#: Score variances beyond this are cut: weights are then on one key anyway.
+_LARGEST = 6.0
+
+
+def bias_by_batch(bias: Any, shape: tuple[int, ...], batch: int, rows: int, columns: int) -> Any:
+    """A bias as (B, T, S), the mean over heads; zeros where there is none."""
+    if bias is None:
+        return np.zeros((1, rows, columns))
+    full = np.broadcast_to(bias, (*bias.shape[:-2], rows, columns))
+    if full.ndim == 2:
+        return full[None]
+    lead = full.shape[:-2]
+    flat = full.reshape(-1, rows, columns)
+    if lead[0] in (1, batch) and len(lead) > 1:
+        return full.reshape(lead[0], -1, rows, columns)[:, 0]
+    if len(flat) in (1, batch):
+        return flat
+    if shape[0] and len(flat) % shape[0] == 0 and len(lead) == 1:
+        each = len(flat) // batch if len(flat) % batch == 0 else len(flat)
+        return flat[::each][:batch]
+    return flat[:batch] if len(flat) >= batch else flat[:1]
+
+
+def repeated(kernel: Any, batch: int) -> Any:
+    """One batch element that serves all."""
+    if kernel.shape[0] == batch:
+        return kernel
+    return np.tile(kernel, (batch, 1, batch, 1))
+
+
+def _on_diagonal(by_sample: Any) -> Any:
+    """(B, T, T) as (B, B, T, T), zero between samples."""
+    b = len(by_sample)
+    full = np.zeros((b, b, *by_sample.shape[1:]))
+    full[np.arange(b), np.arange(b)] = by_sample
+    return full
+
+
+def _pairs(array: Any) -> Any:
+    """(B, T, C, U) as (B, C, T, U), for products of matrices by pairs of samples."""
+    return array.transpose(0, 2, 1, 3)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """Kernels by pairs of samples, (B, B, T, T), and the first-order weights (B, T, S)."""
+
+    query: Any
+    key: Any
+    value: Any
+    weights: Any
+    factor: float
+    terms: int
+    total: Any
+    extra: float
+    chance: Any
+
+    @classmethod
+    def of(cls, query: Any, key: Any, value: Any, bias: Any, factor: float, extra: float, blur: float = 0.0) -> Parts:
+        """Softmax weights for scores of covariance factor·query·key plus an independent part."""
+        b, rows, _, _ = query.shape
+        columns = key.shape[1]
+        own_q = np.einsum("btbt->bt", query)
+        own_k = np.einsum("bsbs->bs", key)
+        variance = factor * own_q[:, :, None] * own_k[:, None, :]
+        largest = float(variance.max(initial=0.0))
+        if largest > _LARGEST:
+            factor *= _LARGEST / largest
+            variance = variance * (_LARGEST / largest)
+        logits = np.broadcast_to(bias, (b, rows, columns)) + (variance + extra) / 2
+        top = logits.max(axis=2, keepdims=True)
+        top = np.where(np.isfinite(top), top, 0.0)
+        weights = np.exp(logits - top)
+        total = weights.sum(axis=2, keepdims=True)
+        weights = np.where(total > 0, weights / np.where(total > 0, total, 1.0), 0.0)
+        cov = min(largest, _LARGEST)
+        terms = 1
+        while terms < _MOST_TERMS and cov**terms / math.factorial(terms) > _NEGLIGIBLE:
+            terms += 1
+        # Two tokens are alike by chance as well, in their keys and values together.
+        own_v = np.einsum("bsbs->bs", value)
+        chance = (
+            blur
+            * np.sqrt(np.maximum(own_k * own_v, 0.0))[:, :, None]
+            * np.sqrt(np.maximum(own_k * own_v, 0.0))[:, None, :]
+        )
+        chance = chance * (1 - np.eye(columns))
+        made = cls(_pairs(query), _pairs(key), _pairs(value), weights, factor, terms, None, extra, chance)
+        return replace(made, total=made._series(np.ones_like(made.key)))
+
+    def _series(self, inner: Any) -> Any:
+        """Σᵢⱼ w_ti w_uj exp(cov) X_ij by its power series, for every t and u."""
+        total: Any = 0.0
+        key_power: Any = inner
+        query_power: Any = 1.0
+        for k in range(self.terms):
+            total = total + self._between(key_power) * query_power * (self.factor**k / math.factorial(k))
+            if k + 1 < self.terms:
+                key_power = key_power * self.key
+                query_power = query_power * self.query
+        return total
+
+    def _between(self, inner: Any) -> Any:
+        """W X Wᵀ by pairs of samples."""
+        return self.weights[:, None] @ inner @ self.weights[None].swapaxes(-1, -2)
+
+    def _back(self, outer: Any) -> Any:
+        """Wᵀ H W by pairs of samples."""
+        return self.weights[:, None].swapaxes(-1, -2) @ outer @ self.weights[None]
+
+    def mixed(self, value: Any) -> Any:
+        """The kernel of the mixture, (B, T, B, T)."""
+        made = np.array((self._series(_pairs(value)) / np.maximum(self.total, 1e-300)).transpose(0, 2, 1, 3))
+        own = self.own_share()
+        change = self.sharper(own)
+        b, t = np.arange(made.shape[0])[:, None], np.arange(made.shape[1])[None, :]
+        diagonal = np.einsum("bibi->bi", value)
+        single = np.einsum("bti,bi->bt", own, diagonal)
+        rest = (made[b, t, b, t] - single) / np.maximum(1 - own.sum(axis=2), 1e-12)
+        made[b, t, b, t] += np.einsum("bti,bi->bt", change, diagonal) - change.sum(axis=2) * rest
+        return made
+
+    def own_share(self) -> Any:
+        """E[a²] of every weight, (B, T, S)."""
+        b = np.arange(len(self.weights))
+        own_q = np.einsum("btt->bt", self.query[b, b])
+        own_k = np.einsum("bss->bs", self.key[b, b])
+        cov = self.factor * own_q[:, :, None] * own_k[:, None, :] + self.extra
+        total = np.einsum("btt->bt", self.total[b, b])[:, :, None]
+        return np.minimum(self.weights**2 * np.exp(cov) / np.maximum(total, 1e-300), self.weights)
+
+    def sharper(self, own: Any) -> Any:
+        """What first order gets wrong in E[a²], (B, T, S): a softmax of strong scores is less sharp than that."""
+        b = np.arange(len(self.weights))
+        own_q = np.einsum("btt->bt", self.query[b, b])
+        key = self.key[b, b]
+        squares = (self.weights**2).sum(axis=2)
+        mean = np.einsum("bti,bii->bt", self.weights, key)
+        between = np.einsum("bti,bij,btj->bt", self.weights, key, self.weights)
+        between = (between - np.einsum("bti,bii->bt", self.weights**2, key)) / np.maximum(1 - squares, 1e-12)
+        variance = np.where(squares < 1, self.factor * own_q * (mean - between), 0.0)
+        ratio = np.array(
+            [correction(1 / max(s, 1e-12), v) for s, v in zip(squares.ravel(), variance.ravel(), strict=True)]
+        )
+        return own * (ratio.reshape(squares.shape) - 1)[:, :, None]
+
+    def back_to_value(self, gradient: Any, kept: float, own: Any) -> Any:
+        """The gradient's kernel at the values, (B, S, B, S)."""
+        g = _pairs(gradient) / np.maximum(self.total, 1e-300)
+        total: Any = 0.0
+        key_power: Any = 1.0
+        query_power = g
+        for k in range(self.terms):
+            total = total + self._back(query_power) * key_power * (self.factor**k / math.factorial(k))
+            if k + 1 < self.terms:
+                key_power = key_power * self.key
+                query_power = query_power * self.query
+        made = np.array(total.transpose(0, 2, 1, 3))
+        sharper = self.sharper(own)
+        extra = np.einsum("bti,btbt->bi", (kept - 1) * (own + sharper) + sharper, gradient)
+        b, s = np.arange(made.shape[0])[:, None], np.arange(made.shape[1])[None, :]
+        made[b, s, b, s] += extra
+        return made
+
+    def back_to_scores(self, gradient: Any, kept: float, own: Any) -> tuple[Any, Any]:
+        """The gradients' kernels at queries and keys: ∂s = a(∂a − Σ a∂a), ∂a = g·v, per unit scale."""
+        g = _pairs(gradient) / np.maximum(self.total, 1e-300)
+        w, wt = self.weights[:, None], self.weights[None].swapaxes(-1, -2)
+        v = self.value
+        wv, vw = w @ v, v @ wt
+        wvw = wv @ wt
+        to_query: Any = 0.0
+        to_key: Any = 0.0
+        key_power: Any = np.ones_like(self.key)
+        query_power: Any = np.ones_like(self.query)
+        for k in range(self.terms):
+            share = self.factor**k / math.factorial(k)
+            key_next = key_power * self.key
+            wk, kw = w @ key_next, key_next @ wt
+            product = key_next * v
+            if k == 0:
+                product = product + _on_diagonal(self.chance)
+            inner = w @ product @ wt - (wk * wv) @ wt - w @ (kw * vw) + wvw * (wk @ wt)
+            to_query = to_query + share * query_power * g * inner
+            h = g * query_power * self.query
+            hw, wh = h @ self.weights[None], self.weights[:, None].swapaxes(-1, -2) @ h
+            whw = wh @ self.weights[None]
+            outer = (
+                v * whw
+                - self.weights[:, None].swapaxes(-1, -2) @ (wv * hw)
+                - (vw * wh) @ self.weights[None]
+                + self._back(h * wvw)
+            )
+            to_key = to_key + share * key_power * outer
+            key_power, query_power = key_next, query_power * self.query
+        to_query, to_key = np.array(to_query.transpose(0, 2, 1, 3)), np.array(to_key.transpose(0, 2, 1, 3))
+        b = np.arange(len(w))
+        own_g = np.einsum("btbt->bt", gradient)
+        own_v = np.einsum("bss->bs", v[b, b])
+        own_k = np.einsum("bss->bs", self.key[b, b])
+        own_q = np.einsum("btt->bt", self.query[b, b])
+        sharper = self.sharper(own)
+        single = (kept - 1) * (own + sharper) + sharper
+        i, t, s = b[:, None], np.arange(to_query.shape[1])[None], np.arange(to_key.shape[1])[None]
+        to_query[i, t, i, t] += own_g * np.einsum("bti,bi->bt", single, own_v * own_k)
+        to_key[i, s, i, s] += own_v * np.einsum("bti,bt->bi", single, own_g * own_q)
+        return to_query, to_key
+
+
+def coarse(
+    operation: Operation, nodes: Sequence[Node], fields: Sequence[Field], scores: Any, factor: float, output: Any
+) -> None:
+    """Attention over positions too many to be told apart: they share one variance and one covariance."""
+    q, k, v = (_as_pixels(field) for field in fields)
+    rows = math.prod(axis.size for axis in q.layout[-2])
+    columns = math.prod(axis.size for axis in k.layout[-2])
+    seen = np.ones((rows, columns))
+    if scores.bias is not None:
+        bias = np.asarray(scores.bias)
+        bias = bias.reshape(-1, *bias.shape[-2:]).mean(axis=0)
+        seen = np.exp(np.broadcast_to(np.where(np.isfinite(bias), bias, -np.inf), (rows, columns)))
+    weights = seen / np.maximum(seen.sum(axis=1, keepdims=True), 1e-300)
+    own_q, own_k = q.mean_square, k.mean_square
+    apart = k.pair_means()[1] if not k.has_pixels else float(np.diagonal(_square(k)).mean())
+    same = math.exp(min(factor * own_q * own_k, _LARGEST) - min(factor * own_q * max(apart, 0.0), _LARGEST))
+    squares = (weights**2).sum(axis=1)
+    share = float((same * squares / (same * squares + 1 - squares)).mean())
+    common = weights.mean(axis=0)
+    overlap = float((rows * rows * (common**2).sum() - squares.sum()) / max(rows * (rows - 1), 1))
+    share_own = min(share * scores.kept, 1.0)
+    off = _square(v)
+    own_v = v.place_second().reshape(-1)
+    kernel = np.array(off)
+    np.fill_diagonal(kernel, overlap * own_v + (1 - overlap) * np.diagonal(off))
+    by_place = share_own * own_v + (1 - share) * np.diagonal(off)
+    shape = [n if axis.role is Role.PLACE else 1 for n, axis in zip(q.second.shape, q.mapped, strict=True)]
+    second = np.broadcast_to(by_place.reshape(shape), q.second.shape)
+    layout = (*q.layout[:-1], tuple(Axis(axis.size, Role.UNIT) for axis in v.layout[-1]))
+    made = Field(
+        layout,
+        np.full(q.second.shape, float(v.mean.mean())),
+        np.array(second),
+        kernel.reshape(v.kernel.shape),
+        v.spread,
+    )
+    deep = math.prod(axis.size for axis in v.layout[-1])
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = gathered_to(gradient, made.layout)
+        g_own, g_off = g.mean_square, float(np.diagonal(_square(g)).mean())
+        to_value = (share_own * g_own * rows / columns) + g_off * max(
+            rows - share * rows / columns, 0
+        ) / columns * rows / rows
+        spread_v = max(float((own_v - np.diagonal(off)).mean()), 0.0)
+        inner = deep * g_own * share_own * spread_v * scores.scale**2
+        to_query = inner * max(own_k - max(apart, 0.0) * 0, 0.0)
+        to_key = inner * own_q * rows / columns
+        found = []
+        for node, field, size in zip(nodes, (q, k, v), (to_query, to_key, to_value), strict=True):
+            second = np.full(field.second.shape, size)
+            kernel = np.zeros_like(field.kernel)
+            if field is v:
+                kernel = kernel + overlap * g_own * rows / columns * 0 + g_off
+            found.append(gathered_to(replace(field, mean=second * 0, second=second, kernel=kernel), node.field.layout))
+        return found
+
+    operation.emit(made, list(nodes), pullback, output=output)
+
+
+def _square(field: Field) -> Any:
+    n = math.prod(field.kernel.shape[: field.places])
+    return field.kernel.reshape(n, n)
+
+
+def _as_pixels(field: Field) -> Field:
+    d = len(field.layout) - 2
+    for at, axis in enumerate(field.layout[d]):
+        if axis.role is Role.PLACE:
+            field = with_role(field, d, at, Role.PIXEL)
+    return field
+
+
+def over_units(operation: Operation, x: Node, dim: int) -> None:
+    """A softmax over units (router, classifier): exponentials over their sum, which many units make certain."""
+    field = x.field
+    n = math.prod(axis.size for axis in field.layout[dim])
+    exponential = applied(field, torch.exp)
+    total = n * exponential.mean
+    by_place = 1 / np.maximum(total, 1e-300)
+    pixels = tuple(at for at, axis in enumerate(field.mapped) if axis.role is Role.PIXEL)
+    flat = by_place.mean(axis=pixels) if pixels else by_place
+    made = replace(
+        exponential,
+        mean=exponential.mean * by_place,
+        second=np.minimum(exponential.second * by_place**2, 1.0 / n),
+        kernel=exponential.kernel * np.multiply.outer(flat, flat),
+    )
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        back = backwards(gradient, field, torch.exp)
+        return [
+            replace(
+                back,
+                second=back.second * by_place**2,
+                kernel=back.kernel * np.multiply.outer(flat, flat),
+            )
+        ]
+
+    operation.emit(made, [x], pullback)
+
+
+__all__ = ["Parts", "bias_by_batch", "coarse", "over_units", "repeated"]

@@ -1,0 +1,332 @@
+"""Run a model on tensors without values, and follow what each operation makes of the moments.
+
+The mode sees the operations that PyTorch really runs, also those of compiled C++ code and of functions that no hook
+sees. What depends on nothing random is computed with its real values on the side: masks, positions, indices; so that
+code that branches on such values runs as it would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_map
+
+from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule_for
+from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
+from gradvitals.maths.field import Field, Role
+
+#: Constants larger than this aren't computed on the side: they are masks and tables, not signals.
+_LARGEST_CONSTANT = 2**26
+#: Operations that draw entries independently of one another.
+_DRAWING = frozenset(
+    {
+        "aten::bernoulli_",
+        "aten::bernoulli",
+        "aten::rand",
+        "aten::randn",
+        "aten::rand_like",
+        "aten::randn_like",
+        "aten::uniform_",
+        "aten::normal_",
+        "aten::native_dropout",
+    }
+)
+#: Operations that make a tensor of nothing but a shape, by another tensor's.
+_LIKE = frozenset(
+    {
+        "aten::empty_like",
+        "aten::zeros_like",
+        "aten::ones_like",
+        "aten::full_like",
+        "aten::new_zeros",
+        "aten::new_ones",
+        "aten::new_empty",
+        "aten::new_full",
+        "aten::new_empty_strided",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unmodelled:
+    """An operation without a rule: its name, the layer in which it was called, and why."""
+
+    name: str
+    path: str
+    reason: str
+
+
+@dataclass(slots=True, eq=False)
+class Trace:
+    """What became known of every tensor, and the steps to go back."""
+
+    steps: list[Step] = field(default_factory=list)
+    unmodelled: list[Unmodelled] = field(default_factory=list)
+    entries: list[tuple[Constant, Node]] = field(default_factory=list)
+    where: Callable[[], str] = lambda: ""
+    values: dict[int, Any] = field(default_factory=dict)
+    _alive: list[Any] = field(default_factory=list)
+    _bases: dict[int, tuple[torch.Tensor, Any]] = field(default_factory=dict)
+
+    def value(self, tensor: torch.Tensor) -> Any:
+        """What is known of a tensor; a real one that nobody announced is a constant."""
+        if id(tensor) not in self.values and not is_fake(tensor):
+            self.bind(tensor, Constant(tensor, owned=False))
+        return self.values.get(id(tensor))
+
+    def bind(self, tensor: torch.Tensor, value: Any) -> None:
+        """Say what a tensor holds from now on."""
+        self.values[id(tensor)] = value
+        self._alive.append(tensor)
+
+    def entered(self, tensor: torch.Tensor, constant: Constant, field_: Field) -> Node:
+        """An input that becomes a signal."""
+        node = Node(field_)
+        self.bind(tensor, node)
+        self.entries.append((constant, node))
+        return node
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has no values."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return isinstance(tensor, FakeTensor) or tensor.is_meta
+
+
+class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the operations that run inside."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trace = trace
+
+    def __torch_dispatch__(
+        self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        name = func._schema.name  # noqa: SLF001
+        tensors = _tensors((args, kwargs))
+        values = [self.trace.value(tensor) for tensor in tensors]
+        if name in {"aten::_local_scalar_dense", "aten::item"}:
+            return self._number(func, args, kwargs, values)
+        if name.startswith("prim::"):
+            return func(*args, **kwargs)
+        output = func(*args, **kwargs)
+        signal = [v for v in values if not isinstance(v, Constant)]
+        made = _tensors(output)
+        if not made:
+            return output
+        if any(v is None for v in values) and name not in _LIKE:  # behind an operation without a rule
+            for tensor in made:
+                self.trace.bind(tensor, None)
+            return output
+        if name in _DRAWING or any(isinstance(v, Noise) for v in signal):
+            if self._noise(name, args, kwargs, values, made):
+                return output
+        elif name in _LIKE or (not signal and not self._mixes(values, made)):
+            self._constant(func, args, kwargs, values, made)
+            return output
+        self._ruled(name, func, args, kwargs, output, made)
+        return output
+
+    # ---- what is known by value ----
+
+    def _mixes(self, values: Sequence[Constant], made: Sequence[torch.Tensor]) -> bool:
+        """Whether an input meets a parameter here, or rows of a table are looked up: the start of a signal."""
+        learned = any(v.learned and v.value.is_floating_point() for v in values)
+        if not learned or not any(tensor.is_floating_point() for tensor in made):
+            return False
+        return any(
+            v.data or (not v.learned and v.value.numel() > 1 and not v.value.is_floating_point()) for v in values
+        )
+
+    def _constant(
+        self, func: Any, args: Any, kwargs: Any, values: Sequence[Constant], made: Sequence[torch.Tensor]
+    ) -> None:
+        """Run the operation on the real values on the side, and bind the results."""
+        if any(tensor.numel() > _LARGEST_CONSTANT for tensor in made):
+            for tensor in made:
+                self.trace.bind(tensor, None)
+            return
+        mutated = _mutated(func, args, kwargs)
+        real: dict[int, torch.Tensor] = {}
+        for tensor in _tensors((args, kwargs)):
+            known = self.trace.value(tensor)
+            if isinstance(known, Constant):
+                real[id(tensor)] = known.value
+            else:  # zeros_like of a signal: only its shape counts
+                real[id(tensor)] = torch.empty(0)
+        with _disable_current_modes(), torch.no_grad():
+            for tensor in mutated:
+                known = self.trace.value(tensor)
+                if isinstance(known, Constant) and not known.owned:
+                    real[id(tensor)] = known.value.detach().clone()
+            if any(not isinstance(self.trace.value(t), Constant) for t in _tensors((args, kwargs))):
+                results = [_like(func, args, kwargs, tensor) for tensor in made]
+            else:
+                swapped = tree_map(lambda item: _swapped(item, real), (args, kwargs))
+                results = _tensors(func(*swapped[0], **_on_cpu(swapped[1])))
+        known_values = [v for v in values if isinstance(v, Constant)]
+        if len(known_values) < len(values):
+            known_values = []  # zeros like a signal are no signal
+        learned, data = any(v.learned for v in known_values), any(v.data for v in known_values)
+        changed = {id(tensor) for tensor in mutated}
+        owned = not _is_view(func) or all(v.owned for v in known_values)
+        for tensor, result in zip(made, results, strict=True):
+            mine = owned or id(tensor) in changed
+            self.trace.bind(tensor, Constant(result, learned, data, mine, _name(values)))
+        for tensor in mutated:
+            if id(tensor) in real and not any(tensor is t for t in made):
+                self.trace.bind(tensor, Constant(real[id(tensor)], learned, data))
+
+    def _number(self, func: Any, args: Any, kwargs: Any, values: Sequence[Any]) -> Any:
+        known = values[0] if values else None
+        if isinstance(known, Constant):
+            with _disable_current_modes():
+                return known.value.detach().item()
+        return func(*args, **kwargs)
+
+    def _noise(self, name: str, args: Any, kwargs: Any, values: Any, made: Any) -> bool:
+        """Whether the result is noise."""
+        first = values[0] if values else None
+        if name in _DRAWING and name != "aten::native_dropout":
+            self.trace.bind(made[0], _drawn(name, args, kwargs, first))
+            return True
+        if isinstance(first, Noise) and len(made) == 1:
+            number = args[1] if len(args) > 1 else None
+            if isinstance(number, torch.Tensor):
+                known = self.trace.value(number)
+                if not isinstance(known, Constant) or known.value.numel() != 1:
+                    return False
+                with _disable_current_modes():
+                    number = known.value.detach().item()
+            operator = name.removesuffix("_").removeprefix("aten::")
+            scale = {"mul": lambda x: x, "div": lambda x: 1 / x}.get(operator)
+            if scale is not None and isinstance(number, (int, float)):
+                factor = float(scale(number)) if number else 0.0
+                self.trace.bind(made[0], Noise(first.mean * factor, first.second * factor**2))
+                return True
+            if operator in _UNCHANGED:
+                self.trace.bind(made[0], first)
+                return True
+        return False
+
+    # ---- what is known by its moments ----
+
+    def _ruled(self, name: str, func: Any, args: Any, kwargs: Any, output: Any, made: Sequence[torch.Tensor]) -> None:
+        operation = Operation(self.trace, name, func, args, kwargs, output)
+        found = rule_for(name)
+        try:
+            if found is None:
+                raise NotImplementedError("no rule")  # noqa: TRY301
+            with _disable_current_modes():
+                found(operation)
+            for tensor in _mutated(func, args, kwargs):
+                self.trace.bind(tensor, self.trace.value(operation.first))
+        except Exception as error:  # noqa: BLE001 - whatever a rule stumbles over is reported as S209
+            if any(tensor.is_floating_point() for tensor in made):
+                self.trace.unmodelled.append(Unmodelled(name, self.trace.where(), str(error)))
+            for tensor in made:
+                self.trace.bind(tensor, None)
+
+
+#: Operations that leave noise noise.
+_UNCHANGED = frozenset(
+    {
+        "view",
+        "clone",
+        "_to_copy",
+        "expand",
+        "detach",
+        "alias",
+        "reshape",
+        "unsqueeze",
+        "squeeze",
+        "permute",
+        "transpose",
+        "to",
+        "contiguous",
+        "_unsafe_view",
+    }
+)
+
+
+def _drawn(name: str, args: Any, kwargs: Any, first: Any) -> Any:
+    if "bernoulli" in name:
+        p = args[1] if len(args) > 1 and isinstance(args[1], (int, float)) else kwargs.get("p")
+        if p is None and isinstance(first, Constant):
+            p = float(first.value.double().mean())
+        return Noise(float(p), float(p)) if p is not None else None
+    if "randn" in name:
+        return Noise(0.0, 1.0)
+    if "normal_" in name:
+        mean, std = _two(args[1:3])
+        return Noise(mean, mean**2 + std**2)
+    low, high = _two(args[1:3]) if name == "aten::uniform_" else (0.0, 1.0)
+    return Noise((low + high) / 2, (low * low + low * high + high * high) / 3)
+
+
+def _two(given: Sequence[Any]) -> tuple[float, float]:
+    """Two numbers, 0 and 1 where they aren't given."""
+    first = float(given[0]) if given else 0.0
+    return first, float(given[1]) if len(given) > 1 else 1.0
+
+
+def _like(func: Any, args: Any, kwargs: Any, made: torch.Tensor) -> torch.Tensor:
+    """A constant made by another tensor's shape."""
+    name = func._schema.name  # noqa: SLF001
+    number = (args[2] if "new_" in name else args[1]) if "full" in name else 1 if "ones" in name else 0
+    del kwargs
+    return torch.full(made.shape, number, dtype=made.dtype)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors in nested tuples, lists and mappings; quicker than a general tree for what operations take."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in _tensors(item)]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in _tensors(item)]
+    return []
+
+
+def _swapped(item: Any, real: Mapping[int, torch.Tensor]) -> Any:
+    return real.get(id(item), item) if isinstance(item, torch.Tensor) else item
+
+
+def _on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
+    if kwargs.get("device") is None:
+        return kwargs
+    return {**kwargs, "device": torch.device("cpu")}
+
+
+def _is_view(func: Any) -> bool:
+    return any(a.alias_info is not None and not a.alias_info.is_write for a in func._schema.arguments)  # noqa: SLF001
+
+
+def _mutated(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
+    """The arguments that an operation writes into."""
+    found = []
+    for at, argument in enumerate(func._schema.arguments):  # noqa: SLF001
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = args[at] if at < len(args) else kwargs.get(argument.name)
+            found += _tensors(given)
+    return found
+
+
+def _name(values: Sequence[Any]) -> str | None:
+    return next((v.name for v in values if getattr(v, "name", None)), None)
+
+
+def meta_weight(parameter: torch.Tensor, name: str, rms: float) -> Weight:
+    """A parameter on the meta device as a weight of zero mean."""
+    return Weight(tuple(parameter.shape), rms * rms, 0.0, name)
+
+
+__all__ = ["Role", "Trace", "Tracing", "Unmodelled", "is_fake", "meta_weight"]

@@ -1,0 +1,99 @@
+"""Judge what theory says of the signal: rules S201–S204 by prediction, S209 and S210."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gradvitals.frameworks.prediction import Prediction
+from gradvitals.signals.measure_predicted import Comparison, PredictedGain
+from gradvitals.signals.rules_depth import GRADIENT_EXPLODING, GRADIENT_VANISHING, SIGNAL_EXPLODING, SIGNAL_VANISHING
+from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
+from gradvitals.vocabulary.rule import Rule, Threshold
+
+OPERATION_UNMODELLED = Rule("S209", Severity.UNRESOLVED, {})
+PREDICTION_DISAGREES = Rule(
+    "S210",
+    Severity.WARNING,
+    {
+        "deviations": Threshold(
+            4.0,
+            "standard deviations",
+            "of 1000 layers of sound models 0.06 lie beyond by chance; the theory's own error is in the deviation "
+            "(benchmarks/signals_prediction.py)",
+        ),
+    },
+)
+RULES = (OPERATION_UNMODELLED, PREDICTION_DISAGREES)
+
+
+def judge(
+    prediction: Prediction, gains: Sequence[PredictedGain], comparisons: Sequence[Comparison]
+) -> tuple[Finding, ...]:
+    """Findings of a prediction, the worst first."""
+    found = [*_unmodelled(prediction), *_disagreement(comparisons)]
+    for gain in gains:
+        pair = (
+            (SIGNAL_VANISHING, SIGNAL_EXPLODING)
+            if gain.direction == "forward"
+            else (GRADIENT_VANISHING, GRADIENT_EXPLODING)
+        )
+        found += _over_depth(gain, *pair)
+    return tuple(sorted(found, key=lambda finding: -finding.severity))
+
+
+def _over_depth(gain: PredictedGain, vanishing: Rule, exploding: Rule) -> Iterator[Finding]:
+    """A finding where little or too much is left."""
+    if not gain.fit.differs_from_one:
+        return
+    if gain.left < vanishing["left"]:
+        rule = vanishing
+    elif gain.left > exploding["left"]:
+        rule = exploding
+    else:
+        return
+    facts: dict[str, Fact] = {
+        "gain": gain.fit.estimate,
+        "left": gain.left,
+        "layers": gain.layers,
+        "first": gain.first,
+        "last": gain.last,
+    }
+    if rule is GRADIENT_VANISHING:
+        facts["lost_at"] = gain.lost_at
+    yield Finding(rule.code, rule.severity, Site(gain.last if gain.direction == "forward" else gain.first), facts)
+
+
+def _unmodelled(prediction: Prediction) -> Iterator[Finding]:
+    """One finding per operation without a rule: what lies behind it isn't predicted."""
+    behind = tuple(call.path for call in prediction.calls if call.forward is None)
+    for operation in prediction.unmodelled:
+        facts: dict[str, Fact] = {
+            "operation": operation.name,
+            "count": operation.count,
+            "detail": operation.reason,
+            "affected": len(behind),
+        }
+        site = next((path for path in operation.paths if path), operation.name)
+        yield Finding("S209", OPERATION_UNMODELLED.severity, Site(site), facts)
+
+
+def _disagreement(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
+    """One finding per direction: at the first layer, in the signal's own order, where the two part."""
+    for direction in ("forward", "backward"):
+        side = [comparison for comparison in comparisons if comparison.direction == direction]
+        side = side if direction == "forward" else side[::-1]
+        outside = [item for item in side if item.deviations > PREDICTION_DISAGREES["deviations"]]
+        if not outside:
+            continue
+        first = outside[0]
+        paths: tuple[Fact, ...] = tuple(dict.fromkeys(item.path for item in outside))
+        facts: dict[str, Fact] = {
+            "direction": direction,
+            "predicted": first.predicted,
+            "measured": first.measured,
+            "ratio": first.ratio,
+            "affected": len(outside),
+            "total": len(side),
+            "paths": paths,
+        }
+        yield Finding("S210", PREDICTION_DISAGREES.severity, Site(first.path), facts)

@@ -1,0 +1,197 @@
+"""The verb: what a user gives, what the report shows, and what is left behind."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gradvitals import Report, theory
+from gradvitals.signals import predict, probe
+from gradvitals.vocabulary import InputError, ModelError, UsageError
+from oracles.networks import default, he, mlp, scaled, vectors
+
+EXTRA = ("forward_rms_error", "gradient_rms_error")
+
+
+def test_the_table_is_a_probes_with_error_bars():
+    torch.manual_seed(0)
+    model, x = mlp(6, nn.ReLU, he), vectors()
+    said, seen = predict(model, x).table("layers"), probe(model, x).table("layers")
+    assert set(said.columns) >= {*EXTRA, "forward_rms", "gradient_rms", "sample_cosine"}
+    assert said.column("path") == seen.column("path")
+    assert said.column("shape") == seen.column("shape")
+    assert all(0 <= error < 1 for error in said.column("forward_rms_error"))
+
+
+def test_vanishing_is_foretold_without_data():
+    report = predict(mlp(20, nn.Sigmoid, default), vectors())
+    assert [finding.name for finding in report.findings] == ["gradient-vanishing"]
+    report = predict(mlp(20, nn.ReLU, scaled(3.0)), vectors())
+    assert {finding.name for finding in report.findings} == {"signal-exploding", "gradient-exploding"}
+
+
+class Sorted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.last(torch.sort(self.first(x), dim=-1).values)
+
+
+def test_an_operation_without_a_rule_is_named_and_nothing_behind_it_is_guessed():
+    report = predict(Sorted(), torch.randn(4, 8))
+    (finding,) = report.findings
+    assert (finding.code, finding.evidence["operation"]) == ("S209", "aten::sort")
+    assert report.verdict.value == "inconclusive"
+    first, last = report.table("layers").records()
+    assert first["forward_rms"] is not None
+    assert last["forward_rms"] is None
+
+
+def test_a_rule_is_registered_in_one_function():
+    from torch.library import custom_op
+
+    @custom_op("gradvitals_tests::third", mutates_args=())
+    def third(x: torch.Tensor) -> torch.Tensor:
+        return x / 3
+
+    third.register_fake(torch.empty_like)
+    third.register_autograd(lambda _ctx, grad: grad / 3)
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 64), nn.Linear(64, 2)
+
+        def forward(self, x):
+            return self.last(third(self.first(x)))
+
+    model, x = Own(), torch.randn(32, 8)
+    assert predict(model, x).findings[0].evidence["operation"] == "gradvitals_tests::third"
+    theory.register_operation("gradvitals_tests::third", forward=1 / 9)
+    report = predict(model, x)
+    assert report.findings == ()
+    row = report.table("layers").column("gradient_rms")
+    expected = float(model.last.weight.detach().square().mean().sqrt()) * 2**0.5 / 3
+    assert row[0] == pytest.approx(expected, rel=0.02)  # the typical value, of a finite width
+
+
+def test_a_layer_that_differs_from_its_prediction_is_named():
+    class Doubled(nn.Linear):
+        """Multiplies by weights that aren't independent of what comes in."""
+
+        def forward(self, x):
+            with torch.no_grad():
+                self.weight.copy_(x[:64].T @ x[:64] / 8)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    layers = [layer for _ in range(3) for layer in (nn.Linear(64, 64), nn.Tanh())]
+    model = nn.Sequential(*layers, nn.Linear(64, 64), nn.Linear(64, 4))
+    x = torch.randn(64, 64)
+    assert predict(model, x, against="probe").findings == ()
+    with torch.no_grad():  # weights that know the data
+        hidden = model[:6](x)
+        model[6].weight.copy_(hidden.T @ hidden / 16)
+    finding = predict(model, x, against="probe").findings[0]
+    assert (finding.code, finding.site.path, finding.evidence["direction"]) == ("S210", "6", "forward")
+    assert finding.evidence["measured"] > finding.evidence["predicted"]
+
+
+def test_nothing_of_the_model_is_changed():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout(), nn.Flatten())
+    x = torch.randn(4, 3, 6, 6)
+    before, given = copy.deepcopy(model.state_dict()), x.clone()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    predict(model, x, against="probe")
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(x, given)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    assert torch.backends.mkldnn.enabled == torch.backends.mkldnn.is_available()
+
+
+def test_a_model_of_seven_billion_parameters_needs_no_memory_for_them():
+    """The sizes of a large language model's blocks, on the meta device; four of its 32 blocks make the time short."""
+
+    class Block(nn.Module):
+        def __init__(self, width=4096, hidden=11008):
+            super().__init__()
+            self.norm1, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
+            self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+            self.gate, self.up = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
+            self.down = nn.Linear(hidden, width, bias=False)
+
+        def forward(self, x):
+            q, k, v = (t.unflatten(-1, (32, 128)).transpose(1, 2) for t in self.qkv(self.norm1(x)).chunk(3, -1))
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(mixed.transpose(1, 2).flatten(2))
+            y = self.norm2(x)
+            return x + self.down(nn.functional.silu(self.gate(y)) * self.up(y))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(32000, 4096), nn.Linear(4096, 32000, bias=False)
+            self.blocks = nn.ModuleList(Block() for _ in range(4))
+
+        def forward(self, ids):
+            x = self.embed(ids)
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x)
+
+    with torch.device("meta"):
+        model = Model()
+    sizes = {name: 0.02 for name, p in model.named_parameters() if p.ndim == 2}
+    report = predict(model, torch.randint(0, 32000, (1, 48)), weight_rms=sizes)
+    assert report.findings == ()
+    assert report.settings["tensors"] == "meta"
+    rows = {row["path"]: row for row in report.table("layers").records()}
+    assert rows["blocks.0.gate"]["forward_rms"] == pytest.approx(0.02 * 4096**0.5, rel=0.01)
+    assert rows["embed"]["forward_rms"] == pytest.approx(0.02, rel=1e-4)
+    assert rows["blocks.0.qkv"]["gradient_rms"] > 0
+
+
+def test_code_that_looks_at_values_runs_on_real_tensors():
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x):
+            y = self.layer(x)
+            return y if float(y.sum()) > 0 else -y
+
+    report = predict(Looks(), torch.randn(4, 8))
+    assert report.settings["tensors"] == "real"
+    assert report.table("layers").column("forward_rms")[0] > 0
+
+
+def test_a_report_travels_as_json_and_every_sentence_has_its_facts():
+    report = predict(Sorted(), torch.randn(4, 8), against="probe")
+    assert Report.from_json(report.to_json()).findings == report.findings
+    for lang in ("en", "zh-Hans", "zh-Hant"):
+        for finding in json.loads(report.to_json(lang=lang))["findings"]:
+            assert "–" not in finding["text"]
+            assert "{" not in finding["text"]
+
+
+def test_misuse_is_told():
+    with pytest.raises(UsageError, match="did you mean 'against'"):
+        predict(nn.Linear(2, 2), torch.ones(1, 2), agains="probe")
+    with pytest.raises(UsageError, match="probe only"):
+        predict(nn.Linear(2, 2), torch.ones(1, 2), against="check")
+    with pytest.raises(InputError, match=r"torch\.nn\.Module"):
+        predict(np.sin, np.ones(3))
+    with pytest.raises(ModelError):
+        predict(nn.Linear(2, 2), torch.ones(1, 3))

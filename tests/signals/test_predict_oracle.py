@@ -1,0 +1,209 @@
+"""What theory says, against the same model drawn and measured many times."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from oracles.drawn_networks import agreement
+
+
+def dense(width, depth, activation, gain):
+    layers = []
+    for _ in range(depth):
+        layer = nn.Linear(width, width)
+        nn.init.normal_(layer.weight, std=gain / math.sqrt(width))
+        nn.init.zeros_(layer.bias)
+        layers += [layer, activation()]
+    return nn.Sequential(*layers, nn.Linear(width, 4))
+
+
+@pytest.mark.parametrize(
+    ("activation", "gain"),
+    [(nn.Tanh, 1.3), (nn.ReLU, 2**0.5), (nn.GELU, 1.5), (nn.SiLU, 1.7), (nn.Sigmoid, 1.8), (nn.SELU, 1.0)],
+    ids=lambda item: getattr(item, "__name__", ""),
+)
+def test_plain_networks(activation, gain):
+    found = agreement(lambda: (dense(192, 10, activation, gain), (torch.randn(48, 192),)), draws=10)
+    assert found.unmodelled == ()
+    assert found.tensors == "fake"
+    assert found.worst("forward")[0] < 0.02
+    assert found.worst("backward")[0] < 0.05
+    assert found.inside("forward") > 0.9
+
+
+class SelfGated(nn.Module):
+    """SiLU spelled out: two functions of one signal, multiplied."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(256, 256), nn.Linear(256, 8)
+
+    def forward(self, x):
+        z = 2 * self.first(x)
+        return self.last(z * torch.sigmoid(z))
+
+
+def test_a_product_of_two_functions_of_one_signal_is_one_function():
+    found = agreement(lambda: (SelfGated(), (torch.randn(64, 256),)), draws=8)
+    assert found.worst("forward")[0] < 0.01
+    assert found.worst("backward")[0] < 0.03
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(128, 256), nn.Linear(128, 256), nn.Linear(256, 128)
+
+    def forward(self, x):
+        return x + self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
+class Squeezed(nn.Module):
+    """A squeeze-and-excitation block."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.one, self.two = nn.Conv2d(3, 64, 3, padding=1), nn.Linear(64, 64), nn.Linear(64, 64)
+        self.head = nn.Linear(64, 8)
+
+    def forward(self, x):
+        y = torch.relu(self.conv(x))
+        gate = torch.sigmoid(self.two(torch.relu(self.one(y.mean((2, 3))))))
+        return self.head((y * gate[:, :, None, None]).mean((2, 3)))
+
+
+class RmsNorm(nn.Module):
+    """Written by hand, as models have it."""
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+class Joined(nn.Module):
+    """Concatenation, pieces, and another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.last = nn.Linear(128, 96), nn.Linear(128, 160), nn.Linear(256, 8)
+
+    def forward(self, x):
+        y = torch.cat([self.left(x), torch.tanh(self.right(x))], dim=-1)
+        a, b = y.reshape(len(x), 2, 128).transpose(1, 2).unbind(-1)
+        return self.last(torch.cat([b, a], dim=-1))
+
+
+class Tokens(nn.Module):
+    """Embeddings, attention with a causal mask, a pooled head."""
+
+    def __init__(self, *, causal):
+        super().__init__()
+        self.embed, self.place = nn.Embedding(40, 64), nn.Parameter(torch.randn(12, 64))
+        self.q, self.k, self.v, self.out = (nn.Linear(64, 64) for _ in range(4))
+        self.norm, self.head, self.causal = nn.LayerNorm(64), nn.Linear(64, 8), causal
+
+    def forward(self, ids):
+        x = self.embed(ids) + self.place
+        y = self.norm(x)
+        q, k, v = (layer(y).unflatten(-1, (4, 16)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return self.head(x[:, -1] if self.causal else x.mean(1))
+
+
+def images():
+    return torch.randn(8, 3, 16, 16)
+
+
+def convolutional(norm):
+    return nn.Sequential(
+        *(nn.Conv2d(3, 48, 3, padding=1, bias=False), norm(48), nn.ReLU()),
+        *(nn.Conv2d(48, 64, 3, stride=2, padding=1, groups=2, bias=False), norm(64), nn.ReLU()),
+        *(nn.Conv2d(64, 64, 3, padding=1, bias=False), norm(64), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 8)),
+    )
+
+
+CASES = {
+    "gated": (lambda: (nn.Sequential(Gated(), Gated(), nn.Linear(128, 8)), (torch.randn(32, 128),)), 0.02, 0.05),
+    "squeeze and excitation": (lambda: (Squeezed(), (images(),)), 0.03, 0.10),
+    "rms norm by hand": (
+        lambda: (nn.Sequential(nn.Linear(64, 192), RmsNorm(), nn.Linear(192, 8)), (3 * torch.randn(32, 64),)),
+        0.02,
+        0.05,
+    ),
+    "pieces joined": (lambda: (Joined(), (torch.randn(32, 128),)), 0.02, 0.05),
+    "attention": (lambda: (Tokens(causal=False), (torch.randint(0, 40, (4, 12)),)), 0.03, 0.08),
+    "causal attention": (lambda: (Tokens(causal=True), (torch.randint(0, 40, (4, 12)),)), 0.03, 0.08),
+    "batch norm": (lambda: (convolutional(nn.BatchNorm2d), (images(),)), 0.03, 0.10),
+    "group norm": (lambda: (convolutional(lambda n: nn.GroupNorm(4, n)), (images(),)), 0.03, 0.10),
+    "dropout": (
+        lambda: (
+            nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.4), nn.Linear(256, 8)),
+            (torch.randn(32, 64),),
+        ),
+        0.02,
+        0.05,
+    ),
+    "max pooling": (
+        lambda: (
+            nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 49, 8)),
+            (images(),),
+        ),
+        0.03,
+        0.08,
+    ),
+    "average pooling": (
+        lambda: (
+            nn.Sequential(nn.Conv2d(3, 64, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64 * 49, 8)),
+            (images(),),
+        ),
+        0.03,
+        0.05,
+    ),
+    "a transposed convolution": (
+        lambda: (
+            nn.Sequential(nn.Conv2d(3, 64, 3, stride=2, padding=1), nn.GELU(), nn.ConvTranspose2d(64, 16, 4, 2, 1)),
+            (images(),),
+        ),
+        0.02,
+        0.05,
+    ),
+    "a recurrent cell over time": (
+        lambda: (nn.Sequential(nn.Linear(24, 24), Last(nn.GRU(24, 128, batch_first=True))), (torch.randn(16, 6, 24),)),
+        0.08,
+        0.20,
+    ),
+}
+
+
+class Last(nn.Module):
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x):
+        return self.cell(x)[0][:, -1]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_family_of_operations(name):
+    make, forward, backward = CASES[name]
+    found = agreement(make, draws=10)
+    assert found.unmodelled == ()
+    assert found.worst("forward")[0] < forward, found.worst("forward")
+    assert found.worst("backward")[0] < backward, found.worst("backward")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda y: functional.cross_entropy(y, torch.arange(48) % 4), lambda y: (y - 1).square().mean()],
+    ids=["cross entropy", "mean square"],
+)
+def test_a_loss_is_called_with_outputs_drawn_from_their_moments(loss):
+    found = agreement(lambda: (dense(128, 4, nn.Tanh, 1.3), (torch.randn(48, 128),)), draws=10, loss=loss)
+    assert found.worst("backward")[0] < 0.05
