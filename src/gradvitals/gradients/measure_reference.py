@@ -13,7 +13,7 @@ import numpy as np
 
 from gradvitals.frameworks.problem import Array, Tensor
 from gradvitals.frameworks.rivals import Pass, Rivals
-from gradvitals.gradients.tally import Tally
+from gradvitals.gradients.tally import Tally, agreement
 from gradvitals.vocabulary.errors import InputError
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
@@ -361,7 +361,7 @@ class _Match:
                 if one is not None and other is not None:
                     errors[at].append(np.nan_to_num(one - other, posinf=0.0, neginf=0.0))
         return [
-            replace(c, agreement=_agreement(errors[at]), agreement_apart=self._agreement_apart(c, errors[at]))
+            replace(c, agreement=agreement(errors[at]), agreement_apart=self._agreement_apart(c, errors[at]))
             if at in errors and c.tally.kernel_error < 1
             else c
             for at, c in enumerate(compared)
@@ -377,7 +377,7 @@ class _Match:
         sizes = [float(np.linalg.norm(error)) for error in chosen]
         if not len(apart) or min(sizes) == 0:
             return 0.0
-        return _agreement(chosen) * min(1.0, float(np.median(sizes[1:])) / sizes[0])
+        return agreement(chosen) * min(1.0, float(np.median(sizes[1:])) / sizes[0])
 
 
 def _require_gradient(kernel: Pass, truth: Pass) -> None:
@@ -394,13 +394,3 @@ def _at_kink(low: Array, high: Array, value: Array) -> NDArray[np.bool_]:
     size = float(np.max(np.abs(np.concatenate([low, high])), initial=0.0))
     found: NDArray[np.bool_] = (high - low > _JUMP * size) & (low <= value) & (value <= high)
     return found
-
-
-def _agreement(errors: Sequence[Array]) -> float:
-    """The mean cosine between all pairs."""
-    found = [
-        float(one @ other) / (float(np.linalg.norm(one)) * float(np.linalg.norm(other)) or math.inf)
-        for at, one in enumerate(errors)
-        for other in errors[at + 1 :]
-    ]
-    return float(np.mean(found)) if found else 1.0

@@ -5,6 +5,7 @@ single entries.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -253,3 +254,13 @@ def _root(over: float, under: float) -> float:
 def _divided(over: Array, under: Array) -> Array:
     found: Array = np.divide(over, under, out=np.where(over > 0, math.inf, 0.0), where=under > 0)
     return found
+
+
+def agreement(errors: Sequence[Array]) -> float:
+    """The mean cosine between all pairs."""
+    found = [
+        float(one @ other) / (float(np.linalg.norm(one)) * float(np.linalg.norm(other)) or math.inf)
+        for at, one in enumerate(errors)
+        for other in errors[at + 1 :]
+    ]
+    return float(np.mean(found)) if found else 1.0
