@@ -342,10 +342,11 @@ def blamed_and_due(name, place, seed, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
-def test_over_networks_places_and_seeds_only_the_faulty_layer_is_blamed(dtype):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_over_networks_places_and_seeds_only_the_faulty_layer_is_blamed(name, dtype):
     """70 combinations in each precision."""
-    found = [(combination, *blamed_and_due(*combination, dtype)) for combination in COMBINATIONS]
-    assert len(found) >= 50
+    assert len(COMBINATIONS) >= 50
+    found = [(it, *blamed_and_due(*it, dtype)) for it in COMBINATIONS if it[0] == name]
     assert [item for item in found if item[1] != item[2]] == []
 
 
