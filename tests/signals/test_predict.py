@@ -195,3 +195,28 @@ def test_misuse_is_told():
         predict(np.sin, np.ones(3))
     with pytest.raises(ModelError):
         predict(nn.Linear(2, 2), torch.ones(1, 3))
+
+
+class WritesIntoParts(nn.Module):
+    """Fills a tensor of zeros row by row."""
+
+    def __init__(self, *, whole=False):
+        super().__init__()
+        self.first, self.second, self.whole = nn.Linear(8, 8), nn.Linear(8, 8), whole
+
+    def forward(self, x):
+        h = self.first(x)
+        if self.whole:
+            h.view(-1).mul_(2.0)
+            return self.second(h)
+        out = torch.zeros(4, 3, 8)
+        for at in range(3):
+            out[:, at] = h
+        return self.second(out)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_written_through_a_view_is_never_passed_over_in_silence(whole):
+    report = predict(WritesIntoParts(whole=whole), torch.randn(4, 8))
+    assert [finding.code for finding in report.findings if finding.code == "S209"]
+    assert report.table("layers").column("forward_rms")[-1] is None

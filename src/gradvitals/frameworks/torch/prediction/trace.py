@@ -60,6 +60,14 @@ class Unmodelled:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Overwritten:
+    """What is known of a tensor of which a signal was written into a part: nothing, and by what."""
+
+    name: str
+    path: str
+
+
 @dataclass(slots=True, eq=False)
 class Trace:
     """What became known of every tensor, and the steps to go back."""
@@ -83,12 +91,27 @@ class Trace:
         self.values[id(tensor)] = value
         self._alive.append(tensor)
 
+    def overwrite(self, written: torch.Tensor, name: str) -> None:
+        """A signal was written into a tensor: nothing is known any more of others in the same memory."""
+        memory = _memory(written)
+        for tensor in self._alive:
+            if tensor is not written and memory is not None and _memory(tensor) == memory:
+                self.values[id(tensor)] = Overwritten(name, self.where())
+
     def entered(self, tensor: torch.Tensor, constant: Constant, field_: Field) -> Node:
         """An input that becomes a signal."""
         node = Node(field_)
         self.bind(tensor, node)
         self.entries.append((constant, node))
         return node
+
+
+def _memory(tensor: torch.Tensor) -> int | None:
+    """What tells one piece of memory from another; None for tensors that have none of their own."""
+    try:
+        return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 - torch has no public name for it
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def is_fake(tensor: torch.Tensor) -> bool:
@@ -121,6 +144,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = _tensors(output)
         if not made:
             return output
+        values = [self._read(value) for value in values]
         if any(v is None for v in values) and name not in _LIKE:  # behind an operation without a rule
             for tensor in made:
                 self.trace.bind(tensor, None)
@@ -133,6 +157,13 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return output
         self._ruled(name, func, args, kwargs, output, made)
         return output
+
+    def _read(self, value: Any) -> Any:
+        """What is known of an argument; that it was written into elsewhere is told when it is used."""
+        if not isinstance(value, Overwritten):
+            return value
+        self.trace.unmodelled.append(Unmodelled(value.name, value.path, "it writes into a part of a tensor"))
+        return None
 
     # ---- what is known by value ----
 
@@ -228,11 +259,14 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 found(operation)
             for tensor in _mutated(func, args, kwargs):
                 self.trace.bind(tensor, self.trace.value(operation.first))
+                self.trace.overwrite(tensor, name)
         except Exception as error:  # noqa: BLE001 - whatever a rule stumbles over is reported as S209
             if any(tensor.is_floating_point() for tensor in made):
                 self.trace.unmodelled.append(Unmodelled(name, self.trace.where(), str(error)))
             for tensor in made:
                 self.trace.bind(tensor, None)
+            for tensor in _mutated(func, args, kwargs):
+                self.trace.overwrite(tensor, name)
 
 
 #: Operations that leave noise noise.
