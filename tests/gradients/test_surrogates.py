@@ -141,3 +141,19 @@ def test_what_is_expected_must_be_known():
 def test_only_functions_are_surrogates():
     with pytest.raises(UsageError):
         gv.surrogate(3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_quantisers_even_steps_are_no_rounding(seed, dtype):
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+    def quantised(x):
+        return x + ((8 * x).round() / 8 - x).detach()
+
+    assert gv.check(quantised, x).verdict is Verdict.FAIL
+    assert gv.check(quantised, x, expect="surrogate").verdict is Verdict.PASS
+    fake = gv.check(
+        lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127), x.float(), expect="surrogate"
+    )
+    assert fake.verdict is Verdict.PASS

@@ -69,6 +69,7 @@ def examine(case: Case, asked: Asked, progress: Callable[[int, int], None] | Non
             progress=progress,
             budget=asked.budget,
             precision=asked.precision,
+            surrogate=asked.expect == "surrogate",
         )
         if asked.exhaustive:
             measured = measure_exhaustively(problem, measured, sensitivity=wanted, seed=asked.seed, progress=progress)

@@ -55,6 +55,7 @@ def measure(
     progress: Callable[[int, int], None] | None = None,
     budget: int | None = None,
     precision: str = "auto",
+    surrogate: bool = False,
 ) -> Measurement:
     """Measure every tensor of a problem.
 
@@ -72,6 +73,8 @@ def measure(
     precision : str
         ``"native"``: F is evaluated in its own dtype; ``"float64"``: in its float64 shadow, where it has one;
         ``"auto"``: natively, and what that leaves unresolved in the shadow.
+    surrogate : bool
+        The gradient is meant to differ: stairs are what the function is, and no rounding.
 
     """
     shadow = problem.shadow() if precision == "float64" else None
@@ -113,7 +116,7 @@ def measure(
     searches = dict.fromkeys(judged, search)
     is_settled = all(search.status(at) == "right" for at in judged)
     shadow = problem.shadow() if precision != "float64" and not is_settled else None
-    if shadow is None and not is_settled:
+    if shadow is None and not is_settled and not surrogate:
         with contextlib.suppress(BudgetSpent):
             shadow, search = _beyond_stairs(problem, search, around, gradients, judged, rng)
             searches = dict.fromkeys(judged, search)
@@ -216,7 +219,8 @@ def _beyond_stairs(
     noise = np.hypot(base.noise, stairs)
     shadow = problem.shadow(_WITHIN * noise) if noise.any() else None
     # What somebody else than the framework wrote may be meant to go up in stairs, with a gradient that doesn't.
-    if not stairs.any() or (shadow is None and problem.hand_written() != ()):
+    meant = problem.hand_written() != () or bool(problem.cuts())
+    if not stairs.any() or (shadow is None and meant):
         return shadow, search
     around = replace(around, noise=noise, stairs=np.fmax(around.stairs, math.sqrt(12) * stairs))
     base = measure_base(search.problem, base.value, around, given.cotangent, gradients, rng)

@@ -198,12 +198,20 @@ def _stairs(
     spacing = _FARTHEST_FLAT
     while spacing > 2 * nearest:
         values = _values_along(problem, points, direction, spacing)
-        height = np.where(flat, np.fmax(height, stair_height(values)), 0.0)
+        height = np.where(flat, np.fmax(height, stair_height(values, _usual(problem, values))), 0.0)
         changing = float(np.mean(flat & np.any(np.diff(values, axis=0) != 0, axis=0)))
         if spacing <= FARTHEST_STAIR and changing <= _MANY_FLAT:
             break
         spacing /= 4
     return height
+
+
+def _usual(problem: Problem, values: Array) -> Array:
+    """Of each output the RMS of all in its tensor, of values of shape (K, M)."""
+    usual = np.zeros(values.shape[1])
+    for part in _parts(problem.output_sizes):
+        usual[part] = np.sqrt(np.mean(np.square(np.nan_to_num(values[:, part]))))
+    return usual
 
 
 def _parts(sizes: Sequence[int]) -> Iterator[slice]:

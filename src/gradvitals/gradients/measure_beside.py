@@ -15,6 +15,7 @@ from gradvitals.gradients.measure_base import Base, measure_base, surroundings
 from gradvitals.gradients.measure_kinks import Kinks
 from gradvitals.gradients.measure_lines import excused
 from gradvitals.gradients.search import Search
+from gradvitals.vocabulary.errors import ModelError
 
 
 def look_beside(
@@ -44,7 +45,7 @@ def look_beside(
     for step in STEPS:
         left = [at for at in (*undecided, *seeming) if at not in found]
         if left:
-            with contextlib.suppress(BudgetSpent):
+            with contextlib.suppress(BudgetSpent, ModelError):  # a step beside may lead out of the domain
                 found |= _beside(searches[left[0]], left, rng, step)
     settled = {
         at: search

@@ -43,7 +43,7 @@ _SHORT = 4
 FARTHEST_STAIR = 4e-3
 #: Rounding to bfloat16, the coarsest format, makes steps of at most 2⁻⁷ of the value, and of more after a cancellation;
 #: what goes up in higher steps (round, floor) is meant to.
-HIGHEST_STAIR = 0.1
+HIGHEST_STAIR = 0.05
 #: A plain difference that hardly moved once may move again: its truncation estimate is raised by this.
 _DISTRUST_PLAIN = 1.5
 #: What looks like a kink and is smaller than this variance ratio is noise (3 standard deviations).
@@ -171,7 +171,7 @@ def noise_from(values: Array) -> Array:
     return noise
 
 
-def stair_height(values: Array) -> Array:
+def stair_height(values: Array, size: Array | None = None) -> Array:
     """Height of the steps of functions that go up in stairs, as a result rounded to fewer digits does.
 
     Where neighbours are equal, then differ, then are equal again, a function has stairs; the smallest difference is one
@@ -181,11 +181,14 @@ def stair_height(values: Array) -> Array:
     ----------
     values : array of shape (M, L)
         Values of L functions at M equally spaced points.
+    size : array of shape (L,), optional
+        The usual size of such values; their own when not given. What goes up in equal steps at every size (floor, a
+        quantiser) has high ones beside the usual value, which a large value alone would hide.
 
     Returns
     -------
     array of shape (L,)
-        Zero for a function without stairs, and for one whose steps are no rounding: higher than 10 % of its value.
+        Zero for a function without stairs, and for one whose steps are no rounding: higher than 5 % of that size.
 
     References
     ----------
@@ -196,7 +199,7 @@ def stair_height(values: Array) -> Array:
     flat = steps == 0
     changes = np.sum(flat[1:] != flat[:-1], axis=0)
     height = np.min(np.where(flat, np.inf, steps), axis=0, initial=np.inf)
-    size = np.max(np.abs(values), axis=0)
+    size = np.max(np.abs(values), axis=0) if size is None else size
     with np.errstate(invalid="ignore"):
         return np.where((changes >= 2) & (height <= HIGHEST_STAIR * size), height, 0.0)
 
