@@ -43,7 +43,7 @@ _SHORT = 4
 FARTHEST_STAIR = 4e-3
 #: Rounding to bfloat16, the coarsest format, makes steps of at most 2⁻⁷ of the value, and of more after a cancellation;
 #: what goes up in higher steps (round, floor) is meant to.
-HIGHEST_STAIR = 0.05
+HIGHEST_STAIR = 0.1
 #: A plain difference that hardly moved once may move again: its truncation estimate is raised by this.
 _DISTRUST_PLAIN = 1.5
 #: What looks like a kink and is smaller than this variance ratio is noise (3 standard deviations).
@@ -188,7 +188,7 @@ def stair_height(values: Array, size: Array | None = None) -> Array:
     Returns
     -------
     array of shape (L,)
-        Zero for a function without stairs, and for one whose steps are no rounding: higher than 5 % of that size.
+        Zero for a function without stairs, and for one whose steps are no rounding: higher than 10 % of that size.
 
     References
     ----------

@@ -92,10 +92,18 @@ class Trace:
         self._alive.append(tensor)
 
     def overwrite(self, written: torch.Tensor, name: str) -> None:
-        """A signal was written into a tensor: nothing is known any more of others in the same memory."""
+        """A signal was written into a tensor: nothing is known any more of those that hold all of its memory, or the
+        same part. Other parts of it (the gates of a cell) stay what they are.
+        """
         memory = _memory(written)
+        if memory is None:
+            return
+        place = (written.storage_offset(), written.numel())
         for tensor in self._alive:
-            if tensor is not written and memory is not None and _memory(tensor) == memory:
+            if tensor is written or _memory(tensor) != memory:
+                continue
+            whole = tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
+            if whole or (tensor.storage_offset(), tensor.numel()) == place:
                 self.values[id(tensor)] = Overwritten(name, self.where())
 
     def entered(self, tensor: torch.Tensor, constant: Constant, field_: Field) -> Node:
