@@ -23,7 +23,7 @@ from gradvitals.gradients.measure_base import (
     surroundings,
 )
 from gradvitals.gradients.measure_beside import look_beside
-from gradvitals.gradients.measure_lines import COARSE, SUSPECT_AT, excused
+from gradvitals.gradients.measure_lines import COARSE, EXACT, SUSPECT_AT, excused
 from gradvitals.gradients.measure_outcome import outcome_of
 from gradvitals.gradients.measure_precision import measure_precision
 from gradvitals.gradients.measure_stairs import far_stairs
@@ -39,8 +39,6 @@ _DISTRUST_WIDE = 10.0
 #: A function that is seen to compute with fewer digits inside (TF32, autocast) may be as imprecise as one in a 16-bit
 #: format may: their sensitivity. Beyond this unit roundoff that is what it is seen to do (G107's threshold in float32).
 _MOST_IF_COARSE, _COARSE = 0.1, 2.0**-16
-#: Unit roundoff below which there is nothing finer to ask.
-_EXACT = 1e-12
 #: How many standard deviations of its noise a value may be off by natively.
 _WITHIN = 4.0
 #: Of several wrong tensors, so many at either end are looked at closely, of many only one: the others mostly inherit.
@@ -89,7 +87,7 @@ def measure(
     size = float(np.linalg.norm(value))
     spread = float(np.linalg.norm(again - value)) / size if size and np.isfinite(size) else 0.0
     finite = bool(np.isfinite(value).all())
-    if finite and spread == 0 and counted.roundoff <= _EXACT:
+    if finite and spread == 0 and counted.roundoff <= EXACT:
         with contextlib.suppress(BudgetSpent):
             found = _at_a_glance(counted, value, sensitivity, np.random.default_rng((seed, 1)))
             if found is not None:
@@ -105,7 +103,7 @@ def measure(
     cotangent = cotangent_of(counted, around.change, rng)
     gradients = counted.gradient(cotangent)
     base = measure_base(counted, value, around, cotangent, gradients, rng)
-    in_a_hurry = precision == "auto" and base.roundoff > _EXACT
+    in_a_hurry = precision == "auto" and base.roundoff > EXACT
     search = Search(counted, base, sensitivity, rng, patient=not in_a_hurry)
     judged = [at for at, gradient in enumerate(gradients) if _can_be_judged(gradient)]
     search.bisects = not in_a_hurry
