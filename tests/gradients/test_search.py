@@ -29,8 +29,8 @@ def unlucky(monkeypatch):
     ask = Search._ask
 
     def blind(self, company, **options):
-        lines, wrong = ask(self, company, **options)
-        return lines, wrong and len(company.group) == 6
+        lines, wrong, bounds = ask(self, company, **options)
+        return lines, wrong and len(company.group) == 6, bounds
 
     monkeypatch.setattr(Search, "_ask", blind)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradvitals.maths.detection import OVERLOOK, detectable
+from gradvitals.maths.detection import OVERLOOK, detectable, hidden
 
 
 @pytest.mark.parametrize("bars", [[1.0] * 6, [0.1, 1, 1, 1, 1, 10], [3e-9, 5e-9, 4e-8], [2.0], [1.0, math.inf, 1.0]])
@@ -37,3 +37,35 @@ def test_where_no_line_says_anything_nothing_can_be_detected():
 
 def test_without_bars_above_zero_everything_is_detected():
     assert detectable([0.0, 0.0]) == 0.0
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize("lines", [2, 4, 8])
+def test_an_error_hides_behind_a_smaller_bound_at_most_5_times_in_1000(lines, noise):
+    rng = np.random.default_rng(0)
+    cases = 200_000
+    missing = rng.standard_normal((cases, lines)) + noise * rng.uniform(-1, 1, (cases, lines))
+    unit = hidden([1.0] * lines) / math.sqrt(lines)
+    too_small = (unit * np.linalg.norm(missing, axis=1) < 1.0).mean()
+    assert too_small <= OVERLOOK + 5e-4
+    if noise == 0.0:
+        assert too_small == pytest.approx(OVERLOOK, abs=5e-4)
+
+
+def test_two_looks_are_together_wrong_as_seldom_as_one():
+    rng = np.random.default_rng(1)
+    missing = rng.standard_normal((200_000, 8))
+    wrong = np.zeros(len(missing), dtype=bool)
+    for count in (4, 8):
+        unit = hidden([1.0] * count, looks=2) / math.sqrt(count)
+        wrong |= unit * np.linalg.norm(missing[:, :count], axis=1) < 1.0
+    assert wrong.mean() <= OVERLOOK + 5e-4
+
+
+@given(missing=st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=8), factor=st.floats(1e-6, 1e6))
+def test_what_may_hide_scales_with_what_is_missing(missing, factor):
+    assert hidden([factor * m for m in missing]) == pytest.approx(factor * hidden(missing), rel=1e-9)
+
+
+def test_behind_no_line_anything_may_hide():
+    assert hidden([]) == math.inf

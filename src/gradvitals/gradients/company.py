@@ -13,10 +13,14 @@ import numpy as np
 from gradvitals.frameworks.problem import Array
 from gradvitals.gradients.measure_base import ZERO_WITHIN, Base
 from gradvitals.gradients.measure_lines import Line
-from gradvitals.maths.detection import detectable
+from gradvitals.maths.detection import detectable, hidden
 
 #: Normal directions are cut here, so that no entry is moved absurdly far.
 _FARTHEST = 4.0
+#: What many lines miss together is looked at when there are so many of them.
+LOOKS = (4, 8)
+#: Displacements are rounded to the format: fewer entries than this move in too few ways for a normal direction.
+_FEWEST_ENTRIES = 4
 #: Below this a slope is nothing, whatever it is compared with.
 _NOTHING = 1e-30
 
@@ -46,6 +50,10 @@ class Company:
         """Less than this along a line is the backward pass's own rounding."""
         return self.base.material * math.sqrt(sum(c * c for c in self.contributions))
 
+    @property
+    def entries(self) -> int:
+        return sum(self.base.points[at].size for at in self.reach)
+
     def direction(self, rng: np.random.Generator) -> dict[int, Array]:
         """A random normal direction through all of them."""
         return {
@@ -56,7 +64,29 @@ class Company:
     def resolved(self, lines: Sequence[Line], reference: float) -> dict[int, float]:
         """The relative error of each tensor that the lines would have shown, see :func:`relative_to`."""
         material = self.material
-        caught = detectable([max(line.bar, material) for line in lines])
+        bars = [max(line.bar, material) for line in lines]
+        caught = detectable(bars) if self.entries > 1 else self._certainly(bars, lines)
+        return {
+            at: relative_to(self.base, at, caught, reach * self.base.size(at), reference)
+            for at, reach in self.reach.items()
+        }
+
+    def _certainly(self, bars: Sequence[float], lines: Sequence[Line]) -> float:
+        """What lines show of the error of a single entry: nothing of it lies across a line."""
+        ((at, reach),) = self.reach.items()
+        moved = [abs(float(line.direction[at][0])) / reach for line in lines]
+        return min((bar / by for bar, by in zip(bars, moved, strict=True) if by > 0), default=math.inf)
+
+    def bounded(self, lines: Sequence[Line], reference: float) -> dict[int, float]:
+        """The relative error of each tensor that may hide behind what is missing along lines together.
+
+        It owes nothing to the error bars but for what isn't random: in 16-bit formats these are wide.
+        """
+        if self.entries < _FEWEST_ENTRIES:
+            return dict.fromkeys(self.reach, math.inf)
+        bias = math.sqrt(sum(line.bias**2 for line in lines) / len(lines))
+        caught = max(hidden([line.missing for line in lines], looks=len(LOOKS)) + bias, self.material)
+        caught = caught if math.isfinite(caught) else math.inf
         return {
             at: relative_to(self.base, at, caught, reach * self.base.size(at), reference)
             for at, reach in self.reach.items()

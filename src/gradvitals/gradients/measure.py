@@ -22,7 +22,7 @@ from gradvitals.gradients.measure_base import (
     measure_base,
     surroundings,
 )
-from gradvitals.gradients.measure_beside import look_beside
+from gradvitals.gradients.measure_beside import look_alone, look_beside
 from gradvitals.gradients.measure_lines import COARSE, EXACT, SUSPECT_AT, excused
 from gradvitals.gradients.measure_outcome import outcome_of
 from gradvitals.gradients.measure_precision import measure_precision
@@ -131,6 +131,7 @@ def measure(
         if in_a_hurry:
             search.examine(_open(searches))
         search.examine_alone(judged)
+    searches |= look_alone(searches, rng)
     beside, kinks = look_beside(searches, search, rng)
     searches |= beside
     wrong, unknown = (Outcome(status, math.nan, math.nan, math.nan, math.nan) for status in ("wrong", "unresolved"))

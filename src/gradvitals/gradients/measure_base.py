@@ -73,6 +73,8 @@ class Base:
         Unit roundoff of the evaluations and of the backward pass.
     inner_roundoff : float
         The one that the function seems to be computed with inside; zero where none coarser is seen.
+    alone : int or None
+        The tensor that alone is moved to see noise and rounding; None where all are.
 
     """
 
@@ -88,6 +90,7 @@ class Base:
     gradient_roundoff: float
     gradient_doubts: tuple[Array, ...] = ()
     inner_roundoff: float = 0.0
+    alone: int | None = None
     _sizes: dict[int, float] = field(default_factory=dict, init=False, compare=False)
 
     @property
@@ -133,15 +136,23 @@ class Surroundings:
     stairs: Array
 
 
-def surroundings(problem: Problem, value: Array, repeat_noise: Array, rng: np.random.Generator) -> Surroundings:
+def surroundings(
+    problem: Problem,
+    value: Array,
+    repeat_noise: Array,
+    rng: np.random.Generator,
+    *,
+    alone: int | None = None,
+) -> Surroundings:
     """Look around the point: every output's noise, of shape (M,), from points close to one another on one side.
 
     Where outputs stay exactly the same nearby, something inside may be rounded coarsely: then stairs are looked for
-    farther away.
+    farther away. All tensors are moved, or one ``alone``.
     """
     points = [problem.point(at) for at in range(len(problem.tensors))]
+    moved = range(len(points)) if alone is None else [alone]
     directions = [
-        {at: scale_of(x) * rng.standard_normal(x.size) for at, x in enumerate(points)}
+        {at: scale_of(points[at]) * rng.standard_normal(points[at].size) for at in moved}
         for _ in range(_NOISE_DIRECTIONS if value.size < _FEW_OUTPUTS and problem.roundoff > _FINE else 1)
     ]
     spacing = spacing_for(problem.roundoff)
@@ -319,7 +330,8 @@ def _gradients_beside(
     Of the coarser of dtype and computation; a scalar's cotangent stays 1.
     """
     coarser = [max(tensor.roundoff, base.gradient_roundoff) for tensor in problem.tensors]
-    step = {at: _signed_unit(x, u, rng) for at, (x, u) in enumerate(zip(base.points, coarser, strict=True))}
+    moved = range(len(coarser)) if base.alone is None else [base.alone]
+    step = {at: _signed_unit(base.points[at], coarser[at], rng) for at in moved}
     turn = np.zeros_like(base.cotangent)
     if problem.objective == "random":
         turn = _signed_unit(base.cotangent, base.gradient_roundoff, rng)

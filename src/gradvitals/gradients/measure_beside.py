@@ -1,4 +1,6 @@
-"""What a step beside the point tells of tensors that a kink at the point itself leaves open, or makes seem wrong."""
+"""What else tells of tensors that a kink at the point leaves open, or makes seem wrong: moving them without the
+others, for which alone the point may be a kink; or a step beside the point.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,37 @@ import numpy as np
 from gradvitals.frameworks.problem import Gradient, Problem
 from gradvitals.gradients.beside import STEPS, Beside
 from gradvitals.gradients.counted import BudgetSpent, Counted
-from gradvitals.gradients.measure_base import Base, measure_base, surroundings
+from gradvitals.gradients.measure_base import Base, measure_base, surroundings, with_gradients
 from gradvitals.gradients.measure_kinks import Kinks
-from gradvitals.gradients.measure_lines import excused
+from gradvitals.gradients.measure_lines import COARSE, excused
 from gradvitals.gradients.search import Search
 from gradvitals.vocabulary.errors import ModelError
+
+
+def look_alone(searches: Mapping[int, Search], rng: np.random.Generator) -> dict[int, Search]:
+    """The searches of tensors that are open for the jumps of another one (a target that is compared with 1), by the
+    tensors that they settle.
+    """
+    found: dict[int, Search] = {}
+    for at, search in searches.items():
+        if len(searches) > 1 and search.status(at) == "unresolved" and search.is_at_a_kink(at):
+            with contextlib.suppress(BudgetSpent):
+                alone = _alone(search, at, rng)
+                # In a 16-bit format steps reach over jumps: what seems wrong there decides nothing.
+                if alone.status(at) == "right" or (alone.status(at) == "wrong" and search.problem.roundoff < COARSE):
+                    found[at] = alone
+    return found
+
+
+def _alone(search: Search, at: int, rng: np.random.Generator) -> Search:
+    """The search of one tensor, with the noise and rounding that are seen when nothing else moves."""
+    problem, given = search.problem, search.given
+    around = surroundings(problem, given.value, np.abs(problem.value({}) - given.value), rng, alone=at)
+    base = replace(given, noise=around.noise, alone=at)
+    base = with_gradients(problem, base, given.cotangent, problem.gradient(given.cotangent), rng)
+    alone = Search(problem, base, search.sensitivity, rng, patient=search.patient)
+    alone.examine([at])
+    return alone
 
 
 def look_beside(

@@ -104,6 +104,11 @@ class Line:
         error = math.sqrt(max(self.error**2 - self.own**2, 0.0))
         return self.suspect_at * error + self.slack <= CLEAR * max(abs(self.analytic), abs(self.numeric))
 
+    @property
+    def bias(self) -> float:
+        """What truncation and kinks may add, always in the same direction."""
+        return math.sqrt(max(self.error**2 - self.noise**2 - self.own**2, 0.0)) + self.slack
+
     def suspect(self, material: float) -> bool:
         """Whether the gradient is missing more than the bar and more than a material amount (both absolute)."""
         return math.isfinite(self.missing) and abs(self.missing) > max(self.bar, float(material))
@@ -254,3 +259,11 @@ def confirmed(
         if not (shows and agree):
             return False
     return True
+
+
+def relative_error_of(lines: Sequence[Line]) -> tuple[float, float]:
+    """‖numeric − analytic‖ / (‖numeric‖ + ‖analytic‖) over lines, and the numeric side's own relative error."""
+    missing = math.sqrt(sum(line.missing**2 for line in lines))
+    size = math.sqrt(sum(line.numeric**2 for line in lines)) + math.sqrt(sum(line.analytic**2 for line in lines))
+    error = math.sqrt(sum(line.error**2 for line in lines))
+    return (missing / size, error / size) if size else (0.0, 0.0)

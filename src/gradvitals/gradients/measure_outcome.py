@@ -8,9 +8,10 @@ import numpy as np
 
 from gradvitals.gradients.counted import BudgetSpent
 from gradvitals.gradients.measure_entries import Entry, measure_entries
+from gradvitals.gradients.measure_lines import relative_error_of
 from gradvitals.gradients.mistakes import recognise
 from gradvitals.gradients.outcome import Outcome
-from gradvitals.gradients.search import FEW_TENSORS, USUAL_POINTS, Search, relative_error_of
+from gradvitals.gradients.search import FEW_TENSORS, USUAL_POINTS, Search
 
 
 def outcome_of(search: Search, at: int, *, closely: bool = True) -> Outcome:

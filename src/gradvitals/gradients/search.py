@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradvitals.frameworks.problem import Array
-from gradvitals.gradients.company import Company, gathered, relative_to
+from gradvitals.gradients.company import LOOKS, Company, gathered, relative_to
 from gradvitals.gradients.counted import BudgetSpent, Counted
 from gradvitals.gradients.measure_base import Base, with_gradients
 from gradvitals.gradients.measure_kinks import Kinks, bent_outputs, outside, without
@@ -30,6 +30,7 @@ from gradvitals.gradients.measure_lines import (
     measure_rays,
     measure_shortly,
     read,
+    relative_error_of,
 )
 from gradvitals.gradients.measure_rays import Ray
 from gradvitals.maths.detection import detectable
@@ -151,8 +152,9 @@ class Search:
         # So far away a function may bend in ways that no error bar sees: what seems missing there decides nothing.
         lines = self._missing_again(company, shown)
         wrong = bool(lines)
+        bounds: Mapping[int, float] = {}
         if not wrong or len(group) == 1:
-            asked, found = self._ask(company, suspicious=not farther)
+            asked, found, bounds = self._ask(company, suspicious=not farther)
             lines, wrong = [*lines, *asked], wrong or found
             company = replace(company, base=self.base)  # outputs at kinks may have been left out
         if wrong and len(group) > 1:
@@ -168,7 +170,9 @@ class Search:
             most = max(abs(line.missing) for line in lines)
             lines, wrong = [line.widened(most) for line in lines], False
             self._hidden |= self._resolved(lines, company)
-        self._settle(group, lines, self._resolved(lines, company), wrong=wrong)
+        resolved = self._resolved(lines, company)
+        resolved = {at: min(seen, bounds.get(at, math.inf)) for at, seen in resolved.items()}
+        self._settle(group, lines, resolved, wrong=wrong)
 
     def _take_apart(self, group: Sequence[int], shown: Sequence[Mapping[int, Array]], *, farther: bool) -> None:
         half = len(group) // 2
@@ -253,7 +257,7 @@ class Search:
                 continue
             if lines and self.problem.count.points + self.cost() > USUAL_POINTS:
                 return
-            own, wrong = self._ask(Company(self.base, {at: self.base.scales[at]}), most=1)
+            own, wrong, _ = self._ask(Company(self.base, {at: self.base.scales[at]}), most=1)
             self.lines[at] = [*lines, *own]
             if wrong:
                 self._status[at] = "wrong"
@@ -272,11 +276,16 @@ class Search:
         open_ones = lines if self.status(at) == "unresolved" and base.roundoff > EXACT else []
         return [line for line in open_ones if base.in_stairs or base.is_rough(line.analytic)]
 
-    def _ask(self, company: Company, *, most: int | None = None, suspicious: bool = True) -> tuple[list[Line], bool]:
-        """Lines through a group; True with them when one shows, confirmed, that something is missing."""
+    def _ask(
+        self, company: Company, *, most: int | None = None, suspicious: bool = True
+    ) -> tuple[list[Line], bool, dict[int, float]]:
+        """Lines through a group; True with them when one shows, confirmed, that something is missing; and what may hide
+        behind all of them together where that does.
+        """
         most = most or self._most
         rays: list[Ray] = []
         lines: list[Line] = []
+        bounds: dict[int, float] = {}
         verdicts: dict[int, bool] = {}
         try:
             while len(rays) < most:
@@ -299,12 +308,17 @@ class Search:
                 wrong = any(verdicts.values())
                 if wrong and (len(company.reach) > 1 or len(rays) >= _OF_A_WRONG_ONE):
                     break
+                if not wrong and len(lines) in LOOKS:
+                    together = company.bounded(judged, self._reference)
+                    if max(together.values()) <= self.sensitivity:
+                        bounds = together
+                        break
                 if not wrong and self._has_seen_enough(judged, company):
                     break
         except BudgetSpent:  # a suspicion that there was no time to confirm stays one
             verdicts = {number: verdicts.get(number, False) for number in range(len(lines))}
             judged = self._judged(lines, company.material, verdicts)
-        return judged, any(verdicts.values())
+        return judged, any(verdicts.values()), bounds
 
     def _judged(self, lines: Sequence[Line], material: float, verdicts: dict[int, bool]) -> list[Line]:
         """The lines with bars that hold; ``verdicts`` remembers, by line, which suspicions were confirmed."""
@@ -322,15 +336,21 @@ class Search:
 
     def _has_seen_enough(self, lines: Sequence[Line], company: Company) -> bool:
         worst = max(self._resolved(lines, company).values())
-        spent = self.problem.count.points + self.cost() > USUAL_POINTS
+        # Of a single entry in a coarse format another line tells the same again.
+        spent = self.problem.count.points + self.cost() > USUAL_POINTS or (self._is_coarse and company.entries == 1)
         exactly = self.base.gradient_roundoff <= EXACT
         share = _AMPLE if not spent else 1.0 if self._is_coarse else _ENOUGH
         share = max(share, _ENOUGH_EXACTLY) if exactly else share
         if worst <= share * self.sensitivity:
             return True
-        # Noise is the same along all lines: when the best one is too coarse, more of them won't do.
+        # Noise is the same along all lines: when the best one is too coarse, more of them won't do, unless together.
         best = min(lines, key=lambda line: line.bar)
-        return self._resolved([best] * self._most, company)[company.group[0]] > self.sensitivity
+        alike = list(lines) * (LOOKS[-1] // len(lines))
+        together = company.bounded(alike, self._reference) if alike else {0: math.inf}
+        return (
+            min(self._resolved([best] * self._most, company)[company.group[0]], max(together.values()))
+            > self.sensitivity
+        )
 
     def _leaves_out_kinks(self, rays: Sequence[Ray], line: Line, company: Company) -> bool:
         """Leave outputs at kinks out of the cotangent where they spoil the lines; True when that was done just now."""
@@ -378,11 +398,3 @@ class Search:
             2 * self.base.material,
         )
         return resolution <= self.sensitivity
-
-
-def relative_error_of(lines: Sequence[Line]) -> tuple[float, float]:
-    """‖numeric − analytic‖ / (‖numeric‖ + ‖analytic‖) over lines, and the numeric side's own relative error."""
-    missing = math.sqrt(sum(line.missing**2 for line in lines))
-    size = math.sqrt(sum(line.numeric**2 for line in lines)) + math.sqrt(sum(line.analytic**2 for line in lines))
-    error = math.sqrt(sum(line.error**2 for line in lines))
-    return (missing / size, error / size) if size else (0.0, 0.0)

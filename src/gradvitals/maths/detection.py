@@ -1,4 +1,4 @@
-"""How large an error must be for random lines to show it."""
+"""How large an error must be for random lines to show it, and how large one can be that they don't show."""
 
 from __future__ import annotations
 
@@ -47,3 +47,53 @@ def _detectable(bars: tuple[float, ...]) -> float:
         overlooked = math.prod(math.erf(bar / (middle * math.sqrt(2))) for bar in relative)
         low, high = (middle, high) if overlooked > OVERLOOK else (low, middle)
     return high * unit
+
+
+def hidden(missing: Sequence[float], *, looks: int = 1) -> float:
+    """The largest error that may hide behind what random lines miss: an upper bound at 99.5 %.
+
+    Along normal directions an error of size ρ is missing as N(0, ρ²), and noise that has nothing to do with it makes
+    no line smaller (Anderson, 1955): Σ missing² is below ρ² times the 0.5 % quantile of χ² with as many degrees of
+    freedom as lines in one case of 200 at most, however noisy the lines are.
+
+    Parameters
+    ----------
+    missing : sequence of float
+        What is missing along each line: measured slope less claimed one.
+    looks : int
+        How often this is asked as lines are added: together the answers are wrong in one case of 200 at most.
+
+    References
+    ----------
+    Anderson (1955), The integral of a symmetric unimodal function, Proc. AMS 6, theorem 1.
+
+    Examples
+    --------
+    >>> round(hidden((0.1,) * 8), 3)
+    0.244
+
+    """
+    if not missing:
+        return math.inf
+    return math.hypot(*missing) / math.sqrt(_chi_square_quantile(len(missing), OVERLOOK / looks))
+
+
+@functools.lru_cache(maxsize=64)
+def _chi_square_quantile(freedom: int, share: float) -> float:
+    """Below it lies this share of χ²; by halving, for its distribution has no inverse in closed form."""
+    low, high = 0.0, float(freedom)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _chi_square(middle, freedom) > share else (middle, high)
+    return high
+
+
+def _chi_square(x: float, freedom: int) -> float:
+    """The distribution function of χ² (Abramowitz and Stegun, 1964, eq. 26.4.6)."""
+    term = math.exp(freedom / 2 * math.log(x / 2) - x / 2 - math.lgamma(freedom / 2 + 1)) if x > 0 else 0.0
+    total, at = 0.0, freedom
+    while term > total * 1e-16:
+        total += term
+        at += 2
+        term *= x / at
+    return total
