@@ -126,9 +126,10 @@ def check(target: str, *, wrt: tuple[str, ...], outputs: tuple[str, ...], order:
     metavar="FILE.py:FACTORY|DTYPE",
     help="Compare with another model, or with this one under autocast (bfloat16, float16): where do they part first?",
 )
-def probe(target: str, *, against: str | None, seed: int, **output: Any) -> None:
+@click.option("--spectrum", is_flag=True, help="Look at the singular values of the Jacobian as well.")
+def probe(target: str, *, against: str | None, spectrum: bool, seed: int, **output: Any) -> None:
     """Does the signal survive the depth, forwards and backwards?"""
-    _examine("probe", target, Output(**output), against=_other(against), seed=seed)
+    _examine("probe", target, Output(**output), against=_other(against), spectrum=spectrum, seed=seed)
 
 
 def _other(against: str | None) -> Any:

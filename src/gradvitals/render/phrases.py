@@ -177,6 +177,12 @@ def remarks(table: Table, lang: str) -> list[tuple[str, str]]:
     """
     if table.name == "gains":
         return [("gain", gain_sentence(row, lang)) for row in table.records() if row.get("left") is not None]
+    if table.name == "spectrum":
+        return [
+            ("sigma_max", phrase("spectrum", lang, **row))
+            for row in [*table.records()][:1]
+            if row["sigma_max"] is not None
+        ]
     if table.name != "tensors" or not {"status", "grade"} <= set(table.columns) or "eager_error" in table.columns:
         return []
     told = ("entry_resolution", "grade")

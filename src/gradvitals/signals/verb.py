@@ -10,19 +10,21 @@ from gradvitals.frameworks import Case, as_case, framework_of
 from gradvitals.frameworks.environment import environment
 from gradvitals.signals.against import apart_table, judge_apart
 from gradvitals.signals.measure import signal
+from gradvitals.signals.measure_spectrum import measure_spectrum, spectrum_table
 from gradvitals.signals.measure_tables import tables
 from gradvitals.signals.rules import judge
-from gradvitals.vocabulary.errors import InputError, unknown_keyword
+from gradvitals.vocabulary.errors import InputError, UsageError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Report
 
-_KEYWORDS = ("against", "loss", "kwargs", "seed", "name", "progress")
+_KEYWORDS = ("against", "spectrum", "loss", "kwargs", "seed", "name", "progress")
 
 
 def probe(
     model: Any,
     *inputs: Any,
     against: Any = None,
+    spectrum: bool = False,
     loss: Callable[[Any], Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -42,6 +44,10 @@ def probe(
         Another model, or another way to run this one: a checkpoint, ``torch.compile(model)``, a copy in bfloat16, a
         dtype for autocast. Then the report says at which layer the two part first by more than rounding explains, in
         the table ``against``, and nothing else.
+    spectrum : bool
+        Also look at the singular values of the Jacobian, ∂output/∂input of each sample, of the whole model and stage by
+        stage: the largest, the mean square, how alike they are (dynamical isometry), the condition number where the
+        size allows it. It takes some 50 backward passes of up to eight samples, and as many again for the stages.
     loss : callable, optional
         Maps the output to a scalar. Without it a scalar ``output.loss`` is used, else a random gradient of unit RMS is
         sent back from the output; ``settings["objective"]`` says which.
@@ -59,17 +65,18 @@ def probe(
     Report
         With the tables ``gains`` (one row per direction of the main path, and of each loop over time, where four layers
         or steps follow one another), ``layers`` (one row per call), ``streams`` (one per residual addition), ``steps``
-        (recurrent layers over time) and ``parameters``. A gain is a ratio of RMS values per layer.
+        (recurrent layers over time), ``parameters``, and with ``spectrum`` also ``spectrum`` (see
+        :class:`gradvitals.maths.spectrum.Spectrum`). A gain is a ratio of RMS values per layer.
 
     Raises
     ------
     InputError
         When the model isn't a torch.nn.Module or has no layer that can be seen; when an input is empty or not finite,
-        the loss isn't a scalar.
+        the loss isn't a scalar; with ``spectrum``, when the output doesn't depend differentiably on the input.
     ModelError
         When the model, the loss or the backward pass raises.
     UsageError
-        On a misspelt keyword.
+        On a misspelt keyword, or ``spectrum`` together with ``against``.
 
     Notes
     -----
@@ -79,7 +86,8 @@ def probe(
     References
     ----------
     Glorot and Bengio (2010); He et al. (2015); Schoenholz et al. (2017); Brock, De and Smith (2021), signal propagation
-    plots. The thresholds' sources stand in ``gradvitals/signals/rules.py``.
+    plots; Pennington, Schoenholz and Ganguli (2017) on the singular values. The thresholds' sources stand in
+    ``gradvitals/signals/rules.py``.
 
     Examples
     --------
@@ -101,6 +109,12 @@ def probe(
             f"probe({case.subject}): got {type(case.model).__name__}",
             "pass a torch.nn.Module with torch tensors; for a NumPy function use gradvitals.check",
         )
+    if against is not None and spectrum:
+        raise UsageError(
+            "a comparison of two runs has no spectrum",
+            "probe(..., against=..., spectrum=True)",
+            "leave one of the two out, and probe each model for its own spectrum",
+        )
     if against is not None:
         return _compared(case, against, seed, progress, started)
     from gradvitals.frameworks.torch.capture import capture
@@ -117,7 +131,10 @@ def probe(
     findings = judge(seen)
     if any(finding.code == "S211" for finding in findings):
         findings = judge(seen, find_producer(case, seed=seed))
-    if progress is not None:
+    stages = None
+    if spectrum and not any(finding.code == "S211" for finding in findings):
+        stages = measure_spectrum(case, seed=seed, progress=progress)
+    elif progress is not None:
         progress(1, 1)
     settings: dict[str, Fact] = {
         "seed": seed,
@@ -128,14 +145,20 @@ def probe(
         settings["compiled"] = "eagerly"
     if captured.unseen:
         settings["unseen"] = captured.unseen
+    cost: dict[str, Fact] = {"forwards": 1, "backwards": 1}
+    shown = tables(captured, seen.gains)
+    if stages is not None:
+        settings |= {"jacobian": stages.jacobian, "jacobian_of": stages.source, "samples": stages.samples}
+        cost["products"] = stages.products
+        shown = (shown[0], spectrum_table(stages), *shown[1:])
     return Report(
         verb="probe",
         subject=case.subject,
         findings=findings,
-        tables=tables(captured, seen.gains),
+        tables=shown,
         settings=settings,
         environment=environment(),
-        cost={"seconds": round(time.perf_counter() - started, 4), "forwards": 1, "backwards": 1},
+        cost={"seconds": round(time.perf_counter() - started, 4), **cost},
     )
 
 

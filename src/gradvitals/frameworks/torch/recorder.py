@@ -63,6 +63,8 @@ class Recorder:
     keep : callable, optional
         Given each call's path, number and kind with its output, and ``"gradient"`` in place of the kind with the
         gradient that came back to it.
+    hold : callable, optional
+        Given each node (a call ``i``, a residual addition ``-1 - k``) with its output in the graph.
 
     """
 
@@ -71,9 +73,11 @@ class Recorder:
         model: nn.Module,
         inputs: list[torch.Tensor],
         keep: Callable[[str, int, str, torch.Tensor], None] | None = None,
+        hold: Callable[[int, torch.Tensor], None] | None = None,
     ) -> None:
         self._model = model
         self._keep = keep
+        self._hold = hold
         self._paths = {module: layers.written(path) for path, module in model.named_modules()}
         self._names = {id(parameter): layers.written(name) for name, parameter in model.named_parameters()}
         self.batch = next((len(tensor) for tensor in inputs if tensor.ndim), 0)
@@ -306,6 +310,9 @@ class Recorder:
         return self._leaves > 0
 
     def _watch(self, index: int, tensors: list[torch.Tensor]) -> None:
+        if self._hold is not None:
+            self._hold(index, tensors[0])
+            return
         for position, tensor in enumerate(tensors):
             if tensor.requires_grad:
                 hook = functools.partial(self._arrived, index, position)
