@@ -72,19 +72,29 @@ class Expansion:
         """
         c = np.clip(correlation, -1.0, 1.0)
         a = np.ascontiguousarray(self.coefficients.T)
-        used = (a**2 > _NEGLIGIBLE * self.second).any(axis=1)
-        left_out = np.maximum(self.second - np.einsum("kn,kn->n", a, a), 0.0)
-        scale = np.sqrt(left_out)
-        total = np.multiply.outer(scale, scale) * c * c if a.shape[1] > 1 else left_out[0] * c * c
+        power, scale = a**2, np.maximum(self.second, 1e-300)
+        left_out = np.maximum(self.second - power.sum(axis=0), 0.0)
+        own = np.diagonal(c)
+        others = np.abs(c)
+        np.fill_diagonal(others, 0.0)
+        falling = float(others.max(initial=0.0)) ** np.arange(len(a) + 1)
+        shares = np.append((power / scale).max(axis=1), (left_out / scale).max()) * falling
+        orders = int((shares[::-1].cumsum()[::-1] > _NEGLIGIBLE).sum())  # of the terms, those that matter off the diagonal
+        used = (power > _NEGLIGIBLE * scale).any(axis=1)
+        rest = np.multiply.outer(left_out**0.5, left_out**0.5) if a.shape[1] > 1 else left_out[0]
+        total = rest * c * c if orders > len(a) else np.zeros_like(c)
         for start in range(0, len(c), _BLOCK):
             rows = slice(start, start + _BLOCK)
             part, factor = total[rows], np.ascontiguousarray(c[rows])
             term = np.empty_like(part)
-            for k in range(len(a) - 1, -1, -1):
+            for k in range(min(orders, len(a)) - 1, -1, -1):
                 part *= factor
-                if not used[k]:
-                    continue
-                part += a[k, 0] ** 2 if a.shape[1] == 1 else np.multiply(a[k, rows, None], a[k], out=term)
+                if used[k]:
+                    part += power[k, 0] if a.shape[1] == 1 else np.multiply(a[k, rows, None], a[k], out=term)
+        alone = left_out * own**2
+        for k in range(len(a) - 1, -1, -1):
+            alone = alone * own + power[k]
+        np.fill_diagonal(total, alone)
         return total
 
     def derivative(self, variance: Array, second: Array, fourth: Array) -> Expansion:

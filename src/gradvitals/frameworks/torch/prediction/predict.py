@@ -277,7 +277,7 @@ def _parameters(model: nn.Module, trace: Trace) -> Any:
         if isinstance(value, Weight):
             rms = math.sqrt(value.second)
         else:
-            rms = float(parameter.detach().double().square().mean().sqrt()) if parameter.numel() else 0.0
+            rms = math.sqrt((value if isinstance(value, Constant) else Constant(parameter)).mean_and_square[1])
         yield PredictedParameter(name, rms, None)
 
 

@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 #: Answers that are kept, over all models: a large one has a few hundred different ones.
 _KEPT = 20_000
+#: Tensors that are no more than their values; others are asked what they are.
+_ORDINARY = (torch.Tensor, torch.nn.Parameter)
 #: Operations whose outputs' shapes depend on values.
 _BY_VALUE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
@@ -41,6 +43,7 @@ class Shapes:
 
     def __init__(self, fake: FakeTensorMode | None) -> None:
         self._fake = fake
+        self._stand_ins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The operation's output."""
@@ -65,9 +68,17 @@ class Shapes:
         return output
 
     def _without_values(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A stand-in for a parameter or another real tensor: only its shape counts, so that it shares no memory."""
         if isinstance(tensor, FakeTensor) or self._fake is None:
             return tensor
-        return self._fake.from_tensor(tensor)
+        if type(tensor) not in _ORDINARY or tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
+            return self._fake.from_tensor(tensor)
+        known = self._stand_ins.get(id(tensor))
+        if known is None:
+            with torch._C._DisableTorchDispatch():  # noqa: SLF001 - as below
+                empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            known = self._stand_ins[id(tensor)] = tensor, FakeTensor(self._fake, empty, tensor.device)
+        return known[1]
 
     def _again(self, known: tuple[type, tuple[_Made, ...]], given: list[torch.Tensor]) -> Any:
         kind, made = known

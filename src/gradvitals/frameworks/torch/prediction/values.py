@@ -37,6 +37,16 @@ class Constant:
     data: bool = False
     owned: bool = True
     name: str | None = None
+    _moments: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def mean_and_square(self) -> tuple[float, float]:
+        """E[w] and E[w²] over the entries, read once."""
+        if not self._moments:
+            entries = self.value.detach().reshape(-1).double()
+            count = max(entries.numel(), 1)
+            self._moments.append((float(entries.sum()) / count, float(torch.dot(entries, entries)) / count))
+        return self._moments[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
