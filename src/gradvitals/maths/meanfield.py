@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
 ORDER = 48
 #: Terms that carry less than this share of the second moment are dropped.
 _NEGLIGIBLE = 1e-9
+#: Rows of a kernel that are summed at once: they stay in the processor's cache.
+_BLOCK = 32
 #: Standard deviations to integrate over: what lies beyond has probability 1.2·10⁻¹⁵.
 _REACH = 8.0
 #: Panels per standard deviation and points per panel: the error is below 1e-4 at a kink, 1e-10 elsewhere (tested).
@@ -69,20 +71,30 @@ class Expansion:
                [0.1592, 0.5   ]])
         """
         c = np.clip(correlation, -1.0, 1.0)
-        a = self.coefficients
-        if len(a) == 1:
-            rest = max(float(self.second[0] - (a[0] ** 2).sum()), 0.0)
-            alike = np.full_like(c, rest) * c * c
-            for k in range(a.shape[1] - 1, -1, -1):
-                alike *= c
-                alike += a[0, k] ** 2
-            return alike
-        left_out = np.maximum(self.second - np.einsum("nk,nk->n", a, a), 0.0)
-        scale = np.sqrt(left_out)
-        total = np.multiply.outer(scale, scale) * c * c if left_out.any() else np.zeros_like(c)
-        for k in range(a.shape[1] - 1, -1, -1):
-            total *= c
-            total += np.multiply.outer(a[:, k], a[:, k])
+        a = np.ascontiguousarray(self.coefficients.T)
+        power, scale = a**2, np.maximum(self.second, 1e-300)
+        left_out = np.maximum(self.second - power.sum(axis=0), 0.0)
+        own = np.diagonal(c)
+        others = np.abs(c)
+        np.fill_diagonal(others, 0.0)
+        falling = float(others.max(initial=0.0)) ** np.arange(len(a) + 1)
+        shares = np.append((power / scale).max(axis=1), (left_out / scale).max()) * falling
+        orders = int((shares[::-1].cumsum()[::-1] > _NEGLIGIBLE).sum())  # of the terms, those that matter off the diagonal
+        used = (power > _NEGLIGIBLE * scale).any(axis=1)
+        rest = np.multiply.outer(left_out**0.5, left_out**0.5) if a.shape[1] > 1 else left_out[0]
+        total = rest * c * c if orders > len(a) else np.zeros_like(c)
+        for start in range(0, len(c), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            part, factor = total[rows], np.ascontiguousarray(c[rows])
+            term = np.empty_like(part)
+            for k in range(min(orders, len(a)) - 1, -1, -1):
+                part *= factor
+                if used[k]:
+                    part += power[k, 0] if a.shape[1] == 1 else np.multiply(a[k, rows, None], a[k], out=term)
+        alone = left_out * own**2
+        for k in range(len(a) - 1, -1, -1):
+            alone = alone * own + power[k]
+        np.fill_diagonal(total, alone)
         return total
 
     def derivative(self, variance: Array, second: Array, fourth: Array) -> Expansion:
@@ -124,29 +136,52 @@ def expand(f: Callable[[Array], Array], mean: Array, variance: Array, order: int
 
 
 def _expanded(f: Callable[[Array], Array], mean: Array, variance: Array, order: int) -> Expansion:
-    z, weights, polynomials = _standard_rule()
-    values = np.asarray(f(mean[:, None] + np.sqrt(np.maximum(variance, 0.0))[:, None] * z), dtype=np.float64)
-    values = np.broadcast_to(values, (len(mean), len(z)))
-    weighting = np.broadcast_to(weights, values.shape)
-    finite = np.abs(values) < _LARGEST
-    if not finite.all():
-        values = np.where(finite, values, 0.0)
-        weighting = weighting * finite
-        weighting = weighting / np.maximum(weighting.sum(axis=1, keepdims=True), 1e-300)
-    weighted = values * weighting
-    coefficients = weighted @ polynomials[:order].T
+    _, weights, polynomials, weighted = _standard_rule()
+    values, masses = _values(f, mean, variance)
     squares = values * values
-    second = (squares * weighting).sum(axis=1)
+    if masses is None:
+        coefficients = values @ weighted[:order].T
+        second, fourth = squares @ weights, (squares * squares) @ weights
+    else:
+        coefficients = (values * masses) @ polynomials[:order].T
+        second, fourth = (squares * masses).sum(axis=1), (squares * squares * masses).sum(axis=1)
     small = coefficients**2 <= _NEGLIGIBLE * second[:, None]
     kept = order if not small.all(axis=0).any() else int(np.max(np.nonzero(~small.all(axis=0))[0], initial=-1)) + 1
-    return Expansion(
-        weighted.sum(axis=1), second, (squares * squares * weighting).sum(axis=1), coefficients[:, : max(kept, 1)]
-    )
+    return Expansion(coefficients[:, 0].copy(), second, fourth, coefficients[:, : max(kept, 1)])
+
+
+def even_moments(f: Callable[[Array], Array], mean: Array, variance: Array) -> tuple[Array, Array]:
+    """E[f²] and E[f⁴] for z ~ N(mean, variance), row by row: what :func:`expand` has, for less than half its time.
+
+    >>> import numpy as np
+    >>> second, fourth = even_moments(lambda z: z, np.zeros(1), np.full(1, 2.0))
+    >>> second.round(6), fourth.round(6)
+    (array([2.]), array([12.]))
+    """
+    weights = _standard_rule()[1]
+    with np.errstate(all="ignore"):
+        values, masses = _values(f, mean, variance)
+        squares = values * values
+        if masses is None:
+            return squares @ weights, (squares * squares) @ weights
+        return (squares * masses).sum(axis=1), (squares * squares * masses).sum(axis=1)
+
+
+def _values(f: Callable[[Array], Array], mean: Array, variance: Array) -> tuple[Array, Array | None]:
+    """The function at the points of the rule, and by row the points' weights where values had to be left out."""
+    z, weights = _standard_rule()[:2]
+    values = np.asarray(f(mean[:, None] + np.sqrt(np.maximum(variance, 0.0))[:, None] * z), dtype=np.float64)
+    values = np.broadcast_to(values, (len(mean), len(z)))
+    if max(values.max(initial=0.0), -values.min(initial=0.0)) < _LARGEST:  # not so where anything is NaN
+        return values, None
+    finite = np.abs(values) < _LARGEST
+    masses = weights * finite
+    return np.where(finite, values, 0.0), masses / np.maximum(masses.sum(axis=1, keepdims=True), 1e-300)
 
 
 @functools.lru_cache(maxsize=1)
-def _standard_rule() -> tuple[Array, Array, Array]:
-    """Points and weights for N(0, 1), and the orthonormal Hermite polynomials there."""
+def _standard_rule() -> tuple[Array, Array, Array, Array]:
+    """Points and weights for N(0, 1), and the orthonormal Hermite polynomials there, without and with the weights."""
     ends = np.linspace(-_REACH, _REACH, int(2 * _REACH * _PANELS) + 1)
     nodes, node_weights = np.polynomial.legendre.leggauss(_POINTS)
     half = (ends[1] - ends[0]) / 2
@@ -156,7 +191,8 @@ def _standard_rule() -> tuple[Array, Array, Array]:
     polynomials = [np.ones_like(z), z]
     for k in range(1, ORDER):
         polynomials.append((z * polynomials[-1] - math.sqrt(k) * polynomials[-2]) / math.sqrt(k + 1))
-    return z, weights, np.array(polynomials[:ORDER])
+    known = np.array(polynomials[:ORDER])
+    return z, weights, known, known * weights
 
 
 # ---- maps of a layer ----

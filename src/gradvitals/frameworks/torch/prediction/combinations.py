@@ -13,7 +13,8 @@ import torch
 
 from gradvitals.frameworks.torch.prediction.linear import plus, times
 from gradvitals.frameworks.torch.prediction.operation import Operation, Pullback, Step
-from gradvitals.frameworks.torch.prediction.values import Function, Node, applied, backwards
+from gradvitals.frameworks.torch.prediction.transformed import Function, applied, backwards
+from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import alike, common_layout, gathered_to, spread_to
 from gradvitals.maths.field import Field
 

@@ -11,7 +11,8 @@ import torch
 from gradvitals.frameworks.torch.prediction import combinations
 from gradvitals.frameworks.torch.prediction.linear import plus, times
 from gradvitals.frameworks.torch.prediction.operation import Operation, Pullback, Step, rule
-from gradvitals.frameworks.torch.prediction.values import Constant, Function, Node, Noise, Weight, backwards
+from gradvitals.frameworks.torch.prediction.transformed import Function, applied, backwards
+from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
 from gradvitals.maths.alignment import alike, common_layout, gathered_to, spread_to
 from gradvitals.maths.field import Field
 
@@ -62,7 +63,7 @@ def composed(operation: Operation, x: Node, function: Function, *, at: Any = Non
     together: Function = function if x.source is None else lambda z: function(before(z))
     made = Node(None, source, together, tags=x.lasting_tags)
     operation.emit(None, node=made, output=at)
-    operation.trace.steps.append(Step(made, (source,), lambda g: [backwards(g, source.field, together)]))
+    operation.trace.steps.append(Step(made, (source,), lambda g: [made.backwards(g)]))
     if x is not source:  # what lies between is shown its gradient, which went past it
         operation.trace.steps.append(Step(made, (x,), lambda g: [backwards(g, x.field, function)], shown=True))
     return made
@@ -84,7 +85,7 @@ def _joined(
 
     made = Node(None, source, together)
     operation.emit(None, node=made)
-    operation.trace.steps.append(Step(made, (source,), lambda gr: [backwards(gr, source.field, together)]))
+    operation.trace.steps.append(Step(made, (source,), lambda gr: [made.backwards(gr)]))
     for between, pullback in seen:
         if between is not source:
             operation.trace.steps.append(Step(made, (between,), pullback, shown=True))
@@ -285,7 +286,6 @@ def _prelu(operation: Operation) -> None:
 @rule("glu")
 def _glu(operation: Operation) -> None:
     from gradvitals.frameworks.torch.prediction.pieces import halves
-    from gradvitals.frameworks.torch.prediction.values import applied
 
     x = operation.node(operation.args[0])
     dim = operation.argument(1, "dim", -1) % len(x.field.layout)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES, measured, place_roles
+from gradvitals.frameworks.torch.prediction.measured import MOST_KEPT, measured, place_roles
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
 from gradvitals.maths.field import Axis, Field, Role
@@ -32,7 +32,7 @@ def _embedding(operation: Operation) -> None:
 def _alike(table: Weight, index: np.ndarray, lead: list[Role]) -> Field:
     """Of a table without values: the same row is the same, different ones are independent."""
     positions = index.shape[1:]
-    kept = max(2, MOST_PLACES // max(math.prod(positions) if Role.PIXEL not in lead else 1, 1))
+    kept = max(2, MOST_KEPT // max(math.prod(positions) if Role.PIXEL not in lead else 1, 1))
     held = index[:kept]
     units = (Axis(table.shape[1], Role.UNIT),)
     layout = (*((Axis(n, role),) if n > 1 else () for n, role in zip(index.shape, lead, strict=True)), units)

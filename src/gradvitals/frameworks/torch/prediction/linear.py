@@ -31,9 +31,8 @@ def moments_of(value: Constant | Weight) -> Moments:
     """The moments of a weight's entries."""
     if isinstance(value, Weight):
         return Moments(value.mean, value.second)
-    entries = value.value.detach().double()
-    mean, second = float(entries.mean()), float(entries.square().mean())
-    error = math.sqrt(max(second - mean * mean, 0.0) / max(entries.numel(), 1))
+    mean, second = value.mean_and_square
+    error = math.sqrt(max(second - mean * mean, 0.0) / max(value.value.numel(), 1))
     return Moments(mean if abs(mean) > _MEANT * error else 0.0, second)
 
 

@@ -12,6 +12,8 @@ from gradvitals.maths.field import Axis, Field, Layout, Role, layout_of
 
 #: Places whose kernel is kept: its square is what an activation costs.
 MOST_PLACES = 512
+#: And of samples of which there are more, as many as fill this.
+MOST_KEPT = 256
 #: Samples that are kept at least where there are many places: two, so that they can be compared.
 _FEWEST_SAMPLES = 2
 #: And of images: batch norm compares all with all.
@@ -41,7 +43,7 @@ def measured(value: torch.Tensor, roles: Sequence[Role]) -> Field:
     layout = layout_of(value.shape, roles)
     first = roles[0] is Role.PLACE and value.shape[0] > 1
     others = math.prod(n for n, role in zip(value.shape[1:], roles[1:], strict=True) if role is Role.PLACE)
-    kept = max(_FEWEST_SAMPLES, MOST_PLACES // max(others, 1)) if first else 1
+    kept = max(_FEWEST_SAMPLES, MOST_KEPT // max(others, 1)) if first else 1
     return measured_as(value[:kept] if first else value, layout)
 
 

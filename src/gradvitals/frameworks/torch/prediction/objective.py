@@ -21,8 +21,6 @@ from gradvitals.vocabulary.errors import ModelError
 
 #: Places whose correlations are drawn exactly; of more, each has a part in common with all others.
 _MOST_DRAWN = 1024
-#: What is added to a kernel's diagonal, relative to its largest entry, so that its root exists.
-_JITTER = 1e-10
 
 
 def gradients_at_outputs(
@@ -100,7 +98,10 @@ def _kept(gradient: torch.Tensor, field: Field) -> Field:
 
 
 def drawn_from(field: Field, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """Gaussian entries with a field's moments: independent over units, with its kernel over places."""
+    """Gaussian entries with a field's moments: independent over units, with its kernel over places.
+
+    Samples beyond those that the field's arrays hold are drawn like them, by themselves.
+    """
     sizes = [axis.size for axis in field.axes]
     held = list(field.second.shape)
     mapped = [at for at, axis in enumerate(field.axes) if axis.is_mapped]
@@ -109,18 +110,24 @@ def drawn_from(field: Field, shape: tuple[int, ...], generator: torch.Generator)
     outer = field.outer_mean().reshape(n, n)
     covariance = field.kernel.reshape(n, n) - outer
     all_places = [sizes[at] for at in places]
-    if n <= _MOST_DRAWN and [held[mapped.index(at)] for at in places] == all_places and not field.has_pixels:
+    if n <= _MOST_DRAWN and held[1:] == all_places[1:] and not field.has_pixels:
         units = [at for at, axis in enumerate(field.axes) if axis.role is Role.UNIT]
-        noise = torch.randn((n, math.prod(sizes[at] for at in units)), generator=generator, dtype=torch.float64).numpy()
+        times = -(-all_places[0] // held[0]) if places else 1
+        entries = times * math.prod(sizes[at] for at in units)
+        noise = torch.randn((n, entries), generator=generator, dtype=torch.float64).numpy()
         values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
-        flat = (root @ noise).reshape(*all_places, *(sizes[at] for at in units))
+        blocks = (root @ noise).reshape(n, times, -1).swapaxes(0, 1)
+        if places:
+            blocks = blocks.reshape(times * held[0], -1)[: all_places[0]]
+        flat = blocks.reshape(*all_places, *(sizes[at] for at in units))
         order = places + units
         copies = [at for at, axis in enumerate(field.axes) if axis.role is Role.COPY]
         flat = flat.reshape(*flat.shape, *(1 for _ in copies))
         order += copies
         flat = flat.transpose(np.argsort(order)) if order else flat
-        mean = field.mean.reshape([sizes[at] if field.axes[at].is_mapped else 1 for at in range(len(sizes))])
+        means = np.concatenate([field.mean] * times)[: all_places[0]] if places else field.mean
+        mean = means.reshape([sizes[at] if field.axes[at].is_mapped else 1 for at in range(len(sizes))])
         drawn = np.broadcast_to(flat + mean, sizes)
         return torch.from_numpy(np.array(drawn)).reshape(shape)
     shared = max(min(field.all_pairs() / max(field.mean_square, 1e-300), 1.0), 0.0)

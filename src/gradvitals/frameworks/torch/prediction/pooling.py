@@ -12,7 +12,8 @@ import torch
 
 from gradvitals.frameworks.torch.prediction.convolution import _as_spatial, _each, _settled, spatially
 from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
-from gradvitals.frameworks.torch.prediction.values import Node, in_numpy, slope_of
+from gradvitals.frameworks.torch.prediction.transformed import in_numpy, slope_of
+from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.frameworks.torch.prediction.windows import Windows, adaptive, sliding
 from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role

@@ -24,6 +24,7 @@ from gradvitals.frameworks.torch.prediction import rules  # noqa: F401 - fills t
 from gradvitals.frameworks.torch.prediction.backward import sent_back
 from gradvitals.frameworks.torch.prediction.calls import Calls, Row
 from gradvitals.frameworks.torch.prediction.objective import gradients_at_outputs
+from gradvitals.frameworks.torch.prediction.shapes import Shapes
 from gradvitals.frameworks.torch.prediction.trace import Trace, Tracing, Unmodelled
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
 from gradvitals.frameworks.torch.prediction.weights import meta_weights
@@ -84,11 +85,11 @@ def _predicted(model: nn.Module, case: Case, kind: str, seed: int, weight_rms: M
     calls = Calls(model, trace)
     trace.where = lambda: calls.innermost
     assumed = _announce(model, trace, weight_rms)
-    mode = Tracing(trace)
     args, kwargs = case.args, case.keywords
     inputs = {id(tensor): _input(tensor) for _, tensor in tensors_in((args, kwargs), "input")}
-    with _without_values(kind) as convert, torch.enable_grad(), _spelled_out():
+    with _without_values(kind) as (convert, shapes), torch.enable_grad(), _spelled_out():
         seed_everything(seed)
+        mode = Tracing(trace, shapes)
 
         def stand_in(item: Any) -> Any:
             if not isinstance(item, torch.Tensor):
@@ -167,11 +168,11 @@ def _without_values(kind: str) -> Any:
             from torch._subclasses.fake_tensor import FakeTensorMode
 
             with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                yield fake.from_tensor
+                yield fake.from_tensor, Shapes(fake)
         elif kind == "meta":
-            yield lambda tensor: tensor.to("meta")
+            yield lambda tensor: tensor.to("meta"), Shapes(None)
         else:
-            yield lambda tensor: tensor.detach().clone()
+            yield lambda tensor: tensor.detach().clone(), None
 
     return context()
 
@@ -276,7 +277,7 @@ def _parameters(model: nn.Module, trace: Trace) -> Any:
         if isinstance(value, Weight):
             rms = math.sqrt(value.second)
         else:
-            rms = float(parameter.detach().double().square().mean().sqrt()) if parameter.numel() else 0.0
+            rms = math.sqrt((value if isinstance(value, Constant) else Constant(parameter)).mean_and_square[1])
         yield PredictedParameter(name, rms, None)
 
 

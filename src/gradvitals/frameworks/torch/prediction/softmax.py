@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.prediction.sharpness import correction
-from gradvitals.frameworks.torch.prediction.values import Node, applied, backwards
+from gradvitals.frameworks.torch.prediction.transformed import applied, backwards
+from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role
 from gradvitals.maths.roles import with_role

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_map
 
 from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule_for
+from gradvitals.frameworks.torch.prediction.shapes import Shapes
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
 from gradvitals.maths.field import Field, Role
 
@@ -130,11 +131,17 @@ def is_fake(tensor: torch.Tensor) -> bool:
 
 
 class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the operations that run inside."""
+    """Follows the operations that run inside; ``shapes`` runs those on tensors without values."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, shapes: Shapes | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
+        self._shapes = shapes
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled, and telling PyTorch so at every operation takes longer than the operation."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -147,7 +154,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._number(func, args, kwargs, values)
         if name.startswith("prim::"):
             return func(*args, **kwargs)
-        output = func(*args, **kwargs)
+        output = func(*args, **kwargs) if self._shapes is None else self._shapes.run(func, args, kwargs)
         signal = [v for v in values if not isinstance(v, Constant)]
         made = _tensors(output)
         if not made:
