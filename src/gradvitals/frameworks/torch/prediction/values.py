@@ -101,6 +101,11 @@ class Node:
         return self._field
 
     @property
+    def is_known(self) -> bool:
+        """Whether there is something to tell its moments from."""
+        return self._field is not None or self.source is not None
+
+    @property
     def root(self) -> Node:
         """The signal that it is a function of: itself, where no function is known."""
         return self if self.source is None else self.source
@@ -242,7 +247,7 @@ def together(field: Field, f: Callable[[Array], Array]) -> float:
     root = math.sqrt(size / (n * (n - 1))) if n > 1 else 0.0
     found = 0.0
     for k in range(1, len(power)):
-        pair = float(np.clip(off, -1, 1)) if k == 1 else min(root + math.sqrt(field.blur), 1.0) ** k
+        pair = float(np.clip(off, -1, 1)) if k == 1 else min(root + math.sqrt(field.shared_blur), 1.0) ** k
         inside = float(np.mean(np.clip(own, -1, 1) ** k)) if field.has_pixels else 1.0
         same = 1 / count + (1 / places - 1 / count) * inside
         found += power[k] * (same + (1 - 1 / places) * pair)
