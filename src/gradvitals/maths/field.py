@@ -153,7 +153,7 @@ class Field:
         within = same / pixels + (1 - 1 / pixels) * inside
         between = float(off) / pairs if n > 1 else 0.0
         alike = (within / places + (1 - 1 / places) * between) / total**2
-        return min(alike + (1 - 1 / max(count, 1)) * self.blur, 1.0)
+        return min(alike + (1 - 1 / max(count, 1)) * self.shared_blur, 1.0)
 
     def count(self) -> int:
         """Places times pixels, of the whole batch."""

@@ -85,7 +85,7 @@ class Calls:
         name = getattr(func, "__name__", "").strip("_")
         activation = layers.activation_of_function(name, args, kwargs)
         product = name in layers.PRODUCTS
-        if not activation and not product:
+        if not activation and not product and name not in layers.FUNCTIONAL:
             return output
         given = [self._trace.values.get(id(t)) for t in _tensors((args, kwargs))]
         if not any(isinstance(v, Node) or (isinstance(v, Constant) and v.data) or v is None for v in given):
@@ -105,6 +105,7 @@ class Calls:
         if not tensors or tensors[0].numel() == 0:
             return
         value = self._trace.value(tensors[0])
+        value = getattr(value, "shown", value)  # attention's weights have a signal for the report
         name = activation.name if activation else None
         self.rows.append(Row(path, self._counts[path], kind, tuple(tensors[0].shape), has_weights, name, value))
         self._counts[path] += 1

@@ -33,7 +33,7 @@ def _convolution(operation: Operation) -> None:
     channels = int(weight.shape[0 if is_transposed else 1]) // (int(groups) if is_transposed else 1)
     make = transposed if is_transposed else sliding
     windows = make(shape[2:], weight.shape[2:], stride, padding, dilation, out[2:])
-    before = spatially(node.field)
+    before = affordable(spatially(node.field), windows.outputs)
     moments = moments_of(value)
     made = convolved(before, windows, channels * _variance(moments), out[1])
     if moments.mean:
@@ -45,7 +45,6 @@ def _convolution(operation: Operation) -> None:
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, made.layout)
-        g = replace(g, inherited=gradient.spread, kurtosis=3.0, own=None)
         back = convolved(_as_spatial(g, before), windows.reversed(), each * moments.second, shape[1])
         return [gathered_to(gathered_to(back, before.layout), node.field.layout)]
 
@@ -84,6 +83,16 @@ def spatially(field: Field) -> Field:
             field = fused(field, d, 0, len(field.layout[d]))
         if not field.layout[d]:
             field = with_axis(field, d, role)
+    return field
+
+
+def affordable(field: Field, outputs: Sequence[int]) -> Field:
+    """The same with pixels in place of places where the outputs would be too many to be told apart."""
+    held = field.second.shape[0] if field.layout[0] and field.layout[0][0].is_mapped else 1
+    if field.has_pixels or held * math.prod(outputs) <= MOST_PLACES:
+        return field
+    for d in range(2, len(field.layout)):
+        field = with_role(field, d, 0, Role.PIXEL)
     return field
 
 

@@ -34,7 +34,8 @@ def _unary_names() -> list[str]:
 
 @rule(*_unary_names())
 def _unary(operation: Operation) -> None:
-    x = operation.node(operation.args[0])
+    from gradvitals.frameworks.torch.prediction import scores
+
     more = tuple(_plain(operation, item) for item in operation.args[1:])
     keywords = {key: _plain(operation, item) for key, item in operation.kwargs.items()}
     function = operation.function
@@ -43,7 +44,8 @@ def _unary(operation: Operation) -> None:
         result = function(z.clone() if operation.name.endswith("_") else z, *more, **keywords)
         return torch.as_tensor(result[0] if isinstance(result, tuple) else result)
 
-    composed(operation, x, apply)
+    if not scores.takes_function(operation, apply):
+        composed(operation, operation.node(operation.args[0]), apply)
 
 
 def _plain(operation: Operation, item: Any) -> Any:
@@ -109,9 +111,9 @@ def _add(operation: Operation) -> None:
     sign_a, sign_b = (1.0, alpha if name == "add" else -alpha)
     if name == "rsub":
         sign_a, sign_b = -alpha, 1.0
-    from gradvitals.frameworks.torch.prediction import attention
+    from gradvitals.frameworks.torch.prediction import scores
 
-    if attention.takes_sum(operation, a, b, sign_a, sign_b):
+    if scores.takes_sum(operation, a, b, sign_a, sign_b):
         return
     va, vb = operation.value(a), operation.value(b)
     for one, other, s_one, s_other in ((a, b, sign_a, sign_b), (b, a, sign_b, sign_a)):
@@ -170,9 +172,9 @@ def _sum(operation: Operation, a: Any, b: Any, sign_a: float, sign_b: float) -> 
 def _mul(operation: Operation) -> None:
     a, b = operation.args[:2]
     divides = "div" in operation.name
-    from gradvitals.frameworks.torch.prediction import attention
+    from gradvitals.frameworks.torch.prediction import scores
 
-    if attention.takes_factor(operation, a, b, divides=divides):
+    if scores.takes_factor(operation, a, b, divides=divides):
         return
     va, vb = operation.value(a), operation.value(b)
     for one, other, inverted in ((a, b, False), (b, a, True)):
@@ -185,10 +187,10 @@ def _mul(operation: Operation) -> None:
                 composed(operation, operation.node(one), lambda z, n=factor: n * z)  # type: ignore[misc]
             return
     if isinstance(va, Noise) or isinstance(vb, Noise):
-        signal, noise = (va, vb) if isinstance(vb, Noise) else (vb, va)
-        if not isinstance(signal, Node) or divides:
+        signal, noise = (a, vb) if isinstance(vb, Noise) else (b, va)
+        if divides or not isinstance(noise, Noise) or isinstance(operation.value(signal), Noise):
             raise NotImplementedError("a random mask on something that is no signal")
-        masked(operation, signal, noise)
+        masked(operation, operation.node(signal), noise)
         return
     if _same_source(va, vb):
         if divides:
@@ -324,20 +326,20 @@ def _lerp(operation: Operation) -> None:
     combinations.emit_collected(operation, terms, ())
 
 
-@rule("maximum", "minimum", "where", "addcmul", "addcdiv", "atan2")
+@rule("where", "addcmul", "addcdiv")
 def _several(operation: Operation) -> None:
-    from gradvitals.frameworks.torch.prediction import attention, choice
+    from gradvitals.frameworks.torch.prediction import choice, scores
 
-    if attention.takes_mask(operation):
+    if scores.takes_mask(operation):
         return
     choice.chosen(operation)
 
 
 @rule("masked_fill", "masked_fill_")
 def _masked_fill(operation: Operation) -> None:
-    from gradvitals.frameworks.torch.prediction import attention, choice
+    from gradvitals.frameworks.torch.prediction import choice, scores
 
-    if attention.takes_mask(operation):
+    if scores.takes_mask(operation):
         return
     choice.filled(operation)
 

@@ -131,23 +131,24 @@ def _pad(operation: Operation) -> None:
     before = x.field
     rank = len(before.layout)
     made = before
-    steps: list[tuple[Field, int, list[int], int]] = []
+    steps: list[tuple[Field, int, list[int], bool]] = []
     for at in range(len(pads) // 2):
         d = rank - 1 - at
         low, high = pads[2 * at : 2 * at + 2]
-        if low == high == 0:
-            continue
         n = shape_of(made.layout)[d]
         if low < 0 or high < 0:
-            made = piece(made, d, range(max(-low, 0), n - max(-high, 0)))
-            continue
-        steps.append((made, d, list(range(low, low + n)), n + low + high))
-        made = _widened(made, d, low, n + low + high)
+            index = list(range(max(-low, 0), n - max(-high, 0)))
+            steps.append((made, d, index, True))
+            made = piece(made, d, index)
+            n, low, high = len(index), max(low, 0), max(high, 0)
+        if low > 0 or high > 0:
+            steps.append((made, d, list(range(low, low + n)), False))
+            made = _widened(made, d, low, n + low + high)
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, made.layout)
-        for earlier, d, index, _ in reversed(steps):
-            g = gathered_to(piece(g, d, index), earlier.layout)
+        for earlier, d, index, cropped in reversed(steps):
+            g = put_back(g, earlier, d, index) if cropped else gathered_to(piece(g, d, index), earlier.layout)
         return [g]
 
     moved(operation, x, made, pullback)

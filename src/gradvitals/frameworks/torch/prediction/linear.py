@@ -80,7 +80,10 @@ def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, 
         back = list(g.layout)
         back.pop(at)
         back.insert(dim, tuple(Axis(axis.size, Role.UNIT) for axis in before.layout[dim]))
-        g = replace(g, inherited=gradient.spread, kurtosis=3.0, own=None, blur=gradient.blur + 1 / inputs)
+        blur = gradient.blur + 1 / inputs
+        g = replace(
+            g, inherited=gradient.spread, kurtosis=3.0, own=None, blur=blur, shared_blur=gradient.blur
+        )
         return [gathered_to(g.scaled(n * moments.second).with_layout(tuple(back)), before.layout)]
 
     operation.emit(made, [x], pullback)
@@ -135,16 +138,16 @@ def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
         kernel=kernel,
         inherited=float(share[0] ** 2 * first.inherited + share[1] ** 2 * other.inherited),
         profile=common_rows(first, other),
-        blur=_blur(first, other, share),
-        shared_blur=_blur(first, other, share),
+        blur=_blur((first.blur, other.blur), share, first.units),
+        shared_blur=_blur((first.shared_blur, other.shared_blur), share, first.units),
         own=None,
         kurtosis=3.0 + float(share[0] ** 2 * (first.kurtosis - 3) + share[1] ** 2 * (other.kurtosis - 3)),
     ).consistent()
 
 
-def _blur(first: Field, second: Field, share: Any) -> float:
+def _blur(parts: tuple[float, float], share: Any, units: int) -> float:
     """Of a sum: each part's own, and what two independent vectors have in common by chance."""
-    return float(share[0] ** 2 * first.blur + share[1] ** 2 * second.blur + 2 * share[0] * share[1] / first.units)
+    return float(share[0] ** 2 * parts[0] + share[1] ** 2 * parts[1] + 2 * share[0] * share[1] / max(units, 1))
 
 
 def common_rows(first: Field, second: Field) -> Any:
@@ -223,9 +226,9 @@ def _placed(gradient: Field, dim: int) -> Field:
 def _bmm(operation: Operation) -> None:
     a, b = operation.args[-2:] if operation.name == "aten::bmm" else operation.args[1:3]
     va, vb = operation.value(a), operation.value(b)
-    from gradvitals.frameworks.torch.prediction import attention
+    from gradvitals.frameworks.torch.prediction import scores
 
-    if attention.takes_product(operation, va, vb):
+    if scores.takes_product(operation, va, vb):
         return
     if isinstance(va, Node) and isinstance(vb, Node):
         two_signals(operation, va, vb)

@@ -94,15 +94,18 @@ def _layer_norm(
     made, root, _, n = _within(before, dims, centred=centred, epsilon=epsilon)
     made, square = _affine(operation, made, weight, bias)
     directions = 2.0 if centred else 1.0
+    # E[1/v] exceeds 1/E[v] where v varies: from place to place (over n units), and over weights for all at once.
+    inverse = math.exp(before.inherited + max(before.kurtosis - 1, 0.0) / n)
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, before.layout)
-        kept = max(1 - directions / n, 0.0)
+        kept = max(1 - directions / n, 0.0) * inverse
         by_place = _by_place(before, root)
         g, _ = alike(g, before)
         g = replace(
             g,
             mean=np.zeros_like(g.mean),
+            inherited=g.inherited + before.spread,
             second=g.second * square * kept * root * root,
             kernel=g.kernel * square * kept * np.multiply.outer(by_place, by_place),
         )

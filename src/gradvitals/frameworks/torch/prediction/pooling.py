@@ -242,42 +242,4 @@ def _largest_rule(field: Field, n: int) -> tuple[Any, Any]:
     return mean + deviation * grid, weights / weights.sum()
 
 
-@rule(
-    "upsample_nearest1d",
-    "upsample_nearest2d",
-    "upsample_nearest3d",
-    "_upsample_nearest_exact2d",
-    "upsample_nearest2d.vec",
-)
-def _nearest(operation: Operation) -> None:
-    node = operation.node(operation.args[0])
-    shape, out = tuple(operation.args[0].shape)[2:], tuple(operation.first.shape)[2:]
-    before = spatially(node.field)
-    tables = tuple((np.arange(o) * n // o)[None, :] for n, o in zip(shape, out, strict=True))
-    windows = Windows(tables, tuple(shape))
-    made = _settled(_averaged(before, windows, 1.0))
-    copies = math.prod(out) / math.prod(shape)
-
-    def pullback(gradient: Field) -> Sequence[Field]:
-        g = _as_spatial(gathered_to(gradient, made.layout), before)
-        axes = [g.array_axis(d, 0) for d in range(2, len(g.layout))]
-        if g.has_pixels:
-            mean_map = g.second
-            for (m, _), table, n in zip(axes, tables, shape, strict=True):
-                matrix = np.zeros((n, table.shape[1]))
-                matrix[table[0], np.arange(table.shape[1])] = 1
-                mean_map = np.moveaxis(np.tensordot(matrix, mean_map, (1, m)), 0, m)
-            second, kernel = mean_map, g.kernel * copies**2
-        else:
-            kernel = windows.mixed_kernel(g.kernel, [p for _, p in axes], g.places, back=True)
-            n = math.prod(kernel.shape[: g.places])
-            second = np.diagonal(kernel.reshape(n, n)).reshape(kernel.shape[: g.places])
-        role = Role.PIXEL if g.has_pixels else Role.PLACE
-        layout = (*g.layout[:2], *((Axis(n, role),) for n in shape))
-        back = replace(g, layout=layout, second=second, mean=np.zeros_like(second), kernel=kernel)
-        return [gathered_to(gathered_to(back, before.layout), node.field.layout)]
-
-    operation.emit(made, [node], pullback)
-
-
 __all__ = ["expand"]

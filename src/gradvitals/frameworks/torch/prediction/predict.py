@@ -231,7 +231,7 @@ def _depths(trace: Trace, rows: list[Row]) -> dict[int, int]:
 def _call(row: Row, gradients: Mapping[int, Field], depths: Mapping[int, int]) -> PredictedCall:
     forward = gradient = cosine = None
     depth = 0
-    if isinstance(row.value, Node):
+    if isinstance(row.value, Node) and row.value.is_known:
         field = row.value.field
         forward, cosine = _said(field), _cosine(field)
         found = gradients.get(row.value.key)

@@ -2,6 +2,7 @@
 
 from gradvitals.frameworks.torch.prediction import (
     attention,
+    choice,
     convolution,
     elementwise,
     embedding,
@@ -9,14 +10,18 @@ from gradvitals.frameworks.torch.prediction import (
     joins,
     layouts,
     linear,
+    losses,
     normalisation,
     pieces,
     pooling,
     reductions,
+    resampling,
+    scores,
 )
 
 __all__ = [
     "attention",
+    "choice",
     "convolution",
     "elementwise",
     "embedding",
@@ -24,8 +29,11 @@ __all__ = [
     "joins",
     "layouts",
     "linear",
+    "losses",
     "normalisation",
     "pieces",
     "pooling",
     "reductions",
+    "resampling",
+    "scores",
 ]

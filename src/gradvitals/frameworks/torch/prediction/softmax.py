@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from gradvitals.frameworks.torch.prediction.sharpness import correction
+from gradvitals.frameworks.torch.prediction.sharpness import correction, passed_on
 from gradvitals.frameworks.torch.prediction.transformed import applied, backwards
 from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import gathered_to
@@ -58,6 +58,12 @@ def _on_diagonal(by_sample: Any) -> Any:
     full = np.zeros((b, b, *by_sample.shape[1:]))
     full[np.arange(b), np.arange(b)] = by_sample
     return full
+
+
+def _by_row(function: Callable[[float, float], float], squares: Any, variance: Any) -> Any:
+    """A function of the number of keys that a row sees, and the variance of their scores."""
+    rows = zip(squares.ravel(), variance.ravel(), strict=True)
+    return np.array([function(1 / max(s, 1e-12), v) for s, v in rows]).reshape(squares.shape)
 
 
 def _pairs(array: Any) -> Any:
@@ -155,6 +161,12 @@ class Parts:
 
     def sharper(self, own: Any) -> Any:
         """What first order gets wrong in E[a²], (B, T, S): a softmax of strong scores is less sharp than that."""
+        squares, variance = self._spread()
+        ratio = _by_row(correction, squares, variance)
+        return own * (ratio - 1)[:, :, None]
+
+    def _spread(self) -> tuple[Any, Any]:
+        """By row the sum of squared first-order weights, and the variance of scores over the keys that they see."""
         b = np.arange(len(self.weights))
         own_q = np.einsum("btt->bt", self.query[b, b])
         key = self.key[b, b]
@@ -162,11 +174,7 @@ class Parts:
         mean = np.einsum("bti,bii->bt", self.weights, key)
         between = np.einsum("bti,bij,btj->bt", self.weights, key, self.weights)
         between = (between - np.einsum("bti,bii->bt", self.weights**2, key)) / np.maximum(1 - squares, 1e-12)
-        variance = np.where(squares < 1, self.factor * own_q * (mean - between), 0.0)
-        ratio = np.array(
-            [correction(1 / max(s, 1e-12), v) for s, v in zip(squares.ravel(), variance.ravel(), strict=True)]
-        )
-        return own * (ratio.reshape(squares.shape) - 1)[:, :, None]
+        return squares, np.where(squares < 1, self.factor * own_q * (mean - between) + self.extra, 0.0)
 
     def back_to_value(self, gradient: Any, kept: float, own: Any) -> Any:
         """The gradient's kernel at the values, (B, S, B, S)."""
@@ -186,8 +194,30 @@ class Parts:
         made[b, s, b, s] += extra
         return made
 
+    def back_to_bias(self, gradient: Any, *, summed: bool) -> Any:
+        """The gradient's mean square at the scores, (T, S) of the sum over the batch or (B, T, S)."""
+        root = np.sqrt(_by_row(passed_on, *self._spread()))
+        gradient = gradient * np.multiply.outer(root, root)
+        b = np.arange(len(self.weights))
+        own = self.own_share()
+        own = own + self.sharper(own)
+        w, v = self.weights, self.value
+        by_pair = np.einsum("btcu->bctu", gradient)
+        total: Any = 0.0 if summed else []
+        for i in b:
+            for j in b if summed else (i,):
+                g = np.diagonal(by_pair[i, j])[:, None]
+                wv, vw = w[i] @ v[i, j], (v[i, j] @ w[j].T).T
+                inner = np.diagonal(v[i, j])[None, :] - wv - vw + np.einsum("ts,ts->t", wv, w[j])[:, None]
+                weight = own[i] if i == j else w[i] * w[j]
+                made = np.maximum(g * weight * inner, 0.0) if i == j else g * weight * inner
+                total = total + made if summed else [*total, made]
+        return np.maximum(np.asarray(total), 0.0)
+
     def back_to_scores(self, gradient: Any, kept: float, own: Any) -> tuple[Any, Any]:
         """The gradients' kernels at queries and keys: ∂s = a(∂a − Σ a∂a), ∂a = g·v, per unit scale."""
+        root = np.sqrt(_by_row(passed_on, *self._spread()))
+        gradient = gradient * np.multiply.outer(root, root)
         g = _pairs(gradient) / np.maximum(self.total, 1e-300)
         w, wt = self.weights[:, None], self.weights[None].swapaxes(-1, -2)
         v = self.value
@@ -302,6 +332,12 @@ def _as_pixels(field: Field) -> Field:
         if axis.role is Role.PLACE:
             field = with_role(field, d, at, Role.PIXEL)
     return field
+
+
+def log_total(field: Field, dim: int) -> Any:
+    """E[log Σ exp x] over the units of a dimension, nearly certain for many of them, by place."""
+    n = math.prod(axis.size for axis in field.layout[dim])
+    return np.log(np.maximum(n * applied(field, torch.exp).mean, 1e-300))
 
 
 def over_units(operation: Operation, x: Node, dim: int) -> None:

@@ -276,7 +276,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.trace.bind(tensor, self.trace.value(operation.first))
                 self.trace.overwrite(tensor, name)
         except Exception as error:  # noqa: BLE001 - whatever a rule stumbles over is reported as S209
-            if any(tensor.is_floating_point() for tensor in made):
+            if any(tensor.is_floating_point() or tensor.is_complex() for tensor in made):
                 self.trace.unmodelled.append(Unmodelled(name, self.trace.where(), str(error)))
             for tensor in made:
                 self.trace.bind(tensor, None)

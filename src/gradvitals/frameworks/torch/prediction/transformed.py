@@ -236,7 +236,7 @@ class Transformed:
         places = max(count // max(math.prod(a.size for a in field.axes if a.role is Role.PIXEL), 1), 1)
         off, root = self._likeness
         k = np.arange(1, len(power))
-        pair = min(root + math.sqrt(field.blur), 1.0) ** k
+        pair = min(root + math.sqrt(field.shared_blur), 1.0) ** k
         pair[:1] = np.clip(off, -1, 1)
         inside = 1.0
         if field.has_pixels:

@@ -103,6 +103,11 @@ class Node:
         return self.transformed.backwards(gradient)
 
     @property
+    def is_known(self) -> bool:
+        """Whether there is something to tell its moments from."""
+        return self._field is not None or self.source is not None
+
+    @property
     def root(self) -> Node:
         """The signal that it is a function of: itself, where no function is known."""
         return self if self.source is None else self.source
