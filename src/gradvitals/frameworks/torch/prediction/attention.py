@@ -22,7 +22,6 @@ from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role, constant_field
 from gradvitals.maths.roles import with_role
 
-
 # ---- from weights to the mixture ----
 
 
@@ -224,5 +223,3 @@ def _fused(operation: Operation) -> None:
         scores = with_added(scores, known)
     attend(operation, nodes[0], nodes[1], nodes[2], scores, operation.first)
 
-
-__all__ = ["Scores", "reshaped"]

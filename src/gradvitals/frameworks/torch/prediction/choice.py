@@ -13,7 +13,8 @@ from gradvitals.frameworks.torch.prediction.linear import times
 from gradvitals.frameworks.torch.prediction.measured import measured_beside
 from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.scores import Scores
-from gradvitals.frameworks.torch.prediction.values import Constant, Function, Node, backwards
+from gradvitals.frameworks.torch.prediction.transformed import Function, backwards
+from gradvitals.frameworks.torch.prediction.values import Constant, Node
 from gradvitals.maths.alignment import alike, gathered_to, spread_to
 from gradvitals.maths.field import Field, constant_field
 
