@@ -86,12 +86,15 @@ def matching(paths: Sequence[str], patterns: Sequence[str] | None) -> list[str]:
     """
     if patterns is None:
         return list(paths)
+    known, chosen = set(paths), set[str]()
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+        fits = {pattern} if pattern in known else {path for path in paths if fnmatch.fnmatchcase(path, pattern)}
+        if not fits:
             raise UsageError(
                 f"no tensor is called {pattern!r}", f"wrt={list(patterns)}", f"there are: {', '.join(paths)}"
             )
-    return [path for path in paths if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)]
+        chosen |= fits
+    return [path for path in paths if path in chosen]
 
 
 def values_one_by_one(problem: Problem, points: Sequence[Mapping[int, Array]], size: int) -> Array:

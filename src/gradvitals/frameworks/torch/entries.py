@@ -68,7 +68,9 @@ def flat(tensor: torch.Tensor) -> Array:
     values = _values(tensor).detach()
     if values.is_complex():
         values = torch.view_as_real(values.resolve_conj())
-    array: Array = values.to("cpu", torch.float64).reshape(-1).numpy()
+    if values.dtype != torch.float64 or values.device.type != "cpu":
+        values = values.to("cpu", torch.float64)
+    array: Array = values.reshape(-1).numpy()
     return array
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,14 +19,23 @@ def named_inputs(case: Case) -> list[tuple[str, torch.Tensor]]:
     >>> [name for name, _ in named_inputs(Case(torch.nn.Linear(2, 2), (torch.ones(1, 2),)))]
     ['input']
     """
+    return [found for name, value in _roots(case) for found in tensors_in(value, name)]
+
+
+def _roots(case: Case) -> list[tuple[str, Any]]:
     function = case.model.forward if isinstance(case.model, torch.nn.Module) else case.model
     names, _ = argument_names(function, case.args, case.keywords)
-    named = [*zip(names, case.args, strict=True), *case.keywords.items()]
-    return [found for name, value in named for found in tensors_in(value, name)]
+    return [*zip(names, case.args, strict=True), *case.keywords.items()]
 
 
-def validate(case: Case) -> None:
+def validate(case: Case, roots: Sequence[tuple[str, Any]] | None = None) -> None:
     """Refuse inputs and models that can't be worked with.
+
+    Parameters
+    ----------
+    case : Case
+    roots : sequence of (name, input), optional
+        The inputs by their names, where these are known already.
 
     Raises
     ------
@@ -41,9 +50,10 @@ def validate(case: Case) -> None:
             "the call stands inside torch.inference_mode()",
             "leave it: no gradient can be recorded there",
         )
-    for name, tensor in named_inputs(case):
-        _refuse_unusable(f"input {name!r}", tensor)
-        _refuse_bad_values(name, tensor)
+    for name, value in _roots(case) if roots is None else roots:
+        for path, tensor in tensors_in(value, name):
+            _refuse_unusable(f"input {path!r}", tensor)
+            _refuse_bad_values(path, tensor)
     for name, tensor in _state(case.model):
         if torch.nn.parameter.is_lazy(tensor):
             raise InputError(
@@ -55,6 +65,8 @@ def validate(case: Case) -> None:
 
 
 def _refuse_unusable(what: str, tensor: torch.Tensor) -> None:
+    if not (tensor.is_meta or tensor.is_inference()):
+        return
     where = f"{what} has shape {tuple(tensor.shape)}, {str(tensor.dtype).removeprefix('torch.')}"
     if tensor.is_meta:
         raise InputError(

@@ -19,7 +19,7 @@ from gradvitals.frameworks.problem import Array, Gradient, agree
 from gradvitals.frameworks.torch import pullback
 from gradvitals.frameworks.torch.arguments import Arguments, copied
 from gradvitals.frameworks.torch.batched import Batch
-from gradvitals.frameworks.torch.behind import generators_behind
+from gradvitals.frameworks.torch.behind import every_module, generators_behind
 from gradvitals.frameworks.torch.custom import custom_functions, operations
 from gradvitals.frameworks.torch.cuts import Cuts
 from gradvitals.frameworks.torch.entries import (
@@ -85,11 +85,11 @@ class TorchProblem:
                 f"check({case.subject}, ...) with torch tensors",
                 "leave them out: autograd's gradient is checked; put a hand-written one in a torch.autograd.Function",
             )
-        validate(case)
         self._case = case
         self._arguments = Arguments(case)
-        modules = involved(case, wrt)
-        self._replay = Replay(modules, generators_behind(case.model, case.loss, *modules))
+        validate(case, self._arguments.roots)
+        modules = every_module(involved(case, wrt))
+        self._replay = Replay(modules, generators_behind((case.model, case.loss), modules))
         self._places = Places(modules)
         self._own = differentiated(case, self._arguments.roots, wrt)
         self._at = Placement(self._own)
