@@ -289,7 +289,7 @@ def with_gradients(
 ) -> Base:
     """The base with a cotangent and the gradients that it gives, whose rounding shows a unit in the last place away."""
     flat = tuple(
-        np.zeros(t.size) if g.value is None else np.where(np.isfinite(g.value), g.value, 0.0)
+        np.zeros(t.size) if g.value is None else _finite(g.value)
         for t, g in zip(problem.tensors, gradients, strict=True)
     )
     base = replace(base, cotangent=cotangent, gradients=flat)
@@ -358,6 +358,12 @@ def _rounding_of(gradient: Array, differences: Array, roundoff: float) -> Array:
     errors = np.hypot(_ROUNDING_OF_NEIGHBOURS * np.fmax(spread, typical), 0.6 * roundoff * np.abs(gradient))
     is_rounding = float(np.linalg.norm(gradient)) <= ZERO_WITHIN * float(np.linalg.norm(errors))
     return _DISTRUST_ZERO * errors if is_rounding else errors
+
+
+def _finite(values: Array) -> Array:
+    """A copy with zeros for what isn't finite."""
+    finite = np.isfinite(values)
+    return values.copy() if finite.all() else np.where(finite, values, 0.0)
 
 
 def _assumed_rounding(base: Base) -> tuple[float, ...]:

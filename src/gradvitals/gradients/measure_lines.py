@@ -93,7 +93,8 @@ class Line:
 
     def widened(self, error: float) -> Line:
         """The same line with an independent error more."""
-        return replace(self, error=math.hypot(self.error, error))
+        known = (self.noise, self.kinks, self.own, self.slack, self.rung, self.suspect_at)
+        return Line(self.direction, self.analytic, self.missing, math.hypot(self.error, error), *known)
 
     @property
     def bar(self) -> float:

@@ -294,6 +294,8 @@ class _Cotangents:
         """What comes for a zero cotangent, relative to the gradient: no rounding makes something of nothing."""
         found = {}
         for at, (tensor, zero, gradient) in enumerate(zip(self._asking.problem.tensors, at_zero, first, strict=True)):
+            if not zero.any():
+                continue
             if np.isfinite(gradient).all() and not _norm(zero) <= _ZERO_UNITS * tensor.roundoff * _norm(gradient):
                 relative = _norm(zero) / (_norm(gradient) or 1.0)
                 found[at] = relative if np.isfinite(relative) else np.inf

@@ -68,9 +68,9 @@ def flat(tensor: torch.Tensor) -> Array:
     values = _values(tensor).detach()
     if values.is_complex():
         values = torch.view_as_real(values.resolve_conj())
-    if values.dtype != torch.float64 or values.device.type != "cpu":
+    if values.dtype != torch.float64 or not values.is_cpu:
         values = values.to("cpu", torch.float64)
-    array: Array = values.reshape(-1).numpy()
+    array: Array = values.numpy().reshape(-1)
     return array
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,12 @@ def validate(case: Case, roots: Sequence[tuple[str, Any]] | None = None) -> None
         for path, tensor in tensors_in(value, name):
             _refuse_unusable(f"input {path!r}", tensor)
             _refuse_bad_values(path, tensor)
-    for name, tensor in _state(case.model):
+    if isinstance(case.model, torch.nn.Module) and any(_is_unusable(t) for m in case.model.modules() for t in _own(m)):
+        _refuse_model(case.model)
+
+
+def _refuse_model(model: torch.nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if torch.nn.parameter.is_lazy(tensor):
             raise InputError(
                 "a lazy layer hasn't seen an input yet",
@@ -62,6 +67,15 @@ def validate(case: Case, roots: Sequence[tuple[str, Any]] | None = None) -> None
                 "call the model once with these inputs, then ask again",
             )
         _refuse_unusable(f"{name!r} of the model", tensor)
+
+
+def _own(module: torch.nn.Module) -> list[torch.Tensor]:
+    held = (*module._parameters.values(), *module._buffers.values())  # noqa: SLF001 - naming all takes long
+    return [tensor for tensor in held if tensor is not None]
+
+
+def _is_unusable(tensor: torch.Tensor) -> bool:
+    return tensor.is_meta or tensor.is_inference() or torch.nn.parameter.is_lazy(tensor)
 
 
 def _refuse_unusable(what: str, tensor: torch.Tensor) -> None:
@@ -106,9 +120,3 @@ def _is_additive_mask(tensor: torch.Tensor, finite: torch.Tensor) -> bool:
         if tensor.is_floating_point()
         else False
     )
-
-
-def _state(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(model, torch.nn.Module):
-        yield from model.named_parameters()
-        yield from model.named_buffers()

@@ -20,6 +20,8 @@ from gradvitals.frameworks.user_code import HostRandomState
 
 #: Plain containers among a module's attributes (registries of parameters and hooks, caches): contents are kept too.
 _CONTAINERS = (dict, collections.OrderedDict, list, set)
+#: What most of its attributes are: these kinds, and nothing that could be a tensor or hold one.
+_NO_TENSORS = frozenset({*_CONTAINERS, bool, int, float, str, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +156,11 @@ def _tensors_of(modules: Sequence[_ModuleState]) -> list[torch.Tensor]:
     for state in modules:
         candidates = [*state.module._parameters.values(), *state.module._buffers.values()]  # noqa: SLF001 - fastest so
         for value in state.attributes.values():
-            candidates.extend(value if isinstance(value, tuple) else (value,))
+            if type(value) not in _NO_TENSORS:
+                candidates.extend(value if isinstance(value, tuple) else (value,))
         for _, kept in state.contents:
-            candidates.extend(kept.values() if isinstance(kept, dict) else kept or ())
+            if kept:
+                candidates.extend(kept.values() if isinstance(kept, dict) else kept)
         found.update({id(item): item for item in candidates if isinstance(item, torch.Tensor)})
     return [tensor for tensor in found.values() if not torch.nn.parameter.is_lazy(tensor)]
 
