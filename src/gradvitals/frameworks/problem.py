@@ -5,6 +5,7 @@ judged.
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -38,7 +39,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Number of entries."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def shown_shape(self) -> tuple[int, ...]:
@@ -86,12 +87,15 @@ def matching(paths: Sequence[str], patterns: Sequence[str] | None) -> list[str]:
     """
     if patterns is None:
         return list(paths)
+    known, chosen = set(paths), set[str]()
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+        fits = {pattern} if pattern in known else {path for path in paths if fnmatch.fnmatchcase(path, pattern)}
+        if not fits:
             raise UsageError(
                 f"no tensor is called {pattern!r}", f"wrt={list(patterns)}", f"there are: {', '.join(paths)}"
             )
-    return [path for path in paths if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)]
+        chosen |= fits
+    return [path for path in paths if path in chosen]
 
 
 def values_one_by_one(problem: Problem, points: Sequence[Mapping[int, Array]], size: int) -> Array:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,23 +22,32 @@ _OURS = str(Path(__file__).resolve().parents[1])
 _ANY_NUMBER = 1000
 
 
-@contextlib.contextmanager
-def user_code(
-    what: str, remedy: str = "run it by hand on the same inputs; it must work before its gradients can be examined"
-) -> Iterator[None]:
+class user_code:  # noqa: N801 - a context manager; as a generator it takes as long to enter as a small function runs
     """Turn an exception of the user's code into a ModelError; our own errors and KeyboardInterrupt pass."""
-    try:
-        yield
-    except GradvitalsError:
-        raise
-    except Exception as error:
-        theirs = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_OURS)]
+
+    __slots__ = ("_remedy", "_what")
+
+    def __init__(
+        self,
+        what: str,
+        remedy: str = "run it by hand on the same inputs; it must work before its gradients can be examined",
+    ) -> None:
+        self._what = what
+        self._remedy = remedy
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not isinstance(error, Exception) or isinstance(error, GradvitalsError):
+            return
+        theirs = [f for f in traceback.extract_tb(trace) if not f.filename.startswith(_OURS)]
         own = [f for f in theirs if "site-packages" not in f.filename] or theirs  # a library's line tells less
         place = f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}: " if own else ""  # empty: the call didn't fit
         raise ModelError(
-            f"{what} raised {type(error).__name__}",
+            f"{self._what} raised {type(error).__name__}",
             f"{place}{error}",
-            remedy,
+            self._remedy,
         ) from error
 
 
@@ -52,7 +61,7 @@ class HostRandomState:
     @classmethod
     def capture(cls) -> HostRandomState:
         """Remember the state as it is now."""
-        return cls(copy.deepcopy(dict(np.random.get_state(legacy=False))), random.getstate())  # noqa: NPY002
+        return cls(dict(np.random.get_state(legacy=False)), random.getstate())  # noqa: NPY002 - a copy of its own
 
     def restore(self) -> None:
         """Put the remembered state back."""

@@ -56,10 +56,13 @@ class Company:
 
     def direction(self, rng: np.random.Generator) -> dict[int, Array]:
         """A random normal direction through all of them."""
-        return {
-            at: reach * np.clip(rng.standard_normal(self.base.points[at].size), -_FARTHEST, _FARTHEST)
-            for at, reach in self.reach.items()
-        }
+        drawn = rng.standard_normal(sum(self.base.points[at].size for at in self.reach))
+        np.clip(drawn, -_FARTHEST, _FARTHEST, out=drawn)
+        direction, start = dict[int, Array](), 0
+        for at, reach in self.reach.items():
+            stop = start + self.base.points[at].size
+            direction[at], start = reach * drawn[start:stop], stop
+        return direction
 
     def resolved(self, lines: Sequence[Line], reference: float) -> dict[int, float]:
         """The relative error of each tensor that the lines would have shown, see :func:`relative_to`."""

@@ -80,18 +80,18 @@ def measure(
     counted = Counted(shadow or problem, count)
     rng = np.random.default_rng(seed)
     value = again = counted.start()
-    with contextlib.suppress(BudgetSpent):
-        again = counted.value({})
     if value.size == 0:
         raise InputError("the function's value is empty", "it has no entries", "pass at least one sample")
-    size = float(np.linalg.norm(value))
-    spread = float(np.linalg.norm(again - value)) / size if size and np.isfinite(size) else 0.0
     finite = bool(np.isfinite(value).all())
-    if finite and spread == 0 and counted.roundoff <= EXACT:
+    if finite and counted.roundoff <= EXACT:
         with contextlib.suppress(BudgetSpent):
             found = _at_a_glance(counted, value, sensitivity, np.random.default_rng((seed, 1)))
             if found is not None:
                 return found
+    with contextlib.suppress(BudgetSpent):
+        again = counted.value({})
+    size = float(np.linalg.norm(value))
+    spread = float(np.linalg.norm(again - value)) / size if size and np.isfinite(size) else 0.0
     around = None
     with contextlib.suppress(BudgetSpent):
         around = surroundings(counted, value, np.abs(again - value), rng) if finite else None
@@ -164,7 +164,7 @@ def _at_a_glance(counted: Counted, value: Array, sensitivity: float, rng: np.ran
     around = assumed_surroundings(counted, value, rng)
     cotangent = cotangent_of(counted, around.change, rng)
     gradients = counted.gradient(cotangent)
-    if not all(_can_be_judged(gradient) for gradient in gradients):
+    if not (all(map(_can_be_judged, gradients)) and counted.repeats(value)):
         return None
     base = measure_base(counted, value, around, cotangent, gradients, rng, pairs=0)
     search = Search(counted, base, sensitivity, rng)

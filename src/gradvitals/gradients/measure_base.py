@@ -300,12 +300,13 @@ def with_gradients(
 ) -> Base:
     """The base with a cotangent and the gradients that it gives, whose rounding shows a unit in the last place away."""
     flat = tuple(
-        np.zeros(t.size) if g.value is None else np.where(np.isfinite(g.value), g.value, 0.0)
+        np.zeros(t.size) if g.value is None else _finite(g.value)
         for t, g in zip(problem.tensors, gradients, strict=True)
     )
     base = replace(base, cotangent=cotangent, gradients=flat)
     if not pairs:
-        return replace(base, gradient_errors=_assumed_rounding(base, tuple(map(np.zeros_like, flat))))
+        assumed = zip(flat, _assumed_rounding(base), strict=True)
+        return replace(base, gradient_errors=tuple(np.full(g.size, error) for g, error in assumed))
     beside = [_gradients_beside(problem, base, rng) for _ in range(pairs)]
     differences = [_second_differences(g, [(a[at].value, b[at].value) for a, b in beside]) for at, g in enumerate(flat)]
     errors = tuple(
@@ -315,11 +316,9 @@ def with_gradients(
     doubts = tuple(np.max(np.abs(apart), axis=0, initial=0.0) for apart in differences)
     ahead = beside[0][0]
     follows = any(a.value is not None and not np.array_equal(a.value, g) for a, g in zip(ahead, flat, strict=True))
-    return replace(
-        base,
-        gradient_errors=errors if follows else _assumed_rounding(base, errors),
-        gradient_doubts=doubts,
-    )
+    if not follows:
+        errors = tuple(np.hypot(*each) for each in zip(errors, _assumed_rounding(base), strict=True))
+    return replace(base, gradient_errors=errors, gradient_doubts=doubts)
 
 
 def _gradients_beside(
@@ -373,7 +372,13 @@ def _rounding_of(gradient: Array, differences: Array, roundoff: float) -> Array:
     return _DISTRUST_ZERO * errors if is_rounding else errors
 
 
-def _assumed_rounding(base: Base, errors: tuple[Array, ...]) -> tuple[Array, ...]:
+def _finite(values: Array) -> Array:
+    """A copy with zeros for what isn't finite."""
+    finite = np.isfinite(values)
+    return values.copy() if finite.all() else np.where(finite, values, 0.0)
+
+
+def _assumed_rounding(base: Base) -> tuple[float, ...]:
     """Of a gradient that is the same wherever it is asked for (computed values, a closure) no rounding can be seen.
 
     Then a few units in the last place of the largest gradient are assumed: sums that cancel leave as much.
@@ -381,12 +386,11 @@ def _assumed_rounding(base: Base, errors: tuple[Array, ...]) -> tuple[Array, ...
     reference = max(base.strength(at) for at in range(len(base.points)))
     assumed = _ASSUMED_UNITS * base.gradient_roundoff * reference
     return tuple(
-        np.hypot(error, assumed / (scale * math.sqrt(max(error.size, 1))))
-        for error, scale in zip(errors, base.scales, strict=True)
+        assumed / (scale * math.sqrt(max(x.size, 1))) for x, scale in zip(base.points, base.scales, strict=True)
     )
 
 
 def scale_of(x: Array) -> float:
     """The power of two nearest to the RMS: steps by powers of two are exact."""
-    rms = float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0
+    rms = math.sqrt(float(x @ x) / x.size) if x.size else 0.0
     return 2.0 ** round(math.log2(rms)) if rms > 0 and math.isfinite(rms) else _SCALE_OF_ZEROS

@@ -50,7 +50,7 @@ def bent_outputs(base: Base, rays: Sequence[Ray]) -> np.ndarray:
     """Outputs whose slope along some ray can't be had (a jump, an edge of the domain) or is open because of a kink."""
     bent = np.zeros(base.value.size, dtype=bool)
     for ray in rays:
-        slopes = ray.slopes(base)
+        slopes = ray.slopes(ray.noise(base))
         unknown = ~(np.isfinite(slopes.value) & np.isfinite(slopes.error))
         with np.errstate(invalid="ignore"):
             bent |= unknown | (slopes.kinks > _BENT * (np.abs(slopes.value) + slopes.kinks))
@@ -85,7 +85,7 @@ def outside(problem: Problem, base: Base, masked: np.ndarray, ray: Ray) -> float
     with np.errstate(invalid="ignore"):
         quotients = (ray.ahead - ray.behind) / (2 * ray.steps[:, None])
         bend = np.abs(ray.ahead + ray.behind - 2 * ray.centre) / (2 * ray.steps[:, None])
-    seen = masked & np.isfinite(quotients).all(axis=0) & ~ray.jumps(base)  # a jump has no slopes that could be compared
+    seen = masked & np.isfinite(quotients).all(axis=0) & ~ray.jumps(ray.noise(base))  # a jump has no slopes that could be compared
     signs = np.where(quotients[-1] < 0, -1.0, 1.0)
     cotangent = problem.representable(np.where(seen, signs * np.abs(base.cotangent), 0.0))
     values = [claim.value for claim in problem.gradient(cotangent)]

@@ -15,7 +15,7 @@ import numpy as np
 from gradvitals.frameworks.problem import Array, Problem
 from gradvitals.gradients.measure_base import Base
 from gradvitals.gradients.measure_kinks import without
-from gradvitals.gradients.measure_rays import Ray, cast, exact
+from gradvitals.gradients.measure_rays import Ray, cast, exact, side_by_side
 from gradvitals.maths.differences import Ladder, ladder_for
 
 #: A line is suspect when what is missing exceeds this many standard deviations of its error bar. Together with the
@@ -41,6 +41,8 @@ CONFIRM_FROM = (3, 5)
 #: more than ``CLEAR`` isn't clear.
 EXACT, SHORT, CLEAR = 1e-12, ladder_for(2.0**-53).part(8, 2), 1e-6
 _ROUGHLY = 1e-8
+#: Outputs of several rays that are worked out in one go: of few, NumPy's calls take longer than its work.
+_AT_ONCE = 4096
 #: What two steps show clearly is confirmed by two others on each of two other ladders.
 SHORT_AGAIN = tuple(ladder_for(2.0**-53).multiple(multiple).part(8, 2) for multiple in CONFIRM_FROM)
 
@@ -91,7 +93,8 @@ class Line:
 
     def widened(self, error: float) -> Line:
         """The same line with an independent error more."""
-        return replace(self, error=math.hypot(self.error, error))
+        known = (self.noise, self.kinks, self.own, self.slack, self.rung, self.suspect_at)
+        return Line(self.direction, self.analytic, self.missing, math.hypot(self.error, error), *known)
 
     @property
     def bar(self) -> float:
@@ -164,8 +167,8 @@ def measure_rays(
     exactly = [exact(problem, base, direction, whole) for direction in directions]
     rays = cast(problem, base, exactly, [steps[start:stop]] * len(exactly))
     measured = []
-    for seen in rays:
-        ray, line = seen, read(base, seen)
+    for seen, told in zip(rays, _read_together(base, rays), strict=True):
+        ray, line = seen, told
         if stop - start < len(steps) and max(line.bar, abs(line.missing)) > enough:
             # Where rounding is most of the error, smaller steps can only make it worse.
             is_rounding = math.hypot(line.noise, line.own) > _MOSTLY * line.error and not line.suspect(enough)
@@ -179,34 +182,52 @@ def measure_rays(
 
 def read(base: Base, ray: Ray) -> Line:
     """What a ray says of the claimed gradient."""
-    weight = np.abs(base.cotangent)
+    (line,) = _read_together(base, [ray])
+    return line
+
+
+def _read_together(base: Base, rays: Sequence[Ray]) -> list[Line]:
+    """What rays of the same steps say; several of few outputs each are worked out in one go."""
+    count = max(1, _AT_ONCE // max(base.value.size, 1))
+    return [line for start in range(0, len(rays), count) for line in _read_all(base, rays[start : start + count])]
+
+
+def _read_all(base: Base, rays: Sequence[Ray]) -> list[Line]:
+    joined, noise = side_by_side(base, rays)
+    slopes, gaps = joined.slopes(noise), joined.gaps(noise)
+    weight, whole, size = np.abs(base.cotangent), ladder_for(base.roundoff), base.value.size
     seen = weight > 0
-    slopes, gaps = ray.slopes(base), ray.gaps(base)
-    analytic = sum(float(base.gradients[at] @ u) for at, u in ray.direction.items())
-    own = math.sqrt(sum(float(np.sum((base.gradient_errors[at] * u) ** 2)) for at, u in ray.direction.items()))
-
-    def together(errors: Array) -> float:
-        return float(np.linalg.norm(weight[seen] * errors[seen]))
-
-    with np.errstate(invalid="ignore"):
-        slack = (gaps[:, seen] * weight[seen]).sum(axis=1)
-        numeric = float(base.cotangent[seen] @ slopes.value[seen])
-    finite = slack[np.isfinite(slack)]
-    rungs = slopes.rung[seen & (slopes.error > 0)]
-    decided = float(ray.steps[int(np.median(rungs)) if rungs.size else 0])
-    whole = ladder_for(base.roundoff)
-    return Line(
-        direction=ray.direction,
-        analytic=analytic,
-        missing=numeric - analytic,
-        error=math.hypot(together(slopes.error), own),
-        noise=together(slopes.noise),
-        kinks=together(slopes.kinks),
-        own=own,
-        slack=float(finite.min()) if finite.size else math.inf,
-        rung=round(math.log(whole.first / decided) / math.log(whole.ratio)),
-        suspect_at=SUSPECT_AT if base.gradient_roundoff < COARSE else _SUSPECT_AT_16_BIT,
-    )
+    suspect_at = SUSPECT_AT if base.gradient_roundoff < COARSE else _SUSPECT_AT_16_BIT
+    lines = []
+    for number, ray in enumerate(rays):
+        own_ones = slice(number * size, (number + 1) * size)
+        value, error, noises, kinks, rung = (
+            array[own_ones][seen] for array in (slopes.value, slopes.error, slopes.noise, slopes.kinks, slopes.rung)
+        )
+        weights = weight[seen]
+        analytic = sum(float(base.gradients[at] @ u) for at, u in ray.direction.items())
+        roundings = [base.gradient_errors[at] * u for at, u in ray.direction.items()]
+        own = math.sqrt(sum(float(e @ e) for e in roundings))
+        with np.errstate(invalid="ignore"):
+            slack = gaps[:, own_ones][:, seen] @ weights
+            numeric = float(base.cotangent[seen] @ value)
+        finite = slack[np.isfinite(slack)]
+        rungs = np.sort(rung[error > 0])
+        middle = int(rungs[(rungs.size - 1) // 2] + rungs[rungs.size // 2]) // 2 if rungs.size else 0
+        line = Line(
+            direction=ray.direction,
+            analytic=analytic,
+            missing=numeric - analytic,
+            error=math.hypot(float(np.linalg.norm(weights * error)), own),
+            noise=float(np.linalg.norm(weights * noises)),
+            kinks=float(np.linalg.norm(weights * kinks)),
+            own=own,
+            slack=float(finite.min()) if finite.size else math.inf,
+            rung=round(math.log(whole.first / float(ray.steps[middle])) / math.log(whole.ratio)),
+            suspect_at=suspect_at,
+        )
+        lines.append(line)
+    return lines
 
 
 def excused(roundoff: float) -> frozenset[str]:
@@ -219,7 +240,7 @@ def excused(roundoff: float) -> frozenset[str]:
 
 def _without_jumps(problem: Problem, base: Base, ray: Ray) -> Base:
     """The base without the outputs that have no slope along a ray."""
-    slopes = ray.slopes(base)
+    slopes = ray.slopes(ray.noise(base))
     cotangent, gradients = without(problem, base, ~(np.isfinite(slopes.value) & np.isfinite(slopes.error)))
     flat = (
         np.zeros_like(old) if g.value is None else g.value for g, old in zip(gradients, base.gradients, strict=True)

@@ -30,7 +30,7 @@ def outcome_of(search: Search, at: int, *, closely: bool = True) -> Outcome:
     own = [line for line in lines if set(line.direction) == {at}]
     measured = [entry.line for entry in entries] if complete or (entries and not own) else (own or lines)
     relative_error, numeric_error = relative_error_of(measured)
-    rms = float(np.linalg.norm(base.gradients[at])) / math.sqrt(max(tensor.size, 1))
+    rms = base.size(at) / math.sqrt(max(tensor.size, 1))
     if complete and rms > 0:
         bars = [max(e.line.bar, base.material * abs(e.line.analytic)) / e.scale for e in entries]
         entry_resolution = max(bars, default=math.inf) / rms
@@ -54,7 +54,6 @@ def outcome_of(search: Search, at: int, *, closely: bool = True) -> Outcome:
 def _entries(search: Search, at: int, *, closely: bool) -> tuple[tuple[Entry, ...], bool]:
     """Entries of one tensor: the pattern of what is wrong, or a few of a right one for the reader."""
     lines, wrong = search.lines[at], search.status(at) == "wrong"
-    rung = int(np.median([line.rung for line in lines])) if lines else 0
     count = len(search.problem.tensors)
     left = USUAL_POINTS - search.problem.count.points if count <= FEW_TENSORS else 0
     allowed = left // (search.cost() * max(1, count - at)) if not wrong else 0
@@ -62,6 +61,7 @@ def _entries(search: Search, at: int, *, closely: bool) -> tuple[tuple[Entry, ..
         allowed = FEW_TENSORS // count
     if not wrong and allowed <= 0:
         return (), False
+    rung = int(np.median([line.rung for line in lines])) if lines else 0
     try:
         return measure_entries(
             search.problem,

@@ -40,8 +40,8 @@ def measure_precision(base: Base, expected: float) -> Precision:
         The unit roundoff of the dtype.
 
     """
-    moved = [np.linalg.norm(g * x) for g, x in zip(base.gradients, base.points, strict=True)]
-    carried = math.hypot(float(np.linalg.norm(moved)), float(np.linalg.norm(base.cotangent * base.value)))
+    carried_over = [*map(np.multiply, base.gradients, base.points), base.cotangent * base.value]
+    carried = math.sqrt(sum(float(v @ v) for v in carried_over))
     noise = base.projected_noise
     if not (carried > 0 and math.isfinite(carried) and math.isfinite(noise)):
         return Precision(0.0, expected)

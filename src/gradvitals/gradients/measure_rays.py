@@ -49,17 +49,16 @@ class Ray:
     behind: Array
     centre: Array
 
-    def slopes(self, base: Base) -> Slope:
-        """Every output's slope along the direction, with its error bar: arrays of shape (M,)."""
+    def slopes(self, noise: Array) -> Slope:
+        """Every output's slope along the direction, with its error bar: arrays of shape (M,), from :meth:`noise`."""
         across = 2 * self.steps[:, None]
-        noise = self.noise(base)
         with np.errstate(invalid="ignore", over="ignore"):
             quotients = (self.ahead - self.behind) / across
             even = self.ahead + self.behind - 2 * self.centre
             slopes = extrapolate(quotients, self.steps, noise, kink_errors(even, self.steps, noise))
-        return replace(slopes, error=np.where(self.jumps(base), np.inf, slopes.error))
+        return replace(slopes, error=np.where(self.jumps(noise), np.inf, slopes.error))
 
-    def jumps(self, base: Base) -> np.ndarray:
+    def jumps(self, noise: Array) -> np.ndarray:
         """Outputs, of shape (M,), whose slopes grow as steps shrink down to the finest one: a jump at the point, or a
         passage narrower than any step.
         """
@@ -70,7 +69,7 @@ class Ray:
             coarse, fine = np.abs(self.ahead - self.behind)[[-1 - back, -1]]
             expected = self.steps[-1] / self.steps[-1 - back]
             grown = fine >= expected**_TOO_SLOW * coarse
-            jumps: np.ndarray = grown & (fine > _ABOVE_NOISE * self.noise(base)[-1])
+            jumps: np.ndarray = grown & (fine > _ABOVE_NOISE * noise[-1])
         return jumps
 
     def rate(self, base: Base) -> float:
@@ -86,13 +85,13 @@ class Ray:
             noise: Array = np.fmax(base.noise, np.where(np.isfinite(size), base.rounding * size, 0.0))
         return noise
 
-    def gaps(self, base: Base) -> Array:
+    def gaps(self, noise: Array) -> Array:
         """Half the difference of the slopes on both sides, beyond noise and curvature: (K, M). A kink at the point
         itself keeps its gap at every step.
         """
         with np.errstate(invalid="ignore", over="ignore"):
             bend = np.abs(self.ahead + self.behind - 2 * self.centre)
-            gap = np.fmax(bend - _KINK_NOISE * math.sqrt(6) * self.noise(base), 0.0) / (2 * self.steps[:, None])
+            gap = np.fmax(bend - _KINK_NOISE * math.sqrt(6) * noise, 0.0) / (2 * self.steps[:, None])
             if len(self.steps) > 1:  # curvature makes a gap as well, in proportion to the step
                 ratio = self.steps[0] / self.steps[1]
                 gap[1:] = np.fmax(ratio * gap[1:] - gap[:-1], 0.0) / (ratio - 1)
@@ -110,15 +109,25 @@ class Ray:
         )
 
 
+def side_by_side(base: Base, rays: Sequence[Ray]) -> tuple[Ray, Array]:
+    """Rays of the same steps as one, its outputs theirs one after another, and every output's noise at every step."""
+    noises = [ray.noise(base) for ray in rays]
+    if len(rays) == 1:
+        return rays[0], noises[0]
+    ahead, behind = np.hstack([ray.ahead for ray in rays]), np.hstack([ray.behind for ray in rays])
+    return Ray({}, rays[0].steps, ahead, behind, np.concatenate([ray.centre for ray in rays])), np.hstack(noises)
+
+
 def cast(problem: Problem, base: Base, directions: Sequence[Mapping[int, Array]], steps: Sequence[Array]) -> list[Ray]:
     """Evaluate F at steps to both sides along directions that :func:`exact` made: all points in one call."""
     points: list[Mapping[int, Array]] = [] if problem.evaluation.startswith("sequential") else [{}]
     for direction, along in zip(directions, steps, strict=True):
-        points += [
-            {at: base.points[at] + sign * float(step) * u for at, u in direction.items()}
-            for sign in (1.0, -1.0)
-            for step in along
-        ]
+        ahead_of, behind_it = list[Mapping[int, Array]](), list[Mapping[int, Array]]()
+        for step in along:
+            moves = {at: float(step) * u for at, u in direction.items()}
+            ahead_of.append({at: base.points[at] + move for at, move in moves.items()})
+            behind_it.append({at: base.points[at] - move for at, move in moves.items()})
+        points += ahead_of + behind_it
     values = problem.values(points) if points else np.empty((0, base.value.size))
     # Many points at once may round differently than one: what is compared comes from one call.
     centre, start = (base.value, 0) if not points or points[0] else (values[0], 1)
@@ -140,10 +149,19 @@ def exact(problem: Problem, base: Base, direction: Mapping[int, Array], ladder: 
     made = {}
     for at, u in direction.items():
         roundoff = min(problem.tensors[at].roundoff, problem.roundoff)
-        far = np.abs(u)
-        unit = 2 * roundoff * _power_below(np.abs(base.points[at]) + largest * far)
-        count = np.fmax(np.rint(finest * far / unit), 1.0)
-        made[at] = np.where(u == 0, 0.0, np.copysign(count * unit / finest, u))
+        unit = np.abs(u)
+        unit *= largest
+        unit += np.abs(base.points[at])
+        unit = _power_below(unit)
+        unit *= 2 * roundoff
+        count = finest * u
+        count /= unit
+        np.rint(count, out=count)
+        if not count.all():
+            count = np.where(count == 0, np.sign(u), count)
+        count *= unit
+        count /= finest
+        made[at] = count
     return made
 
 
@@ -153,4 +171,4 @@ def _power_below(sizes: Array) -> Array:
     The exponent's bits alone: many times faster than taking numbers apart and putting them together.
     """
     powers: Array = (sizes.view(np.int64) & _EXPONENT).view(np.float64)
-    return np.where(powers > 0, powers, 1.0)
+    return powers if powers.all() else np.where(powers > 0, powers, 1.0)

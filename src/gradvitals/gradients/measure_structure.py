@@ -8,6 +8,7 @@ How the function is called is another matter, see ``measure_calls``.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -92,7 +93,7 @@ def examine_structure(
                 return Structure(forwards=asking.forwards)
             cotangents = _Cotangents(asking, pullback, cotangent, claimed, rng)
         faults = cotangents.faults()
-        faults += calls.faults(cotangents.first, cotangents.rounding, spread=cotangents.spread)
+        faults += calls.faults(cotangents.first, lambda: cotangents.rounding, spread=cotangents.spread)
     shares = getattr(problem, "shares_cotangents", False)
     return Structure(tuple(faults), cotangents.spread, asking.forwards, asking.backwards, shares)
 
@@ -129,7 +130,7 @@ class _Cotangents:
         self._repeatable = True
         self._known: dict[bytes, Gradients | None] = {}
         self._modified: list[str] = []
-        self.rounding: Rounding = rounding_of(asking.problem, claimed)
+        self._claimed = claimed
         self.spread = 0.0
         self._follows = self._gives_a_multiple(claimed)
         #: What the forward pass gives for the cotangent itself, None where it raises.
@@ -207,7 +208,14 @@ class _Cotangents:
 
     @staticmethod
     def _differs(one: Gradients, other: Gradients) -> bool:
-        return not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))
+        return not all(
+            np.array_equal(a, b) or np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True)
+        )
+
+    @functools.cached_property
+    def rounding(self) -> Rounding:
+        """What may be rounding, by what was seen so far; only where something differs it is asked for."""
+        return rounding_of(self._asking.problem, self._claimed)
 
     def _see_rounding(self) -> None:
         """Move the cotangent by a unit in the last place: what the gradient differs by then may be rounding."""
@@ -229,7 +237,9 @@ class _Cotangents:
         if at_zero is None or at_multiple is None:
             return self._raising([(none, "nonzero-at-zero"), (multiple, "not-linear")])
         nonzero = self._nonzero(at_zero, first)
-        scaled = self.rounding.apart(at_multiple, tuple(_MULTIPLE * g for g in first), abs(_MULTIPLE))
+        scaled: dict[int, float] = {}
+        if not (self._follows and self._repeatable):
+            scaled = self.rounding.apart(at_multiple, tuple(_MULTIPLE * g for g in first), abs(_MULTIPLE))
         summed: dict[int, float] = {}
         if weights.size > 1:
             part = np.where(self._rng.permutation(weights.size) < weights.size // 2, weights, 0.0)
@@ -284,6 +294,8 @@ class _Cotangents:
         """What comes for a zero cotangent, relative to the gradient: no rounding makes something of nothing."""
         found = {}
         for at, (tensor, zero, gradient) in enumerate(zip(self._asking.problem.tensors, at_zero, first, strict=True)):
+            if not zero.any():
+                continue
             if np.isfinite(gradient).all() and not _norm(zero) <= _ZERO_UNITS * tensor.roundoff * _norm(gradient):
                 relative = _norm(zero) / (_norm(gradient) or 1.0)
                 found[at] = relative if np.isfinite(relative) else np.inf

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 OVERLOOK = 0.005
 #: Relative to the widest of several bars, smaller errors aren't looked for.
 _LEAST = 1e-15
+#: Of the ratio between the largest and the smallest error, whose logarithm is 48: what is left of it is 1e-10.
+_HALVINGS = 40
 
 
 def detectable(bars: Sequence[float]) -> float:
@@ -42,7 +44,7 @@ def _detectable(bars: tuple[float, ...]) -> float:
         return 0.0
     relative = [bar / unit for bar in finite]
     low, high = _LEAST, 1e6
-    for _ in range(80):
+    for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)
         overlooked = math.prod(math.erf(bar / (middle * math.sqrt(2))) for bar in relative)
         low, high = (middle, high) if overlooked > OVERLOOK else (low, middle)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.problem import Array
-from gradvitals.frameworks.torch.behind import modules_behind
 from gradvitals.frameworks.torch.masks import SameMasks
 from gradvitals.frameworks.torch.work import LEAST_POINTS, Work, watched
 from gradvitals.vocabulary.errors import ModelError
@@ -65,14 +64,16 @@ class Batch:
     Parameters
     ----------
     problem : Evaluated
+    modules : sequence of torch.nn.Module
+        All that it may run.
     *functions : any
         The user's module or function, and the loss.
 
     """
 
-    def __init__(self, problem: Evaluated, *functions: Any) -> None:
+    def __init__(self, problem: Evaluated, modules: Sequence[torch.nn.Module], *functions: Any) -> None:
         self._problem = problem
-        self._modules = [module for _, root in modules_behind(*functions) for module in root.modules()]
+        self._modules = modules
         self._masks: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         self._work: Work | None = None
         self._compared: set[frozenset[int]] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -27,16 +27,18 @@ def modules_behind(*functions: Any) -> list[tuple[str, torch.nn.Module]]:
     return list(found.values())
 
 
-def generators_behind(*functions: Any) -> list[torch.Generator]:
-    """The random generators that callables hold, or modules among or behind them."""
-    owned = [value for _, root in modules_behind(*functions) for module in root.modules() for value in _held(module)]
-    found = [*(generator for _, generator in _behind(functions, torch.Generator)), *owned]
+def every_module(roots: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
+    """Some modules and all that they hold, each once."""
+    return list({id(module): module for root in roots for module in root.modules()}.values())
+
+
+def generators_behind(functions: tuple[Any, ...], modules: Iterable[torch.nn.Module]) -> list[torch.Generator]:
+    """The random generators that callables, or some modules themselves, hold."""
+    held = [value for module in modules for value in vars(module).values()]
+    found = [*(generator for _, generator in _behind(functions, torch.Generator)), *held]
     # isinstance() asks torch.Generator's metaclass, in Python, which is slow for every attribute of every module.
-    return list({id(item): item for item in found if torch.Generator in type(item).__mro__}.values())
-
-
-def _held(module: torch.nn.Module) -> list[Any]:
-    return list(vars(module).values())
+    kinds = {kind for kind in set(map(type, found)) if torch.Generator in kind.__mro__}
+    return list({id(item): item for item in found if type(item) in kinds}.values()) if kinds else []
 
 
 def _behind(functions: tuple[Any, ...], kind: type[_Kind]) -> Iterator[tuple[str, _Kind]]:

@@ -11,17 +11,16 @@ import torch
 _CPP_FUNCTION = "CppFunction"
 
 
-def custom_functions(outputs: Iterable[torch.Tensor], leaves: Mapping[Any, torch.Tensor]) -> tuple[str, ...]:
-    """The names of custom autograd Functions on the way back from some outputs, and of hooks on leaves.
+def custom_functions(graph: Iterable[Any], leaves: Mapping[Any, torch.Tensor]) -> tuple[str, ...]:
+    """The names of custom autograd Functions among the nodes of a graph, and of hooks on leaves.
 
     Where there are none, every formula of the backward pass is PyTorch's own, and what is missing was cut off.
 
     >>> x = torch.ones(2, requires_grad=True)
-    >>> custom_functions([torch.tanh(x)], {})
+    >>> custom_functions(nodes([torch.tanh(x)]), {})
     ()
     """
-    own = (node for node in nodes(outputs) if is_own(node))
-    found = dict.fromkeys(type(node).__name__.removesuffix("Backward") for node in own)
+    found = dict.fromkeys(type(node).__name__.removesuffix("Backward") for node in graph if is_own(node))
     for leaf in leaves.values():
         for hook in (leaf._backward_hooks or {}).values():  # noqa: SLF001 - torch has no public name for them
             found[getattr(hook, "__qualname__", type(hook).__name__)] = None
@@ -33,14 +32,14 @@ def is_own(node: Any) -> bool:
     return isinstance(node, torch.autograd.function.BackwardCFunction) or type(node).__name__ == _CPP_FUNCTION
 
 
-def operations(outputs: Iterable[torch.Tensor]) -> tuple[str, ...]:
-    """The names of the nodes on the way back from some outputs, each once; a custom one is a ``"Function"``.
+def operations(graph: Iterable[Any]) -> tuple[str, ...]:
+    """The names of the nodes of a graph, each once; a custom one is a ``"Function"``.
 
     >>> x = torch.ones(2, requires_grad=True)
-    >>> operations([torch.tanh(x)])
+    >>> operations(nodes([torch.tanh(x)]))
     ('TanhBackward0', 'AccumulateGrad')
     """
-    return tuple(dict.fromkeys("Function" if is_own(node) else type(node).__name__ for node in nodes(outputs)))
+    return tuple(dict.fromkeys("Function" if is_own(node) else type(node).__name__ for node in graph))
 
 
 def nodes(outputs: Iterable[torch.Tensor]) -> Iterator[Any]:

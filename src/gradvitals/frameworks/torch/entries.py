@@ -68,7 +68,9 @@ def flat(tensor: torch.Tensor) -> Array:
     values = _values(tensor).detach()
     if values.is_complex():
         values = torch.view_as_real(values.resolve_conj())
-    array: Array = values.to("cpu", torch.float64).reshape(-1).numpy()
+    if values.dtype != torch.float64 or not values.is_cpu:
+        values = values.to("cpu", torch.float64)
+    array: Array = values.numpy().reshape(-1)
     return array
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,14 +19,23 @@ def named_inputs(case: Case) -> list[tuple[str, torch.Tensor]]:
     >>> [name for name, _ in named_inputs(Case(torch.nn.Linear(2, 2), (torch.ones(1, 2),)))]
     ['input']
     """
+    return [found for name, value in _roots(case) for found in tensors_in(value, name)]
+
+
+def _roots(case: Case) -> list[tuple[str, Any]]:
     function = case.model.forward if isinstance(case.model, torch.nn.Module) else case.model
     names, _ = argument_names(function, case.args, case.keywords)
-    named = [*zip(names, case.args, strict=True), *case.keywords.items()]
-    return [found for name, value in named for found in tensors_in(value, name)]
+    return [*zip(names, case.args, strict=True), *case.keywords.items()]
 
 
-def validate(case: Case) -> None:
+def validate(case: Case, roots: Sequence[tuple[str, Any]] | None = None) -> None:
     """Refuse inputs and models that can't be worked with.
+
+    Parameters
+    ----------
+    case : Case
+    roots : sequence of (name, input), optional
+        The inputs by their names, where these are known already.
 
     Raises
     ------
@@ -41,10 +50,16 @@ def validate(case: Case) -> None:
             "the call stands inside torch.inference_mode()",
             "leave it: no gradient can be recorded there",
         )
-    for name, tensor in named_inputs(case):
-        _refuse_unusable(f"input {name!r}", tensor)
-        _refuse_bad_values(name, tensor)
-    for name, tensor in _state(case.model):
+    for name, value in _roots(case) if roots is None else roots:
+        for path, tensor in tensors_in(value, name):
+            _refuse_unusable(f"input {path!r}", tensor)
+            _refuse_bad_values(path, tensor)
+    if isinstance(case.model, torch.nn.Module) and any(_is_unusable(t) for m in case.model.modules() for t in _own(m)):
+        _refuse_model(case.model)
+
+
+def _refuse_model(model: torch.nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if torch.nn.parameter.is_lazy(tensor):
             raise InputError(
                 "a lazy layer hasn't seen an input yet",
@@ -54,7 +69,18 @@ def validate(case: Case) -> None:
         _refuse_unusable(f"{name!r} of the model", tensor)
 
 
+def _own(module: torch.nn.Module) -> list[torch.Tensor]:
+    held = (*module._parameters.values(), *module._buffers.values())  # noqa: SLF001 - naming all takes long
+    return [tensor for tensor in held if tensor is not None]
+
+
+def _is_unusable(tensor: torch.Tensor) -> bool:
+    return tensor.is_meta or tensor.is_inference() or torch.nn.parameter.is_lazy(tensor)
+
+
 def _refuse_unusable(what: str, tensor: torch.Tensor) -> None:
+    if not (tensor.is_meta or tensor.is_inference()):
+        return
     where = f"{what} has shape {tuple(tensor.shape)}, {str(tensor.dtype).removeprefix('torch.')}"
     if tensor.is_meta:
         raise InputError(
@@ -94,9 +120,3 @@ def _is_additive_mask(tensor: torch.Tensor, finite: torch.Tensor) -> bool:
         if tensor.is_floating_point()
         else False
     )
-
-
-def _state(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(model, torch.nn.Module):
-        yield from model.named_parameters()
-        yield from model.named_buffers()

@@ -20,6 +20,7 @@ from gradvitals.frameworks.problem import Array
 from gradvitals.frameworks.sweep import exact_displacements
 from gradvitals.frameworks.torch.ahead import Ahead, is_activation
 from gradvitals.frameworks.torch.batched import CACHED, LARGEST_CHUNK, Evaluated, same_values, without_fallback
+from gradvitals.frameworks.torch.behind import every_module
 from gradvitals.frameworks.torch.designs import KINDS, Design, design_of
 from gradvitals.frameworks.torch.masks import SameMasks
 
@@ -192,7 +193,7 @@ def leaf_sweeps(
         The number of each checked tensor by the id of the parameter.
 
     """
-    every = {id(module): module for root in modules for module in root.modules()}.values()
+    every = every_module(modules)
     owners = Counter(id(p) for module in every for p in module._parameters.values() if p is not None)  # noqa: SLF001
     layers = [
         module

@@ -52,18 +52,15 @@ class Memory:
 
     def write(self, entries: Array) -> None:
         """Change the tensor's entries in place: flat, of shape (size,)."""
-        if self._is_reached():
+        # The tensor may lie elsewhere by now: code may give it other memory by ``.data = ``.
+        if self._view is not None and self._tensor.data_ptr() == self._at:
             self._view[:] = entries
         else:
             write(self._tensor, entries)
 
     def restore(self) -> None:
         """Put the numbers of the base back."""
-        if self._is_reached():
+        if self._view is not None and self._tensor.data_ptr() == self._at:
             self._view[:] = self._kept
         else:
             self._tensor.data.copy_(self._base)
-
-    def _is_reached(self) -> bool:
-        """Whether the tensor still lies where it lay: code may give it other memory by ``.data = ``."""
-        return self._view is not None and self._tensor.data_ptr() == self._at

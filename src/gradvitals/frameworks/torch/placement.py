@@ -32,23 +32,25 @@ class Placement:
         self.keys = list(own)
         in_place = written_in_place([tensor for key, tensor in own.items() if key[0] == "parameter"])
         self._memory = {key: Memory(tensor, self.base[key]) for key, tensor in own.items() if id(tensor) in in_place}
+        self._inputs = [key for key in own if key[0] != "parameter"]
 
     @contextlib.contextmanager
     def placed(self, moved: Mapping[int, Array], *, differentiable: bool = False) -> Iterator[dict[Key, torch.Tensor]]:
         """The tensors at a point: the model's own parameters, moved in place for a while, and copies of inputs."""
-        elsewhere = {self.keys[at]: values for at, values in moved.items()}
-        point, written = dict[Key, torch.Tensor](), list[Memory]()
+        point, written = dict(self._own), list[Memory]()
+        point |= {key: snapshot(self.base[key]) for key in self._inputs}
+        copies = dict.fromkeys(self._inputs)
         try:
-            for key, base in self.base.items():
-                if key[0] == "parameter" and (key not in elsewhere or key in self._memory):
-                    if key in elsewhere:
-                        written.append(self._memory[key])
-                        written[-1].write(elsewhere[key])
-                    point[key] = self._own[key]
+            for at, values in moved.items():
+                key = self.keys[at]
+                if key in self._memory:
+                    written.append(self._memory[key])
+                    written[-1].write(values)
                 else:
-                    point[key] = moved_to(base, elsewhere[key]) if key in elsewhere else snapshot(base)
-                    if differentiable:
-                        point[key].requires_grad_()
+                    point[key], copies[key] = moved_to(self.base[key], values), None
+            if differentiable:
+                for key in copies:
+                    point[key].requires_grad_()
             yield point
         finally:
             for memory in written:

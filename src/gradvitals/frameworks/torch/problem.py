@@ -19,8 +19,8 @@ from gradvitals.frameworks.problem import Array, Gradient, agree
 from gradvitals.frameworks.torch import pullback
 from gradvitals.frameworks.torch.arguments import Arguments, copied
 from gradvitals.frameworks.torch.batched import Batch
-from gradvitals.frameworks.torch.behind import generators_behind
-from gradvitals.frameworks.torch.custom import custom_functions, operations
+from gradvitals.frameworks.torch.behind import every_module, generators_behind
+from gradvitals.frameworks.torch.custom import custom_functions, nodes, operations
 from gradvitals.frameworks.torch.cuts import Cuts
 from gradvitals.frameworks.torch.entries import (
     described,
@@ -85,11 +85,11 @@ class TorchProblem:
                 f"check({case.subject}, ...) with torch tensors",
                 "leave them out: autograd's gradient is checked; put a hand-written one in a torch.autograd.Function",
             )
-        validate(case)
         self._case = case
         self._arguments = Arguments(case)
-        modules = involved(case, wrt)
-        self._replay = Replay(modules, generators_behind(case.model, case.loss, *modules))
+        validate(case, self._arguments.roots)
+        modules = every_module(involved(case, wrt))
+        self._replay = Replay(modules, generators_behind((case.model, case.loss), modules))
         self._places = Places(modules)
         self._own = differentiated(case, self._arguments.roots, wrt)
         self._at = Placement(self._own)
@@ -107,12 +107,15 @@ class TorchProblem:
         self.objective = "random"
         self.roundoff = max(tensor.roundoff for tensor in self.tensors)
         self.wide = False
-        self._batch = Batch(self, case.model, case.loss)
+        self._modules = modules
+        self._batch = Batch(self, modules, case.model, case.loss)
         inputs = [tensor for _, tensor in self._arguments.tensors()]
         self.sample_sizes = tuple(dict.fromkeys(int(t.shape[0]) for t in inputs if t.ndim >= 2))
         self._inner = InnerGradients()
         #: F at the point, as it was found on opening.
         self.start = self._first_value()
+        #: F as the latest gradient's own forward pass gave it, at the point.
+        self.start_again: Array | None = None
         self._size = self.start.size
         self._native_outputs = self._outputs
         if self.objective != "random":
@@ -160,7 +163,7 @@ class TorchProblem:
             for at, tensor in self._places.tensors.items()
             if wider(tensor.dtype) != tensor.dtype and not torch.nn.parameter.is_lazy(tensor)
         }
-        shadow._batch = Batch(shadow, self._case.model, self._case.loss)  # noqa: SLF001 - it is of this class
+        shadow._batch = Batch(shadow, self._modules, self._case.model, self._case.loss)  # noqa: SLF001 - it is of this class
         if not shadow.gives(native, self.roundoff, within):
             return None
         shadow.roundoff = 2.0**-53
@@ -246,7 +249,7 @@ class TorchProblem:
     def hand_written(self) -> tuple[str, ...]:
         if self._hand_written is None:
             with torch.enable_grad(), self._at.placed({}, differentiable=True) as point:
-                self._hand_written = custom_functions(self._run(point, recording=True), self._own)
+                self._hand_written = custom_functions(nodes(self._run(point, recording=True)), self._own)
         return self._hand_written
 
     def cuts(self) -> tuple[str, ...]:
@@ -267,7 +270,10 @@ class TorchProblem:
     def gradient(self, cotangent: Array, moved: Mapping[int, Array] | None = None) -> tuple[Gradient, ...]:
         with self.recorded(moved or {}, wide=False) as (starts, outputs):
             if self._hand_written is None:
-                self._operations, self._hand_written = operations(outputs), custom_functions(outputs, self._own)
+                graph = list(nodes(outputs))
+                self._operations, self._hand_written = operations(graph), custom_functions(graph, self._own)
+            if not moved:
+                self.start_again = np.concatenate([flat(output) for output in outputs])
             return self._pulled_back(outputs, cotangent, starts)
 
     def pullback(

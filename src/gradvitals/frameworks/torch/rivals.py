@@ -13,7 +13,7 @@ from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.problem import Array
 from gradvitals.frameworks.rivals import Mismatch, Pass
 from gradvitals.frameworks.torch.arguments import Arguments, copied
-from gradvitals.frameworks.torch.behind import generators_behind
+from gradvitals.frameworks.torch.behind import every_module, generators_behind
 from gradvitals.frameworks.torch.entries import described, flat, moved_to, snapshot, unit_roundoff, wider, write
 from gradvitals.frameworks.torch.inputs import validate
 from gradvitals.frameworks.torch.layouts import laid_out
@@ -61,9 +61,9 @@ class TorchRivals:
         self._case = case
         self._reference = Case(reference, case.args, case.kwargs, loss=case.loss, name="the reference")
         self._arguments = Arguments(case)
-        theirs = involved(self._reference)
-        modules = list({id(module): module for module in (*involved(case, wrt), *theirs)}.values())
-        self._replay = Replay(modules, generators_behind(case.model, reference, case.loss, *modules))
+        theirs = every_module(involved(self._reference))
+        modules = every_module((*involved(case, wrt), *theirs))
+        self._replay = Replay(modules, generators_behind((case.model, reference, case.loss), modules))
         self._places = Places(modules)
         own = differentiated(case, self._arguments.roots, wrt)
         # An additive mask of 0 and −∞ has no neighbours.

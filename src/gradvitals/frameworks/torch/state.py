@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradvitals.frameworks.torch.behind import generators_behind, modules_behind
+from gradvitals.frameworks.torch.behind import every_module, generators_behind, modules_behind
 from gradvitals.frameworks.torch.objective import tensors_in
 from gradvitals.frameworks.user_code import HostRandomState
 
 #: Plain containers among a module's attributes (registries of parameters and hooks, caches): contents are kept too.
 _CONTAINERS = (dict, collections.OrderedDict, list, set)
+#: What most of its attributes are: these kinds, and nothing that could be a tensor or hold one.
+_NO_TENSORS = frozenset({*_CONTAINERS, bool, int, float, str, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +84,16 @@ def preserved(model: Any, inputs: Any = (), *, also: Sequence[Any] = ()) -> Iter
 
     """
     surroundings = (torch.is_grad_enabled(), torch.get_default_dtype(), RandomState.capture())
-    generators = [(generator, generator.get_state()) for generator in generators_behind(model, *also)]
-    modules = {id(module): module for _, root in modules_behind(model, *also) for module in root.modules()}
-    attributes = [(module, module.training, _attributes(module)) for module in modules.values()]
+    modules = every_module(root for _, root in modules_behind(model, *also))
+    generators = [(generator, generator.get_state()) for generator in generators_behind((model, *also), modules)]
+    attributes = [_ModuleState.capture(module) for module in modules]
     given = [tensor for _, tensor in tensors_in(inputs, "input")]
     tensors = [_TensorState.capture(tensor) for tensor in (*_tensors_of(attributes), *given)]
     try:
         yield
     finally:
-        for module, training, saved in attributes:
-            _restore_attributes(module, saved)
-            module.training = training
+        for held in attributes:
+            held.restore()
         for state in tensors:
             state.restore()
         grad_enabled, dtype, randomness = surroundings
@@ -118,38 +119,48 @@ def without_our_noise() -> Iterator[None]:
         yield
 
 
-#: An attribute's value and, of a plain container, a copy of its contents.
-_Saved = dict[str, tuple[Any, Any]]
+@dataclass(frozen=True, slots=True)
+class _ModuleState:
+    """A module's attributes, and what its plain containers held; of empty ones that is None."""
+
+    module: torch.nn.Module
+    training: bool
+    attributes: dict[str, Any]
+    contents: list[tuple[Any, Any]]
+
+    @classmethod
+    def capture(cls, module: torch.nn.Module) -> _ModuleState:
+        attributes = dict(vars(module))
+        contents = [(v, v.copy() if v else None) for v in attributes.values() if type(v) in _CONTAINERS]
+        return cls(module, module.training, attributes, contents)
+
+    def restore(self) -> None:
+        """Put attributes back, and contents into the same container objects: handles of hooks refer to those."""
+        now = vars(self.module)
+        for name in now.keys() - self.attributes.keys():
+            del now[name]
+        now.update(self.attributes)
+        for container, kept in self.contents:
+            if container:
+                container.clear()
+            if kept and isinstance(container, list):
+                container.extend(kept)
+            elif kept:
+                container.update(kept)
+        self.module.training = self.training
 
 
-def _attributes(module: torch.nn.Module) -> _Saved:
-    return {name: (value, value.copy() if type(value) in _CONTAINERS else None) for name, value in vars(module).items()}
-
-
-def _restore_attributes(module: torch.nn.Module, saved: _Saved) -> None:
-    """Put attributes back, and contents into the same container objects: handles of hooks refer to those."""
-    for name in [name for name in vars(module) if name not in saved]:
-        del vars(module)[name]
-    for name, (value, contents) in saved.items():
-        vars(module)[name] = value
-        if contents is None:
-            continue
-        value.clear()
-        if isinstance(value, list):
-            value.extend(contents)
-        else:
-            value.update(contents)
-
-
-def _tensors_of(attributes: list[tuple[torch.nn.Module, bool, _Saved]]) -> list[torch.Tensor]:
+def _tensors_of(modules: Sequence[_ModuleState]) -> list[torch.Tensor]:
     """Every tensor among the modules' attributes once: parameters, buffers, and plain ones."""
     found: dict[int, torch.Tensor] = {}
-    for module, _, saved in attributes:
-        candidates: list[Any] = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        for value, contents in saved.values():
-            candidates.append(value)
-            candidates.extend(contents.values() if isinstance(contents, dict) else contents or ())
-            candidates.extend(value if isinstance(value, tuple) else ())
+    for state in modules:
+        candidates = [*state.module._parameters.values(), *state.module._buffers.values()]  # noqa: SLF001 - fastest so
+        for value in state.attributes.values():
+            if type(value) not in _NO_TENSORS:
+                candidates.extend(value if isinstance(value, tuple) else (value,))
+        for _, kept in state.contents:
+            if kept:
+                candidates.extend(kept.values() if isinstance(kept, dict) else kept)
         found.update({id(item): item for item in candidates if isinstance(item, torch.Tensor)})
     return [tensor for tensor in found.values() if not torch.nn.parameter.is_lazy(tensor)]
 

@@ -59,15 +59,17 @@ class Surrogates:
         """Those that are not elementwise: held still where the model is evaluated elsewhere."""
         return tuple(dict.fromkeys(call.name for call in self._calls if call.slope is None))
 
-    @contextlib.contextmanager
-    def at_work(self, *, differentiating: bool) -> Iterator[None]:
+    def at_work(self, *, differentiating: bool) -> contextlib.AbstractContextManager[None]:
         """A run of the model: the first one, at the point, is remembered; elsewhere surrogates are straight lines.
 
         Where the run is differentiated, they are what they are.
         """
-        if differentiating:
-            yield
-        elif self._is_recorded:
+        none_met = self._is_recorded and not self._calls and not self._constants
+        return contextlib.nullcontext() if differentiating or none_met else self._evaluating()
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        if self._is_recorded:
             self._at = 0
             with handled(self._line if self._calls else None), contextlib.ExitStack() as held:
                 for constant in self._constants:

@@ -16,7 +16,7 @@ _Place = tuple[dict[str, Any], str]
 
 
 class Places:
-    """Where modules keep their parameters and buffers; a tied one has several places.
+    """Where modules themselves keep parameters and buffers; a tied one has several places.
 
     Examples
     --------
@@ -34,8 +34,7 @@ class Places:
         #: Every parameter and buffer, by its id.
         self.tensors: dict[int, torch.Tensor] = {}
         self._places: dict[int, list[_Place]] = {}
-        seen = {id(module): module for root in modules for module in root.modules()}
-        for module in seen.values():
+        for module in modules:
             for holder in (module._parameters, module._buffers):  # noqa: SLF001 - functional_call looks all up each time
                 for name, tensor in holder.items():
                     if tensor is not None:
@@ -98,22 +97,20 @@ def written_in_place(parameters: Sequence[torch.Tensor]) -> set[int]:
     True
     """
     dense = [p for p in parameters if p.layout == torch.strided and p.numel() == _reach(p)]
-    spans = sorted(
-        ((p.data_ptr(), p) for p in dense),
-        key=lambda item: item[0],
-    )
+    spans = sorted((p.data_ptr(), p.numel() * p.element_size(), id(p)) for p in dense)
     apart = {id(p) for p in dense}
-    end: int = 0
-    last: torch.Tensor | None = None
-    for start, parameter in spans:
-        if last is not None and start < end:
-            apart -= {id(last), id(parameter)}
-        if start + _reach(parameter) * parameter.element_size() >= end:
-            end, last = start + _reach(parameter) * parameter.element_size(), parameter
+    end = last = 0
+    for start, size, parameter in spans:
+        if start < end:
+            apart -= {last, parameter}
+        if start + size >= end:
+            end, last = start + size, parameter
     return apart
 
 
 def _reach(tensor: torch.Tensor) -> int:
     """Entries between the first and the last one in memory, both counted."""
+    if tensor.is_contiguous():
+        return tensor.numel()
     sizes = zip(tensor.shape, tensor.stride(), strict=True)
     return 1 + sum((int(size) - 1) * int(stride) for size, stride in sizes) if tensor.numel() else 0

@@ -30,7 +30,8 @@ def own_module(case: Case) -> torch.nn.Module | None:
 
 def involved(case: Case, wrt: Any = None) -> list[torch.nn.Module]:
     """Every module that running a case may touch, the roots only."""
-    trees = [*case.args, *case.keywords.values(), *(wrt.values() if isinstance(wrt, Mapping) else _listed(wrt))]
+    chosen = wrt.values() if isinstance(wrt, Mapping) else _listed(wrt)
+    trees = [*case.args, *case.keywords.values(), *(item for item in chosen if not isinstance(item, str))]
     given = [value for tree in trees for _, value in leaves(tree, "") if isinstance(value, torch.nn.Module)]
     found = [*(module for _, module in modules_behind(case.model, case.loss)), *given]
     if isinstance(wrt, torch.nn.ModuleDict):
