@@ -132,7 +132,7 @@ def _restore_attributes(module: torch.nn.Module, saved: _Saved) -> None:
         del vars(module)[name]
     for name, (value, contents) in saved.items():
         vars(module)[name] = value
-        if contents is None:
+        if contents is None or not (value or contents):
             continue
         value.clear()
         if isinstance(value, list):
@@ -145,11 +145,16 @@ def _tensors_of(attributes: list[tuple[torch.nn.Module, bool, _Saved]]) -> list[
     """Every tensor among the modules' attributes once: parameters, buffers, and plain ones."""
     found: dict[int, torch.Tensor] = {}
     for module, _, saved in attributes:
-        candidates: list[Any] = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        candidates: list[Any] = []
+        if isinstance(module, torch.jit.ScriptModule):  # others have them among their attributes
+            candidates += [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         for value, contents in saved.values():
-            candidates.append(value)
-            candidates.extend(contents.values() if isinstance(contents, dict) else contents or ())
-            candidates.extend(value if isinstance(value, tuple) else ())
+            if contents:
+                candidates.extend(contents.values() if isinstance(contents, dict) else contents)
+            elif isinstance(value, tuple):
+                candidates.extend(value)
+            elif contents is None:
+                candidates.append(value)
         found.update({id(item): item for item in candidates if isinstance(item, torch.Tensor)})
     return [tensor for tensor in found.values() if not torch.nn.parameter.is_lazy(tensor)]
 
