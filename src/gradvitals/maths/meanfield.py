@@ -62,7 +62,7 @@ class Expansion:
     coefficients: Array
 
     def kernel(self, correlation: Array) -> Array:
-        """E[f(zᵢ)f(zⱼ)] for all pairs of rows, from the (n, n) correlations of z; one row stands for all.
+        """E[f(zᵢ)f(zⱼ)] for all pairs of rows, from the symmetric (n, n) correlations of z; one row stands for all.
 
         >>> import numpy as np
         >>> relu = expand(lambda z: np.maximum(z, 0), np.zeros(2), np.ones(2))
@@ -83,14 +83,15 @@ class Expansion:
         used = (power > _NEGLIGIBLE * scale).any(axis=1)
         rest = np.multiply.outer(left_out**0.5, left_out**0.5) if a.shape[1] > 1 else left_out[0]
         total = rest * c * c if orders > len(a) else np.zeros_like(c)
-        for start in range(0, len(c), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            part, factor = total[rows], np.ascontiguousarray(c[rows])
+        for start in range(0, len(c), _BLOCK):  # what lies before a block's own rows is known by symmetry
+            rows, columns = slice(start, start + _BLOCK), slice(start, None)
+            part, factor = np.array(total[rows, columns]), np.array(c[rows, columns])
             term = np.empty_like(part)
             for k in range(min(orders, len(a)) - 1, -1, -1):
                 part *= factor
                 if used[k]:
-                    part += power[k, 0] if a.shape[1] == 1 else np.multiply(a[k, rows, None], a[k], out=term)
+                    part += power[k, 0] if a.shape[1] == 1 else np.multiply(a[k, rows, None], a[k, columns], out=term)
+            total[rows, columns], total[columns, rows] = part, part.T
         alone = left_out * own**2
         for k in range(len(a) - 1, -1, -1):
             alone = alone * own + power[k]

@@ -79,6 +79,8 @@ class Trace:
     where: Callable[[], str] = lambda: ""
     values: dict[int, Any] = field(default_factory=dict)
     _alive: list[Any] = field(default_factory=list)
+    _by_memory: dict[int | None, list[torch.Tensor]] = field(default_factory=dict)
+    _indexed: int = 0
     _bases: dict[int, tuple[torch.Tensor, Any]] = field(default_factory=dict)
 
     def value(self, tensor: torch.Tensor) -> Any:
@@ -99,9 +101,12 @@ class Trace:
         memory = _memory(written)
         if memory is None:
             return
+        for tensor in self._alive[self._indexed :]:
+            self._by_memory.setdefault(_memory(tensor), []).append(tensor)
+        self._indexed = len(self._alive)
         place = (written.storage_offset(), written.numel())
-        for tensor in self._alive:
-            if tensor is written or _memory(tensor) != memory:
+        for tensor in self._by_memory.get(memory, ()):
+            if tensor is written:
                 continue
             whole = tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
             if whole or (tensor.storage_offset(), tensor.numel()) == place:
