@@ -25,8 +25,8 @@ def named_inputs(case: Case) -> list[tuple[str, torch.Tensor]]:
     return [found for name, value in named for found in tensors_in(value, name)]
 
 
-def validate(case: Case) -> None:
-    """Refuse inputs and models that can't be worked with.
+def validate(case: Case, *, valueless: bool = False) -> None:
+    """Refuse inputs and models that can't be worked with; ``valueless`` lets the meta device pass.
 
     Raises
     ------
@@ -42,8 +42,9 @@ def validate(case: Case) -> None:
             "leave it: no gradient can be recorded there",
         )
     for name, tensor in named_inputs(case):
-        _refuse_unusable(f"input {name!r}", tensor)
-        _refuse_bad_values(name, tensor)
+        _refuse_unusable(f"input {name!r}", tensor, valueless=valueless)
+        if not tensor.is_meta:
+            _refuse_bad_values(name, tensor)
     for name, tensor in _state(case.model):
         if torch.nn.parameter.is_lazy(tensor):
             raise InputError(
@@ -51,12 +52,12 @@ def validate(case: Case) -> None:
                 f"{name!r} has no shape",
                 "call the model once with these inputs, then ask again",
             )
-        _refuse_unusable(f"{name!r} of the model", tensor)
+        _refuse_unusable(f"{name!r} of the model", tensor, valueless=valueless)
 
 
-def _refuse_unusable(what: str, tensor: torch.Tensor) -> None:
+def _refuse_unusable(what: str, tensor: torch.Tensor, *, valueless: bool) -> None:
     where = f"{what} has shape {tuple(tensor.shape)}, {str(tensor.dtype).removeprefix('torch.')}"
-    if tensor.is_meta:
+    if tensor.is_meta and not valueless:
         raise InputError(
             "a tensor on the meta device has no values",
             where,
