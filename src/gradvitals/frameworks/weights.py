@@ -122,6 +122,33 @@ class Fill:
     centre: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Unset:
+    """A parameter or buffer with entries that nothing has set.
+
+    Parameters
+    ----------
+    path : str
+    kind : str
+        Class of the module that owns it.
+    shape : tuple of int
+    entries : int
+        How many depend on what memory held.
+    derived : int
+        How many of them were computed from that, and don't just hold it.
+    first : tuple of int
+        Index of the first.
+
+    """
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    entries: int
+    derived: int
+    first: tuple[int, ...]
+
+
 def fans(shape: Sequence[int], layout: Layout) -> tuple[int, int]:
     """Fan-in and fan-out of a weight.
 

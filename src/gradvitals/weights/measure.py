@@ -68,7 +68,8 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
     Parameters
     ----------
     case : Case
-        With inputs, the model is run once to see what follows what; without, the order of its modules is assumed.
+        With inputs, the model is run once to see what follows what (on the meta device without computing anything);
+        without, the order of its modules is assumed.
     seed : int
         Of the random generators for that pass.
     seen : Capture, optional
@@ -85,13 +86,17 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
     model = module_of(case)
     from gradvitals.frameworks.torch.capture import capture
     from gradvitals.frameworks.torch.inputs import validate
+    from gradvitals.frameworks.torch.materialise import is_on_meta
     from gradvitals.frameworks.torch.order import calls_in_module_order
+    from gradvitals.frameworks.torch.structure import calls_without_values
     from gradvitals.frameworks.torch.weights import weights_of
 
-    if case.args or case.kwargs:
+    if (case.args or case.kwargs) and is_on_meta(model):
+        calls, order = calls_without_values(case), "dataflow"
+    elif case.args or case.kwargs:
         calls, order = (seen or capture(case, seed=seed, backward=False)).calls, "dataflow"
     else:
-        validate(case)
+        validate(case, valueless=True)
         calls, order = calls_in_module_order(model), "modules"
     functions = {call.path: (call.kind, call.shape[-1]) for call in calls if call.path in call.parameters}
     return Survey(weights_of(model, functions), neighbours(calls), calls, order)

@@ -19,6 +19,7 @@ from gradvitals.vocabulary.report import Report, Table
 from gradvitals.weights.measure import Survey, module_of, survey
 from gradvitals.weights.recipes import DISTRIBUTIONS, METHODS, Recipe, recipes
 from gradvitals.weights.rules import judge, trained_note
+from gradvitals.weights.without_memory import has_no_memory, started_in_memory
 
 _KEYWORDS = ("method", "seed", "only", "skip", "distribution", "kwargs", "loss", "name", "progress")
 
@@ -134,6 +135,10 @@ def init_(
     parametrised or of an unknown kind stays as well, and the table ``plan`` says so. When anything raises, the weights
     are as they were before.
 
+    A model on the meta device gets memory first, where its inputs lie; its modules start what isn't a weight (buffers)
+    by their own methods, and what none of them sets is a finding. Parameters that are sharded (FSDP2) get the same
+    values as on one process; every process has to call ``init_`` with the same inputs.
+
     Parameters
     ----------
     model, *inputs, method, seed, only, skip, distribution, kwargs, loss, name, progress
@@ -190,6 +195,9 @@ def init_(
     _require_known("init_", method, distribution)
     started = time.perf_counter()
     case = as_case("init_", model, inputs, kwargs=kwargs, loss=loss, name=name)
+    if has_no_memory(case):
+        asked: dict[str, Any] = {"method": method, "seed": seed, "only": only, "skip": skip, "progress": progress}
+        return started_in_memory(case, lambda: init_(case, distribution=distribution, **asked), seed=seed)
     module = module_of(case)
     from gradvitals.frameworks.torch.capture import capture
     from gradvitals.frameworks.torch.fill import filled

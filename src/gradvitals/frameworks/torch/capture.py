@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from gradvitals.frameworks.torch.moments import is_readable, moments, sample_spr
 from gradvitals.frameworks.torch.objective import cotangents, output_tensors, scalar
 from gradvitals.frameworks.torch.parameters import parameter_records
 from gradvitals.frameworks.torch.recorder import Recorder
+from gradvitals.frameworks.torch.shards import resharded
 from gradvitals.frameworks.torch.stance import run_eagerly
 from gradvitals.frameworks.torch.state import preserved, seed_everything
 from gradvitals.frameworks.torch.steps import over_time
@@ -70,11 +72,12 @@ def capture(case: Case, *, seed: int = 0, backward: bool = True) -> Capture:
     with preserved(model, (case.args, case.keywords)), torch.enable_grad():
         seed_everything(seed)
         with contextlib.closing(Recorder(model, inputs)) as recorder:
-            with run_eagerly():
+            with run_eagerly(), resharded(model):
                 output = _forward(model, case, recorder)
             value, objective = scalar(output, case.loss)
             leaves = [tensor for tensor in (*model.parameters(), *inputs) if tensor.requires_grad]
-            gradients = _backward(output, value, leaves, seed) if backward else {}
+            with resharded(model):
+                gradients = _backward(output, value, leaves, recorder.gathered, seed) if backward else {}
             # Random cotangents have unit RMS in each sample, where a mean over the batch divides by its size.
             scale = 1.0 if value is not None else 1 / max(recorder.batch, 1)
             steps = (over_time(call, seed) for call in recorder.recurrent) if backward else ()
@@ -134,7 +137,11 @@ def _forward(model: nn.Module, case: Case, recorder: Recorder) -> Any:
 
 
 def _backward(
-    output: Any, value: torch.Tensor | None, leaves: list[torch.Tensor], seed: int
+    output: Any,
+    value: torch.Tensor | None,
+    leaves: list[torch.Tensor],
+    gathered: Mapping[int, torch.Tensor],
+    seed: int,
 ) -> dict[int, torch.Tensor]:
     """Send the gradient back, past the hooks on the outputs; returns it at the leaves, by id, where it reached them."""
     targets = [value] if value is not None else [tensor for _, tensor in output_tensors(output)]
@@ -143,7 +150,7 @@ def _backward(
         return {}
     sent = None if value is not None else cotangents(roots, seed)
     try:
-        found = _gradients(roots, leaves, sent)
+        found = _gradients(roots, [gathered.get(id(leaf), leaf) for leaf in leaves], sent)
     except Exception as error:
         raise ModelError(
             "the backward pass raised",

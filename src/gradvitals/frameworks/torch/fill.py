@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
 
+from gradvitals.frameworks.torch.draws import INDEPENDENT, generator_for, independent
+from gradvitals.frameworks.torch.shards import is_sharded, own_part, own_values, write
 from gradvitals.frameworks.weights import Fill, Layout
 
 
@@ -22,6 +23,10 @@ def filled(
     Every parameter draws from a generator of its own, seeded by ``seed`` and its path: the order doesn't matter, no two
     layers get the same numbers, and the global generator isn't touched. Numbers are drawn on the CPU, so that a model
     starts alike on every device; dtype and device stay.
+
+    Where parameters are spread over processes (FSDP2), each process writes its part, and the whole is the same as on
+    one. Independent numbers are drawn for that part only; orthogonal matrices, centred and padded ones are drawn whole
+    by every process, one parameter at a time: they need all entries.
 
     Parameters
     ----------
@@ -72,17 +77,19 @@ def from_matrices(drawn: torch.Tensor, shape: torch.Size, layout: Layout) -> tor
     return drawn.reshape(layout.blocks, units, inputs, kernel).transpose(1, 2).reshape(shape)
 
 
-def generator_for(path: str, seed: int) -> torch.Generator:
-    """A parameter's own random generator."""
-    digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
 def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | None, seed: int) -> None:
     weight = item.weight
     target = parameters[weight.path]
-    drawn = _draw(item, target, generator_for(weight.path, seed))
     biases = [parameters[path] for path in weight.biases]
+    if is_sharded(target) and item.draw in INDEPENDENT and not item.centre and padding is None:
+        part = own_part(target)
+        own_values(target).copy_(
+            independent(item.draw, weight.path, seed, part, target.shape, _dtype(target)) * item.std
+        )
+        for bias in biases:
+            bias.zero_()
+        return
+    drawn = _draw(item, target, seed)
     shift: torch.Tensor | None = None
     if item.centre and len(biases) == 1:
         shift = -item.centre * drawn.sum(dim=2).flatten() / weight.layout.overlap
@@ -93,26 +100,30 @@ def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | No
         drawn *= size / drawn.square().mean().sqrt()
     if padding is not None:
         drawn[0, padding] = 0
-    target.copy_(from_matrices(drawn, target.shape, weight.layout))
+    write(target, from_matrices(drawn, target.shape, weight.layout))
     for bias in biases:
         bias.zero_()
     if shift is not None:
-        biases[0].copy_(shift.reshape(biases[0].shape))
+        write(biases[0], shift.reshape(biases[0].shape))
 
 
-def _draw(item: Fill, target: nn.Parameter, generator: torch.Generator) -> torch.Tensor:
+def _draw(item: Fill, target: nn.Parameter, seed: int) -> torch.Tensor:
     """New values as matrices, in float32 or better, on the CPU."""
-    dtype = torch.float64 if target.dtype == torch.float64 else torch.float32
-    shape = matrices(target.new_empty(target.shape, device="meta"), item.weight.layout).shape
+    dtype, weight = _dtype(target), item.weight
+    shape = matrices(torch.empty(target.shape, device="meta"), weight.layout).shape
     if item.draw == "ones":
         return torch.ones(shape, dtype=dtype)
-    if item.draw == "uniform":
-        bound = math.sqrt(3.0) * item.std
-        return (torch.rand(shape, generator=generator, dtype=dtype) * 2 - 1) * bound
+    if item.draw in INDEPENDENT:
+        everything = tuple(slice(0, size) for size in target.shape)
+        drawn = independent(item.draw, weight.path, seed, everything, target.shape, dtype)
+        return matrices(drawn * item.std, weight.layout)
+    generator = generator_for(weight.path, seed)
     noise = torch.randn(shape, generator=generator, dtype=dtype)
-    if item.draw == "orthogonal":
-        return torch.stack([_orthogonal(block) for block in noise]) * (item.std * math.sqrt(max(shape[1:])))
-    return noise * item.std
+    return torch.stack([_orthogonal(block) for block in noise]) * (item.std * math.sqrt(max(shape[1:])))
+
+
+def _dtype(target: torch.Tensor) -> torch.dtype:
+    return torch.float64 if target.dtype == torch.float64 else torch.float32
 
 
 def _orthogonal(noise: torch.Tensor) -> torch.Tensor:

@@ -28,8 +28,8 @@ def _roots(case: Case) -> list[tuple[str, Any]]:
     return [*zip(names, case.args, strict=True), *case.keywords.items()]
 
 
-def validate(case: Case, roots: Sequence[tuple[str, Any]] | None = None) -> None:
-    """Refuse inputs and models that can't be worked with.
+def validate(case: Case, roots: Sequence[tuple[str, Any]] | None = None, *, valueless: bool = False) -> None:
+    """Refuse inputs and models that can't be worked with; ``valueless`` lets the meta device pass.
 
     Parameters
     ----------
@@ -52,13 +52,14 @@ def validate(case: Case, roots: Sequence[tuple[str, Any]] | None = None) -> None
         )
     for name, value in _roots(case) if roots is None else roots:
         for path, tensor in tensors_in(value, name):
-            _refuse_unusable(f"input {path!r}", tensor)
-            _refuse_bad_values(path, tensor)
+            _refuse_unusable(f"input {path!r}", tensor, valueless=valueless)
+            if not tensor.is_meta:
+                _refuse_bad_values(path, tensor)
     if isinstance(case.model, torch.nn.Module) and any(_is_unusable(t) for m in case.model.modules() for t in _own(m)):
-        _refuse_model(case.model)
+        _refuse_model(case.model, valueless=valueless)
 
 
-def _refuse_model(model: torch.nn.Module) -> None:
+def _refuse_model(model: torch.nn.Module, *, valueless: bool) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if torch.nn.parameter.is_lazy(tensor):
             raise InputError(
@@ -66,7 +67,7 @@ def _refuse_model(model: torch.nn.Module) -> None:
                 f"{name!r} has no shape",
                 "call the model once with these inputs, then ask again",
             )
-        _refuse_unusable(f"{name!r} of the model", tensor)
+        _refuse_unusable(f"{name!r} of the model", tensor, valueless=valueless)
 
 
 def _own(module: torch.nn.Module) -> list[torch.Tensor]:
@@ -78,11 +79,11 @@ def _is_unusable(tensor: torch.Tensor) -> bool:
     return tensor.is_meta or tensor.is_inference() or torch.nn.parameter.is_lazy(tensor)
 
 
-def _refuse_unusable(what: str, tensor: torch.Tensor) -> None:
+def _refuse_unusable(what: str, tensor: torch.Tensor, *, valueless: bool) -> None:
     if not (tensor.is_meta or tensor.is_inference()):
         return
     where = f"{what} has shape {tuple(tensor.shape)}, {str(tensor.dtype).removeprefix('torch.')}"
-    if tensor.is_meta:
+    if tensor.is_meta and not valueless:
         raise InputError(
             "a tensor on the meta device has no values",
             where,

@@ -100,9 +100,11 @@ def is_own_network(module: nn.Module) -> bool:
 
 
 def kind_of(module: nn.Module) -> str:
-    """The class that the user wrote, without the one that a parametrisation puts in its place."""
+    """The class that the user wrote, without the one that a parametrisation or FSDP puts in its place."""
     parametrised = nn.utils.parametrize.is_parametrized(module)
     kind = nn.utils.parametrize.type_before_parametrizations(module) if parametrised else type(module)
+    if kind.__name__.startswith("FSDP") and kind.__mro__[1].__name__ == "FSDPModule":
+        kind = kind.__mro__[2]
     return str(kind.__name__)
 
 

@@ -135,9 +135,9 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 
 def is_readable(tensor: torch.Tensor) -> bool:
-    """Inside vmap and the like a tensor stands for many, and nested or sparse ones have no plain sum."""
+    """Inside vmap a tensor stands for many, nested or sparse ones have no plain sum, those on meta no values."""
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)  # noqa: SLF001
-    return tensor.layout == torch.strided and not wrapped
+    return tensor.layout == torch.strided and not wrapped and not tensor.is_meta
 
 
 def rms(tensor: torch.Tensor) -> float:

@@ -9,7 +9,8 @@ from torch import nn
 from gradvitals.frameworks.capture import Call, Moments
 from gradvitals.frameworks.torch import layers
 
-_UNSEEN = Moments(0, 0, 0, *(math.nan,) * 5, zero_share=0.0)
+#: Of a call that was not made.
+UNSEEN = Moments(0, 0, 0, *(math.nan,) * 5, zero_share=0.0)
 
 
 def calls_in_module_order(model: nn.Module) -> tuple[Call, ...]:
@@ -34,7 +35,7 @@ def calls_in_module_order(model: nn.Module) -> tuple[Call, ...]:
                 activation=activation.name if activation else None,
                 options=activation.options if activation else {},
                 inputs_finite=True,
-                forward=_UNSEEN,
+                forward=UNSEEN,
                 units=0,
             )
         )

@@ -12,6 +12,7 @@ from torch import nn
 from gradvitals.frameworks.capture import ParameterRecord
 from gradvitals.frameworks.torch.layers import written
 from gradvitals.frameworks.torch.moments import moments
+from gradvitals.frameworks.torch.shards import whole
 
 #: Adam's ε, which its step adds to the gradient's size: Kingma and Ba (2015), algorithm 1.
 ADAM_EPSILON = 1e-8
@@ -27,23 +28,24 @@ def parameter_records(
     """Records of all parameters in the model's order; ``scale`` makes of a gradient that of a mean over the batch."""
     records: list[ParameterRecord] = []
     known: dict[tuple[object, ...], list[tuple[str, nn.Parameter]]] = {}
-    for name, parameter in model.named_parameters():
-        values, gradient = moments(parameter), gradients.get(id(parameter))
+    for name, held in model.named_parameters():
+        parameter = whole(held)
+        values, gradient = moments(parameter), gradients.get(id(held))
         twin: tuple[str, nn.Parameter] | None = None
-        if parameter.requires_grad and parameter.ndim > 1 and values.std > 0:
+        if held.requires_grad and parameter.ndim > 1 and values.std > 0:
             alike = known.setdefault((parameter.shape, parameter.dtype, values.mean, values.rms), [])
-            twin = next(((path, other) for path, other in alike if torch.equal(other, parameter)), None)
-            alike.append((written(name), parameter))
+            twin = next(((path, other) for path, other in alike if torch.equal(whole(other), parameter)), None)
+            alike.append((written(name), held))
         records.append(
             ParameterRecord(
                 path=written(name),
                 shape=tuple(parameter.shape),
-                trainable=parameter.requires_grad,
+                trainable=held.requires_grad,
                 values=values,
                 gradient=None if gradient is None else moments(gradient, underflow=True),
                 adam_step=None if gradient is None else _adam_step(gradient, scale),
                 same_as=twin[0] if twin else None,
-                alike_rows=_alike_rows(parameter),
+                alike_rows=held.requires_grad and _alike_rows(parameter),
                 same_gradient=twin is not None and _same(gradient, gradients.get(id(twin[1]))),
             )
         )
@@ -52,7 +54,7 @@ def parameter_records(
 
 def _alike_rows(parameter: torch.Tensor) -> bool:
     """Whether a matrix has several rows, and all the same, and not of zeros."""
-    if parameter.ndim < 2 or len(parameter) < 2 or not parameter.requires_grad or not torch.equal(*parameter[:2]):
+    if parameter.ndim < 2 or len(parameter) < 2 or not torch.equal(*parameter[:2]):
         return False
     return bool(parameter[0].any()) and bool((parameter == parameter[:1]).all())
 

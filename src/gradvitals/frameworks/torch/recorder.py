@@ -32,6 +32,7 @@ from gradvitals.frameworks.torch.observation import (
     spread_of_positions,
     spread_of_samples,
 )
+from gradvitals.frameworks.torch.shards import is_sharded
 from gradvitals.frameworks.torch.steps import RecurrentCall
 from gradvitals.frameworks.torch.streams import Ancestry, Join
 
@@ -87,6 +88,9 @@ class Recorder:
             self._dataflow.follow(tensor, Origin(inputs=frozenset({number})))
         for parameter in model.parameters():
             self._dataflow.follow(parameter, Origin(parameters=frozenset({self._names[id(parameter)]})))
+        spread = [(name, parameter) for name, parameter in model.named_parameters() if is_sharded(parameter)]
+        self._sharded = {layers.written(name): parameter for name, parameter in spread}
+        self.gathered: dict[int, torch.Tensor] = {}  # by the id of the parameter that it stood for
         self._ancestry = Ancestry()
         self._calls: list[Call] = []
         self._streams: list[Stream] = []
@@ -145,6 +149,8 @@ class Recorder:
         if not self._is_forward:
             return
         leaf = layers.is_leaf(module) and not (module is self._model and layers.is_own_network(module))
+        if self._sharded:
+            self._meet_gathered(module, leaf=leaf)
         origin, state, before = NOWHERE, Health.FINITE, NOTHING
         if leaf and not self._inside_leaf():
             with _unseen():
@@ -160,6 +166,15 @@ class Recorder:
         self._frames.append(_Frame(module, self._paths[module], leaf, origin, state, before))
         self._leaves += leaf
         self._running = module
+
+    def _meet_gathered(self, module: nn.Module, *, leaf: bool) -> None:
+        """FSDP puts a whole tensor in place of each sharded parameter while a module runs."""
+        for name, parameter in module.named_parameters(recurse=leaf):
+            if id(parameter) not in self._names:
+                path = layers.written(f"{self._paths[module]}.{name}".lstrip("."))
+                self._names[id(parameter)] = path
+                self._dataflow.follow(parameter, Origin(parameters=frozenset({path})))
+                self.gathered[id(self._sharded[path])] = parameter
 
     def _left(self, module: nn.Module, _args: Any, output: Any) -> None:
         if not self._is_forward:

@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from gradvitals.frameworks.torch.fill import matrices
 from gradvitals.frameworks.torch.layers import PRODUCTS, kind_of
 from gradvitals.frameworks.torch.moments import moments
+from gradvitals.frameworks.torch.shards import whole
 from gradvitals.frameworks.weights import Layout, Weight, WeightSummary, fans
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -172,12 +173,12 @@ def _weight(path: str, values: torch.Tensor, kind: str, place: _Place, obstacles
         fan_out=fan_out,
         biases=tuple(bias for bias in place.biases if obstacles.get(bias) is None),
         obstacle=obstacles[path],
-        summary=_summary(values.detach(), place if mixes else None),
+        summary=_summary(whole(values.detach()), place if mixes else None),
     )
 
 
 def _summary(values: torch.Tensor, place: _Place | None) -> WeightSummary:
-    found = moments(values) if values.is_floating_point() else None
+    found = moments(values) if values.is_floating_point() and not values.is_meta else None
     if found is None:
         return WeightSummary(values.numel(), 0, math.nan, math.nan)
     plain = WeightSummary(found.count, found.nonfinite, found.std, found.rms)
