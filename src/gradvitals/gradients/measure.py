@@ -23,7 +23,7 @@ from gradvitals.gradients.measure_base import (
     surroundings,
 )
 from gradvitals.gradients.measure_beside import look_alone, look_beside
-from gradvitals.gradients.measure_lines import COARSE, EXACT, SUSPECT_AT, excused
+from gradvitals.gradients.measure_lines import COARSE, EXACT, SUSPECT_AT, excused, relative_error_of
 from gradvitals.gradients.measure_outcome import outcome_of
 from gradvitals.gradients.measure_precision import measure_precision
 from gradvitals.gradients.measure_stairs import far_stairs
@@ -131,7 +131,7 @@ def measure(
         if in_a_hurry:
             search.examine(_open(searches))
         search.examine_alone(judged)
-    searches |= look_alone(searches, rng)
+    searches |= look_alone(searches, search, rng)
     beside, kinks = look_beside(searches, search, rng)
     searches |= beside
     wrong, unknown = (Outcome(status, math.nan, math.nan, math.nan, math.nan) for status in ("wrong", "unresolved"))
@@ -289,7 +289,7 @@ def _widened(shadow: Counted, base: Base, value: Array, around: Surroundings, wi
 
 
 def _is_far_off(search: Search, at: int) -> bool:
-    return search.status(at) == "wrong" and search.relative_error(at) > search.sensitivity
+    return search.status(at) == "wrong" and relative_error_of(search.lines[at])[0] > search.sensitivity
 
 
 def in_float64(shadow: Counted, value: Array, around: Surroundings) -> dict[str, Any]:

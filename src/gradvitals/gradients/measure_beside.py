@@ -20,17 +20,17 @@ from gradvitals.gradients.search import Search
 from gradvitals.vocabulary.errors import ModelError
 
 
-def look_alone(searches: Mapping[int, Search], rng: np.random.Generator) -> dict[int, Search]:
+def look_alone(searches: Mapping[int, Search], native: Search, rng: np.random.Generator) -> dict[int, Search]:
     """The searches of tensors that are open for the jumps of another one (a target that is compared with 1), by the
-    tensors that they settle.
+    tensors that they settle; all in the model's own precision.
     """
     found: dict[int, Search] = {}
     for at, search in searches.items():
         if len(searches) > 1 and search.status(at) == "unresolved" and search.is_at_a_kink(at):
             with contextlib.suppress(BudgetSpent):
-                alone = _alone(search, at, rng)
+                alone = _alone(native, at, rng)
                 # In a 16-bit format steps reach over jumps: what seems wrong there decides nothing.
-                if alone.status(at) == "right" or (alone.status(at) == "wrong" and search.problem.roundoff < COARSE):
+                if alone.status(at) == "right" or (alone.status(at) == "wrong" and native.problem.roundoff < COARSE):
                     found[at] = alone
     return found
 

@@ -30,7 +30,6 @@ from gradvitals.gradients.measure_lines import (
     measure_rays,
     measure_shortly,
     read,
-    relative_error_of,
 )
 from gradvitals.gradients.measure_rays import Ray
 from gradvitals.maths.detection import detectable
@@ -262,10 +261,6 @@ class Search:
             if wrong:
                 self._status[at] = "wrong"
 
-    def relative_error(self, at: int) -> float:
-        """What is missing along a tensor's lines, relative to their slopes on both sides together."""
-        return relative_error_of(self.lines[at])[0]
-
     def suspects(self, at: int) -> list[Line]:
         """The lines that say that a tensor is wrong or, below float64, that the function is too rough to tell."""
         lines, base = self.lines.get(at, []), self.base
@@ -308,7 +303,7 @@ class Search:
                 wrong = any(verdicts.values())
                 if wrong and (len(company.reach) > 1 or len(rays) >= _OF_A_WRONG_ONE):
                     break
-                if not wrong and len(lines) in LOOKS:
+                if not wrong and len(lines) in LOOKS and self._is_open(judged, company):
                     together = company.bounded(judged, self._reference)
                     if max(together.values()) <= self.sensitivity:
                         bounds = together
@@ -333,6 +328,9 @@ class Search:
             doubtful = line.suspect(material) and not verdicts.get(number, False)
             judged.append(line.widened(abs(line.missing)) if doubtful else line)
         return judged
+
+    def _is_open(self, lines: Sequence[Line], company: Company) -> bool:
+        return max(self._resolved(lines, company).values()) > self.sensitivity
 
     def _has_seen_enough(self, lines: Sequence[Line], company: Company) -> bool:
         worst = max(self._resolved(lines, company).values())

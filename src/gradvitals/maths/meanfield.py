@@ -79,7 +79,9 @@ class Expansion:
         np.fill_diagonal(others, 0.0)
         falling = float(others.max(initial=0.0)) ** np.arange(len(a) + 1)
         shares = np.append((power / scale).max(axis=1), (left_out / scale).max()) * falling
-        orders = int((shares[::-1].cumsum()[::-1] > _NEGLIGIBLE).sum())  # of the terms, those that matter off the diagonal
+        orders = int(
+            (shares[::-1].cumsum()[::-1] > _NEGLIGIBLE).sum()
+        )  # of the terms, those that matter off the diagonal
         used = (power > _NEGLIGIBLE * scale).any(axis=1)
         rest = np.multiply.outer(left_out**0.5, left_out**0.5) if a.shape[1] > 1 else left_out[0]
         total = rest * c * c if orders > len(a) else np.zeros_like(c)

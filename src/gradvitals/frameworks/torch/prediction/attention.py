@@ -222,4 +222,3 @@ def _fused(operation: Operation) -> None:
             known = Constant(torch.where(known.value, 0.0, -torch.inf))
         scores = with_added(scores, known)
     attend(operation, nodes[0], nodes[1], nodes[2], scores, operation.first)
-

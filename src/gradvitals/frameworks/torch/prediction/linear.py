@@ -81,9 +81,7 @@ def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, 
         back.pop(at)
         back.insert(dim, tuple(Axis(axis.size, Role.UNIT) for axis in before.layout[dim]))
         blur = gradient.blur + 1 / inputs
-        g = replace(
-            g, inherited=gradient.spread, kurtosis=3.0, own=None, blur=blur, shared_blur=gradient.blur
-        )
+        g = replace(g, inherited=gradient.spread, kurtosis=3.0, own=None, blur=blur, shared_blur=gradient.blur)
         return [gathered_to(g.scaled(n * moments.second).with_layout(tuple(back)), before.layout)]
 
     operation.emit(made, [x], pullback)

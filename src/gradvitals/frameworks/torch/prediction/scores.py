@@ -244,5 +244,3 @@ def _softmax(operation: Operation) -> None:
         operation.trace.bind(operation.first, replace(given, is_softmax=True, shown=Node(None)))
         return
     softmax.over_units(operation, operation.node(operation.args[0]), dim)
-
-

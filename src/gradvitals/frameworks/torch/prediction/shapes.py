@@ -61,7 +61,9 @@ class Shapes:
             return self._again(known, given)
         output = func(*args, **kwargs)
         answer = _answer(output, given)
-        made_here = answer is not None and (self._fake is not None or all(one.device.type == "meta" for one in answer[1]))
+        made_here = answer is not None and (
+            self._fake is not None or all(one.device.type == "meta" for one in answer[1])
+        )
         if answer is not None and made_here:
             if len(_ANSWERS) >= _KEPT:
                 _ANSWERS.clear()
