@@ -68,7 +68,9 @@ class Company:
         """The relative error of each tensor that the lines would have shown, see :func:`relative_to`."""
         material = self.material
         bars = [max(line.bar, material) for line in lines]
-        caught = detectable(bars) if self.entries > 1 else self._certainly(bars, lines)
+        caught = detectable(bars)
+        if self.entries == 1:
+            caught = min(caught, self._certainly(bars, lines))
         return {
             at: relative_to(self.base, at, caught, reach * self.base.size(at), reference)
             for at, reach in self.reach.items()

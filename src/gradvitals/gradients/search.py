@@ -334,8 +334,9 @@ class Search:
 
     def _has_seen_enough(self, lines: Sequence[Line], company: Company) -> bool:
         worst = max(self._resolved(lines, company).values())
-        # Of a single entry in a coarse format another line tells the same again.
-        spent = self.problem.count.points + self.cost() > USUAL_POINTS or (self._is_coarse and company.entries == 1)
+        # Of a single entry in a coarse format other lines only tell the same again, by other roundings.
+        single = self._is_coarse and company.entries == 1
+        spent = single or self.problem.count.points + self.cost() > USUAL_POINTS
         exactly = self.base.gradient_roundoff <= EXACT
         share = _AMPLE if not spent else 1.0 if self._is_coarse else _ENOUGH
         share = max(share, _ENOUGH_EXACTLY) if exactly else share
