@@ -65,6 +65,11 @@ class Replay:
             self._moving += moved
             self._still = [item for item in self._still if item not in moved]
 
+    @property
+    def is_still(self) -> bool:
+        """Whether nothing was seen to move but torch's own generator."""
+        return not self._moving
+
     def has_drawn(self) -> bool:
         """Whether the evaluation drew random numbers of torch's."""
         generators = (item for item in (*self._still, *self._moving) if isinstance(item, _Generator))
