@@ -77,9 +77,11 @@ class Asking:
         try:
             if self._pullback is None:
                 return PlainPullback(self.problem)
-            return self._pullback(moved, layout=layout, shared=shared, only=only)
+            made = self._pullback(moved, layout=layout, shared=shared, only=only)
         except (GradvitalsError, RuntimeError):
             return None
+        self.forwards -= getattr(made, "is_known", False)
+        return made
 
     def send(self, pullback: Pullback, cotangent: Array, layout: str = "plain") -> Pull:
         """A backward pass."""

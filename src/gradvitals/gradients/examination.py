@@ -75,7 +75,7 @@ def examine(case: Case, asked: Asked, progress: Callable[[int, int], None] | Non
             measured = measure_exhaustively(problem, measured, sensitivity=wanted, seed=asked.seed, progress=progress)
         left = None if asked.budget is None else asked.budget - measured.evaluations
         structure = structure_of(problem, measured, seed=asked.seed, left=left)
-        lowered: tuple[str, ...] = getattr(problem, "lowered_precision", tuple)()
+        lowered: Callable[[], tuple[str, ...]] = getattr(problem, "lowered_precision", tuple)
         left_out: tuple[str, ...] = getattr(problem, "left_out", ())
         surrogates = getattr(problem, "surrogates", None)
         hand_written = problem.hand_written()

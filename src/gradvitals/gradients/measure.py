@@ -78,7 +78,6 @@ def measure(
     shadow = problem.shadow() if precision == "float64" else None
     count = Count(USUAL_POINTS, progress, budget)
     counted = Counted(shadow or problem, count)
-    rng = np.random.default_rng(seed)
     value = again = counted.start()
     if value.size == 0:
         raise InputError("the function's value is empty", "it has no entries", "pass at least one sample")
@@ -92,7 +91,7 @@ def measure(
         again = counted.value({})
     size = float(np.linalg.norm(value))
     spread = float(np.linalg.norm(again - value)) / size if size and np.isfinite(size) else 0.0
-    around = None
+    around, rng = None, np.random.default_rng(seed)
     with contextlib.suppress(BudgetSpent):
         around = surroundings(counted, value, np.abs(again - value), rng) if finite else None
     if around is None:

@@ -85,9 +85,8 @@ def outside(problem: Problem, base: Base, masked: np.ndarray, ray: Ray) -> float
     with np.errstate(invalid="ignore"):
         quotients = (ray.ahead - ray.behind) / (2 * ray.steps[:, None])
         bend = np.abs(ray.ahead + ray.behind - 2 * ray.centre) / (2 * ray.steps[:, None])
-    seen = (
-        masked & np.isfinite(quotients).all(axis=0) & ~ray.jumps(ray.noise(base))
-    )  # a jump has no slopes that could be compared
+    # A jump has no slopes that could be compared.
+    seen = masked & np.isfinite(quotients).all(axis=0) & ~ray.jumps(ray.noise(base))
     signs = np.where(quotients[-1] < 0, -1.0, 1.0)
     cotangent = problem.representable(np.where(seen, signs * np.abs(base.cotangent), 0.0))
     values = [claim.value for claim in problem.gradient(cotangent)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradvitals.frameworks.problem import Tensor
+from gradvitals.frameworks.problem import Array, Tensor
 from gradvitals.gradients.grades import grade
 from gradvitals.gradients.measure_entries import Entry
 from gradvitals.gradients.mistakes import same_cause
@@ -44,7 +44,7 @@ def judge(tensors: Sequence[Tensor], measured: Measurement, sensitivity: float) 
             gradient.value is not None,
             gradient.stopped,
             gradient.got_shape,
-            None if gradient.value is None or np.isfinite(gradient.value).all() else ~np.isfinite(gradient.value),
+            _not_finite_in(gradient.value) if outcome.status != "right" else None,
         )
         for tensor, outcome, gradient in zip(tensors, measured.outcomes, measured.gradients, strict=True)
     ]
@@ -59,6 +59,11 @@ def judge(tensors: Sequence[Tensor], measured: Measurement, sensitivity: float) 
         found.append(Finding("G105", severity, Site("output"), {"spread": measured.spread}))
     found += _unresolved(patients, sensitivity, value_finite=measured.value_finite)
     return tuple(sorted(found, key=lambda finding: -finding.severity))
+
+
+def _not_finite_in(gradient: Array | None) -> np.ndarray | None:
+    """Where a gradient is not finite; None where all of it is."""
+    return None if gradient is None or np.isfinite(gradient).all() else ~np.isfinite(gradient)
 
 
 def _misshapen(patients: Sequence[_Patient]) -> Iterator[Finding]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from gradvitals.frameworks.problem import Tensor
 from gradvitals.gradients.asking import Fault
@@ -63,7 +65,7 @@ def with_structure(
     measured: Measurement,
     structure: Structure,
     sensitivity: float,
-    lowered: Sequence[str] = (),
+    lowered: Callable[[], Sequence[str]] = tuple,
 ) -> tuple[Finding, ...]:
     """The findings of the slopes with those of the structure, the worst first; what has one cause as one.
 
@@ -76,8 +78,8 @@ def with_structure(
     structure : Structure
     sensitivity : float
         The relative error that must be resolved.
-    lowered : sequence of str
-        The settings in force that lower the precision.
+    lowered : callable
+        Gives the settings in force that lower the precision.
 
     """
     found = [_with_settings(finding, lowered) for finding in findings]
@@ -136,7 +138,9 @@ def with_statuses(measured: Measurement, structure: Structure) -> Measurement:
     return replace(measured, outcomes=tuple(outcomes))
 
 
-def judge_precision(tensors: Sequence[Tensor], measured: Measurement, settings: Sequence[str]) -> Iterator[Finding]:
+def judge_precision(
+    tensors: Sequence[Tensor], measured: Measurement, lowered: Callable[[], Sequence[str]]
+) -> Iterator[Finding]:
     """G107 where the function's noise is that of a coarser format.
 
     A note only, where a setting explains it, or where every gradient could be resolved all the same.
@@ -145,8 +149,8 @@ def judge_precision(tensors: Sequence[Tensor], measured: Measurement, settings: 
     ----------
     tensors : sequence of Tensor
     measured : Measurement
-    settings : sequence of str
-        What in force lowers the precision.
+    lowered : callable
+        Gives what in force lowers the precision.
 
     """
     if measured.base is None or measured.spread > 0:  # what differs when asked again isn't rounding
@@ -154,9 +158,14 @@ def judge_precision(tensors: Sequence[Tensor], measured: Measurement, settings: 
     dtype = max((tensor.dtype for tensor in tensors), key=lambda name: _DTYPES.get(name, 1.0))
     if dtype not in _DTYPES:
         return
-    precision = measure_precision(measured.base, _DTYPES[dtype])
+    base, expected = measured.base, _DTYPES[dtype]
+    of_the_value = expected * float(np.linalg.norm(base.cotangent * base.value))
+    if base.projected_noise <= of_the_value and base.inner_roundoff <= expected:
+        return  # no more than rounding the value alone makes
+    precision = measure_precision(base, expected)
     if precision.ratio <= PRECISION_LOW[dtype]:
         return
+    settings = lowered()
     nearest = min(_FORMATS, key=lambda known: max(known[0] / precision.seen, precision.seen / known[0]))
     facts: dict[str, Fact] = {
         "ratio": precision.ratio,
@@ -170,11 +179,10 @@ def judge_precision(tensors: Sequence[Tensor], measured: Measurement, settings: 
     yield Finding("G107", severity, Site("output"), facts)
 
 
-def _with_settings(finding: Finding, settings: Sequence[str]) -> Finding:
+def _with_settings(finding: Finding, lowered: Callable[[], Sequence[str]]) -> Finding:
     """What may be why a gradient is imprecise."""
-    if finding.code != "G107" or not settings:
-        return finding
-    return replace(finding, evidence={**finding.evidence, "settings": tuple(settings)})
+    settings = tuple(lowered()) if finding.code == "G107" else ()
+    return replace(finding, evidence={**finding.evidence, "settings": settings}) if settings else finding
 
 
 def _fragile(fault: Fault, paths: tuple[str, ...], *, shares_cotangents: bool) -> Finding:

@@ -58,7 +58,9 @@ class Arguments:
 
 def copied(tensor: torch.Tensor, *, wide: bool) -> torch.Tensor:
     """A copy outside any graph."""
-    return tensor.detach().to(wider(tensor.dtype), copy=True) if wide else tensor.detach().clone()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    return tensor.to(wider(tensor.dtype), copy=True) if wide else tensor.clone()
 
 
 def _kind(tree: Any, root: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -72,7 +73,7 @@ class Batch:
     """
 
     def __init__(self, problem: Evaluated, modules: Sequence[torch.nn.Module], *functions: Any) -> None:
-        self._problem = problem
+        self._problem: Evaluated = weakref.proxy(problem)  # which holds this: else both stay until they are collected
         self._modules = modules
         self._masks: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         self._work: Work | None = None

@@ -76,7 +76,7 @@ def _own(module: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def _is_unusable(tensor: torch.Tensor) -> bool:
-    return tensor.is_meta or tensor.is_inference() or torch.nn.parameter.is_lazy(tensor)
+    return torch.nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.is_inference()
 
 
 def _refuse_unusable(what: str, tensor: torch.Tensor, *, valueless: bool) -> None:

@@ -223,7 +223,7 @@ def tensors_in(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _require_scalar(value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() == 1:
-        return value.reshape(())
+        return value.reshape(()) if value.ndim else value
     if not isinstance(value, torch.Tensor):
         raise InputError(
             "the loss is not a tensor",

@@ -32,14 +32,14 @@ class Placement:
         self.keys = list(own)
         in_place = written_in_place([tensor for key, tensor in own.items() if key[0] == "parameter"])
         self._memory = {key: Memory(tensor, self.base[key]) for key, tensor in own.items() if id(tensor) in in_place}
-        self._inputs = [key for key in own if key[0] != "parameter"]
+        self.inputs = [key for key in own if key[0] != "parameter"]
 
     @contextlib.contextmanager
     def placed(self, moved: Mapping[int, Array], *, differentiable: bool = False) -> Iterator[dict[Key, torch.Tensor]]:
         """The tensors at a point: the model's own parameters, moved in place for a while, and copies of inputs."""
         point, written = dict(self._own), list[Memory]()
-        point |= {key: snapshot(self.base[key]) for key in self._inputs}
-        copies = dict.fromkeys(self._inputs)
+        point |= {key: snapshot(self.base[key]) for key in self.inputs}
+        copies = dict.fromkeys(self.inputs)
         try:
             for at, values in moved.items():
                 key = self.keys[at]

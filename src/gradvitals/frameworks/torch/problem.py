@@ -20,16 +20,9 @@ from gradvitals.frameworks.torch import pullback
 from gradvitals.frameworks.torch.arguments import Arguments, copied
 from gradvitals.frameworks.torch.batched import Batch
 from gradvitals.frameworks.torch.behind import every_module, generators_behind
-from gradvitals.frameworks.torch.custom import custom_functions, nodes, operations
+from gradvitals.frameworks.torch.custom import custom_functions, is_own, nodes, operations
 from gradvitals.frameworks.torch.cuts import Cuts
-from gradvitals.frameworks.torch.entries import (
-    described,
-    flat,
-    moved_to,
-    real_dtype,
-    unit_roundoff,
-    wider,
-)
+from gradvitals.frameworks.torch.entries import described, flat, moved_to, real_dtype, unit_roundoff, wider
 from gradvitals.frameworks.torch.inner_gradients import InnerGradients
 from gradvitals.frameworks.torch.inputs import validate
 from gradvitals.frameworks.torch.layouts import LAYOUTS
@@ -38,7 +31,7 @@ from gradvitals.frameworks.torch.objective import Objective
 from gradvitals.frameworks.torch.placement import Placement
 from gradvitals.frameworks.torch.replay import Replay
 from gradvitals.frameworks.torch.resend import TorchPullback, made_ready
-from gradvitals.frameworks.torch.settings import lowered_precision
+from gradvitals.frameworks.torch.settings import autocast_roundoff, lowered_precision
 from gradvitals.frameworks.torch.surrogates import Surrogates
 from gradvitals.frameworks.torch.swap import Places
 from gradvitals.frameworks.torch.widening import in_float64, uncompiled
@@ -94,7 +87,7 @@ class TorchProblem:
         self._own = differentiated(case, self._arguments.roots, wrt)
         self._at = Placement(self._own)
         self._base, self._keys = self._at.base, self._at.keys
-        rounding = _autocast_roundoff([tensor.device.type for tensor in self._base.values()])
+        rounding = autocast_roundoff([tensor.device.type for tensor in self._base.values()])
         self.tensors = tuple(described(path, role, base, rounding) for (role, path), base in self._base.items())
         self._widest: dict[int, torch.Tensor] = {}
         self.surrogates = Surrogates(modules)
@@ -114,8 +107,9 @@ class TorchProblem:
         self._inner = InnerGradients()
         #: F at the point, as it was found on opening.
         self.start = self._first_value()
-        #: F as the latest gradient's own forward pass gave it, at the point.
+        #: F as the latest gradient's own forward pass gave it, at the point; and that pass, to be handed out once.
         self.start_again: Array | None = None
+        self._recorded: TorchPullback | None = None
         self._size = self.start.size
         self._native_outputs = self._outputs
         if self.objective != "random":
@@ -134,9 +128,6 @@ class TorchProblem:
         self._batch.reason = "takes-gradients"
         return self.value({})
 
-    def _is_narrow(self) -> bool:
-        return any(wider(base.dtype) != base.dtype for base in self._base.values())
-
     def _leave_out_constants(self) -> None:
         """Outputs that no gradient can come back from, beside others, aren't differentiated: counts, statistics."""
         with torch.enable_grad(), self._at.placed({}, differentiable=True) as point:
@@ -153,11 +144,12 @@ class TorchProblem:
         return self._objective.left_out
 
     def shadow(self, within: Array | None = None) -> TorchProblem | None:
-        if not self._is_narrow():
+        if all(wider(base.dtype) == base.dtype for base in self._base.values()):
             return None
         native = self.value({})
         shadow = copy.copy(self)
         shadow.wide = True
+        shadow._recorded = None  # noqa: SLF001 - it is of this class
         shadow._widest = {  # noqa: SLF001 - it is of this class
             at: copied(tensor, wide=True).requires_grad_(tensor.requires_grad)
             for at, tensor in self._places.tensors.items()
@@ -273,8 +265,15 @@ class TorchProblem:
                 graph = list(nodes(outputs))
                 self._operations, self._hand_written = operations(graph), custom_functions(graph, self._own)
             if not moved:
-                self.start_again = np.concatenate([flat(output) for output in outputs])
+                made = self._resendable(outputs, starts, own=())
+                is_plain = not (self._hand_written or self._at.inputs) and self._replay.is_still
+                self.start_again, self._recorded = made.value, made if is_plain else None
             return self._pulled_back(outputs, cotangent, starts)
+
+    def _resendable(
+        self, outputs: Sequence[torch.Tensor], starts: Sequence[torch.Tensor | None], own: Sequence[Any]
+    ) -> TorchPullback:
+        return TorchPullback(outputs, starts, self.tensors, draws=self._replay.has_drawn(), own=own)
 
     def pullback(
         self,
@@ -285,10 +284,14 @@ class TorchProblem:
         only: Sequence[int] | None = None,
     ) -> TorchPullback:
         """A forward pass that takes several cotangents back."""
+        known, self._recorded = self._recorded, None
+        if known is not None and layout == "strided" and not (moved or shared) and only is None:
+            known.is_known = True
+            return known  # without inputs there is nothing to be laid out otherwise
         with torch.enable_grad(), self._at.placed(moved or {}) as point:
             starts, handed = made_ready(point, layout, shared, only)
             outputs = self._run(handed, recording=True)
-            return TorchPullback(outputs, starts, self.tensors, draws=self._replay.has_drawn())
+            return self._resendable(outputs, starts, own=[node for node in nodes(outputs) if is_own(node)])
 
     def lowered_precision(self) -> tuple[str, ...]:
         """The settings in force that make it compute with fewer digits than its dtypes have."""
@@ -377,7 +380,8 @@ class TorchProblem:
         torch.clear_autocast_cache()  # or a parameter's cast from before it was moved is used again
         args, keywords = self._arguments.at(inputs, wide=wide)
         if wide:
-            moving = {at: copied(self._places.tensors[at], wide=True) for at in self._widest if self._moves(at)}
+            buffers = {at: self._places.tensors[at] for at in self._widest}
+            moving = {at: copied(t, wide=True) for at, t in buffers.items() if self._replay.is_moving(t)}
             others = {**self._widest, **moving, **others}
         meant = self.surrogates.at_work(differentiating=recording)
         around: contextlib.AbstractContextManager[Any] = _AS_IT_IS
@@ -393,12 +397,3 @@ class TorchProblem:
         mode = self._in_float64() if wide else _AS_IT_IS
         with self._places.swapped(others), mode, self._places.only_replaced(watched):
             yield
-
-    def _moves(self, at: int) -> bool:
-        return self._replay.is_moving(self._places.tensors[at])
-
-
-def _autocast_roundoff(devices: Sequence[str]) -> float:
-    """Of the coarsest dtype that autocast computes in at the moment, zero where it is off."""
-    on = [torch.get_autocast_dtype(device) for device in set(devices) if torch.is_autocast_enabled(device)]
-    return max((unit_roundoff(dtype) for dtype in on), default=0.0)

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-#: Evaluations after which everything is looked at, and how often later: putting NumPy's generator back takes longer
-#: than a small function (35 µs against 2 µs for torch.sin), so that only what was seen to move is put back.
-_LOOKS = 2
+#: After the first evaluation everything is looked at, and again after so many: putting NumPy's generator back takes
+#: longer than a small function (35 µs against 2 µs for torch.sin), so that only what was seen to move is put back.
 _LOOK_EVERY = 16
+#: After so many modules alone are looked at.
+_LOOKS_AT_MODULES = 2
 #: What most attributes of modules are.
 _NO_STATES = frozenset({bool, int, float, str, dict, list, OrderedDict})
 
@@ -49,18 +50,25 @@ class Replay:
     def rewind(self) -> None:
         """Before an evaluation."""
         torch.set_rng_state(self._torch)
-        if self._count and (self._count <= _LOOKS or self._count % _LOOK_EVERY == 0):
+        if self._count == 1 or (self._count and self._count % _LOOK_EVERY == 0):
             self.look()
+        elif self._count == _LOOKS_AT_MODULES:  # the first run that is recorded may leave something of its own
+            self.look(_Slot, _Attributes)
         self._count += 1
         for item in self._moving:
             item.rewind()
 
-    def look(self) -> None:
-        """Find out what has moved since it was last put back."""
-        moved = [item for item in self._still if item.moved()]
+    def look(self, *kinds: type[_Kept]) -> None:
+        """Find out what, or what of some kinds, has moved since it was last put back."""
+        moved = [item for item in self._still if (not kinds or isinstance(item, kinds)) and item.moved()]
         if moved:
             self._moving += moved
             self._still = [item for item in self._still if item not in moved]
+
+    @property
+    def is_still(self) -> bool:
+        """Whether nothing was seen to move but torch's own generator."""
+        return not self._moving
 
     def has_drawn(self) -> bool:
         """Whether the evaluation drew random numbers of torch's."""

@@ -10,7 +10,6 @@ import torch
 
 from gradvitals.frameworks.problem import Array, Gradient, Tensor
 from gradvitals.frameworks.pullback import ALONE, Pull
-from gradvitals.frameworks.torch.custom import is_own, nodes
 from gradvitals.frameworks.torch.entries import flat, moved_to
 from gradvitals.frameworks.torch.layouts import laid_out, with_equal_rows
 from gradvitals.frameworks.torch.pullback import pulled_back, split
@@ -29,10 +28,14 @@ class TorchPullback:
         What the leaves are.
     draws : bool
         Whether the forward pass drew random numbers.
+    own : sequence of nodes
+        Those of the graph that are the user's own.
 
     """
 
     runs_anew = False
+    #: Whether it is the pass of a gradient that was asked for before, and no other one.
+    is_known = False
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class TorchPullback:
         tensors: Sequence[Tensor],
         *,
         draws: bool,
+        own: Sequence[Any],
     ) -> None:
         self.draws = draws
         self._outputs = outputs
@@ -48,7 +52,6 @@ class TorchPullback:
         self._leaves = [leaf for leaf in leaves if leaf is not None]
         self._tensors = tensors
         self.value = np.concatenate([flat(output) for output in outputs])
-        own = [node for node in nodes(outputs) if is_own(node)]
         self.own_backward = bool(own)
         self.own_forward_mode = any(_has_forward_mode(node) for node in own)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from gradvitals.frameworks.torch.entries import unit_roundoff
+
 #: What a float32 product may be computed in instead.
 _COARSE = frozenset({"tf32", "bf16"})
 #: In the names of nodes behind which cuDNN may be, hand-written and compiled ones among them.
@@ -35,6 +37,12 @@ def lowered_precision(devices: Sequence[str], operations: Iterable[str] | None =
     names = None if operations is None else " ".join(operations)
     by_cudnn = names is None or any(kind in names for kind in _BY_CUDNN)
     return tuple(dict.fromkeys(_settings(sorted(set(devices)), by_cudnn=by_cudnn)))
+
+
+def autocast_roundoff(devices: Sequence[str]) -> float:
+    """Of the coarsest dtype that autocast computes in at the moment on some kinds of device, zero where it is off."""
+    on = [torch.get_autocast_dtype(device) for device in set(devices) if torch.is_autocast_enabled(device)]
+    return max((unit_roundoff(dtype) for dtype in on), default=0.0)
 
 
 def _settings(devices: Sequence[str], *, by_cudnn: bool) -> Iterator[str]:
