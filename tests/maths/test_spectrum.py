@@ -91,7 +91,7 @@ def test_the_largest_is_known_to_a_hundred_thousandth_with_enough_steps():
     seed=st.integers(0, 2**16),
 )
 def test_any_small_matrix_is_known_exactly_by_steps_alone(values, more, scale, seed):
-    """Clustered, degenerate, of deficient rank, zero, a row, a column: a step per singular value, and zero, finds it all."""
+    """Clustered, degenerate, rank-deficient, zero, rows, columns: a step per singular value and zero finds it all."""
     rng = np.random.default_rng(seed)
     size = len(values)
     matrices = scale * with_values(rng, np.array(values), size + more[0], size + more[1])

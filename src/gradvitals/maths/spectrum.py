@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
 #: Relative accuracy at which the search for the largest singular value ends.
 TOLERANCE = 1e-5
 #: Steps of two products each: with what comes before, 30 forward passes' worth.
-MOST_STEPS = 10
+MOST_STEPS = 8
 #: Up to this dimension a matrix is formed, and everything about it known: it costs as many products, made in batches.
 DENSE = 128
 #: Random vectors over all samples for the mean square: it is known to a few per cent (Hutchinson's √(2/32) at worst,

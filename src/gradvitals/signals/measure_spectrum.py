@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch is imported by whoever measures
 #: Stages that a path is cut into at most: neighbours are taken together.
 _MOST_STAGES = 64
 #: Steps at most where fewer samples than the batch holds make them cheap.
-_STEPS_OF_FEW = 30
+_STEPS_OF_FEW = 24
 #: The dimension up to which the whole model's Jacobian is formed: for its condition number.
 _DENSE_WHOLE = 512
 
