@@ -425,7 +425,7 @@ def test_the_table_is_told_in_a_sentence_and_travels(lang):
     assert steps[-1] == (len(table), len(table))
     assert report.cost["products"] == sum(table.column("products"))
     text = report.render("text", lang=lang)
-    assert "σmax" in text
+    assert "σ² " in text
     assert "{" not in text
     assert "spectrum" not in [t.name for t in probe(model, x).tables]
     again = gv.Report.from_json(report.to_json(lang=lang))

@@ -235,7 +235,7 @@ def _only_once(where: str) -> ModelError:
     return ModelError(
         "a backward pass can't be differentiated",
         where,
-        "write it with differentiable operations, without @once_differentiable; the rest of the report needs none of this",
+        "write it with differentiable operations, without @once_differentiable; the rest of the report doesn't need it",
     )
 
 
