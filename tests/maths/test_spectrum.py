@@ -52,13 +52,15 @@ SEEDS = 40
 @pytest.mark.parametrize("steps", [MOST_STEPS, 40])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_largest_lies_within_its_stated_error(name, steps):
-    """Stated is 99.9 %: in 40 draws of the matrix and of the start none may fail."""
+    """Stated is 99 % for one start: of 40 draws of matrix and start one may fail (three would once in 130 sets)."""
+    failed = 0
     for seed in range(SEEDS):
         matrices = SPECTRA[name](np.random.default_rng(seed))
         found, true = through(matrices, seed=1000 + seed, most=steps), truth(matrices)["sigma_max"]
         assert found.sigma_max <= true * (1 + 1e-12)
-        assert true <= found.sigma_max + found.sigma_max_error + 1e-14 * true  # that of the decomposition itself
+        failed += true > found.sigma_max + found.sigma_max_error + 1e-14 * true  # that of the decomposition itself
         assert found.sigma_max_error < 0.3 * true  # the promise isn't empty
+    assert failed <= 1
 
 
 @pytest.mark.parametrize("name", SPECTRA)

@@ -48,7 +48,7 @@ class Spectrum:
     sigma_max : float
         The largest of all; where it wasn't formed a lower bound, met to within the error.
     sigma_max_error : float
-        The largest lies between ``sigma_max`` and that plus this, with a probability of 99.9 %.
+        The largest lies between ``sigma_max`` and that plus this, with a probability of 99 %.
     mean_square : float
         Mean of the squared singular values, min(outputs, inputs) of each sample.
     mean_square_error : float
