@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gradvitals.signals import theory
     from gradvitals.signals.verb import probe
     from gradvitals.signals.verb_predict import predict
+    from gradvitals.signals.verb_scaling import scaling
     from gradvitals.weights.verb import init_, plan_init
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "plan_init",
     "predict",
     "probe",
+    "scaling",
     "surrogate",
     "theory",
 ]
@@ -78,6 +80,7 @@ _HOME = {
     "plan_init": "gradvitals.weights.verb",
     "predict": "gradvitals.signals.verb_predict",
     "probe": "gradvitals.signals.verb",
+    "scaling": "gradvitals.signals.verb_scaling",
     "surrogate": "gradvitals.frameworks.surrogate",
     "theory": "gradvitals.signals",
 }

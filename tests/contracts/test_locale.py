@@ -153,6 +153,10 @@ TABLES = {
     "gains": "direction gain low high layers left first last",
     "agreement": "path call kind forward_predicted forward_measured forward_ratio forward_deviations "
     "gradient_predicted gradient_measured gradient_ratio gradient_deviations",
+    "spectrum": "first path inputs outputs sigma_max sigma_max_error mean_square mean_square_error square_variance "
+    "square_variance_error condition products",
+    "scaling": "path role quantity axis step exponent exponent_error smallest largest kind",
+    "points": "path quantity axis step size value",
     "plan": "path kind shape fan_in fan_out activation scheme std_before std_after bias reason",
     "before": "path forward_rms gradient_rms",
     "after": "path forward_rms gradient_rms",

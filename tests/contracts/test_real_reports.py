@@ -17,6 +17,7 @@ from gradvitals._checkup import checkup
 from gradvitals.gradients.verb import check
 from gradvitals.render.tables import _WORDS
 from gradvitals.signals.verb import probe
+from gradvitals.signals.verb_scaling import scaling
 from gradvitals.vocabulary import Report
 from gradvitals.vocabulary.words import LANGUAGES, describe, locale
 from gradvitals.weights.verb import init_, plan_init
@@ -35,6 +36,10 @@ def chain(activation: type[nn.Module], scale: float, depth: int = 12) -> nn.Sequ
             linear.weight.mul_(scale)
         layers += [linear, activation()]
     return nn.Sequential(*layers, nn.Linear(16, 3))
+
+
+def of_width(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(16, width), nn.Linear(width, width), nn.Linear(width, 1))
 
 
 def forgetful(x: np.ndarray) -> float:
@@ -87,6 +92,9 @@ def probes(x: torch.Tensor, loss: Any) -> dict[str, Report]:
         "probe overflow": probe(overflow, 10 * x.half()),
         "probe compiled": probe(torch.compile(small, backend="eager"), x),
         "probe untracked": probe(nn.Sequential(*chain(nn.Sigmoid, 1.0), nn.BatchNorm1d(3)).eval(), x),
+        "probe spectrum": probe(small, x, spectrum=True),
+        "scaling": scaling(of_width, x, widths=[4, 16, 64], steps=1, seeds=1, learning_rate=1e-4),
+        "scaling depth": scaling(lambda depth: chain(nn.Tanh, 1.5, depth), x, depths=[2, 4, 8], steps=0, seeds=1),
         "against": probe(small, x, against=other),
         "against bfloat16": probe(small, x, against=torch.bfloat16),
     }

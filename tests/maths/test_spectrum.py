@@ -52,13 +52,15 @@ SEEDS = 40
 @pytest.mark.parametrize("steps", [MOST_STEPS, 40])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_largest_lies_within_its_stated_error(name, steps):
-    """Stated is 99.9 %: in 40 draws of the matrix and of the start none may fail."""
+    """Stated is 99 % for one start: of 40 draws of matrix and start one may fail (three would once in 130 sets)."""
+    failed = 0
     for seed in range(SEEDS):
         matrices = SPECTRA[name](np.random.default_rng(seed))
         found, true = through(matrices, seed=1000 + seed, most=steps), truth(matrices)["sigma_max"]
         assert found.sigma_max <= true * (1 + 1e-12)
-        assert true <= found.sigma_max + found.sigma_max_error + 1e-14 * true  # that of the decomposition itself
+        failed += true > found.sigma_max + found.sigma_max_error + 1e-14 * true  # that of the decomposition itself
         assert found.sigma_max_error < 0.3 * true  # the promise isn't empty
+    assert failed <= 1
 
 
 @pytest.mark.parametrize("name", SPECTRA)
@@ -91,7 +93,7 @@ def test_the_largest_is_known_to_a_hundred_thousandth_with_enough_steps():
     seed=st.integers(0, 2**16),
 )
 def test_any_small_matrix_is_known_exactly_by_steps_alone(values, more, scale, seed):
-    """Clustered, degenerate, of deficient rank, zero, a row, a column: a step per singular value, and zero, finds it all."""
+    """Clustered, degenerate, rank-deficient, zero, rows, columns: a step per singular value and zero finds it all."""
     rng = np.random.default_rng(seed)
     size = len(values)
     matrices = scale * with_values(rng, np.array(values), size + more[0], size + more[1])

@@ -34,6 +34,11 @@ def spectrum_of(model, *inputs, **options):
     return report.settings, whole, stages
 
 
+def looked_at(x, axis=0):
+    """Of a batch the first quarter, eight samples at most."""
+    return x.narrow(axis, 0, max(1, min(8, x.shape[axis] // 4)))
+
+
 def agrees(row, true, *, condition=1e-3):
     assert row["sigma_max"] <= true["sigma_max"] * (1 + 1e-5)
     assert true["sigma_max"] <= row["sigma_max"] + row["sigma_max_error"] + 1e-6 * true["sigma_max"]
@@ -78,8 +83,9 @@ def test_the_whole_model_agrees_with_its_jacobian_written_down(name):
     make, shape, axis = MODELS[name]
     model, x = make(), torch.randn(shape)
     settings, whole, _ = spectrum_of(model, x)
-    true = truth(jacobians(in_float64(model), x.double(), axis))
-    assert (settings["jacobian"], settings["samples"]) == ("per-sample", shape[axis])
+    few = looked_at(x, axis)
+    true = truth(jacobians(in_float64(model), few.double(), axis))
+    assert (settings["jacobian"], settings["samples"]) == ("per-sample", few.shape[axis])
     agrees(whole, true)
 
 
@@ -91,13 +97,13 @@ def test_what_is_too_large_to_be_formed_agrees_as_well(name, monkeypatch):
     model, x = make(), torch.randn(shape)
     _, whole, _ = spectrum_of(model, x)
     assert whole["condition"] is None
-    agrees(whole, truth(jacobians(in_float64(model), x.double(), axis)))
+    agrees(whole, truth(jacobians(in_float64(model), looked_at(x, axis).double(), axis)))
 
 
 def test_a_model_of_float64_is_known_to_its_own_precision():
     model, x = mlp(6, nn.Tanh, scaled(1.5)).double(), torch.randn(4, 32).double()
     _, whole, _ = spectrum_of(model, x)
-    assert whole["sigma_max"] == pytest.approx(truth(jacobians(model, x))["sigma_max"], rel=1e-12)
+    assert whole["sigma_max"] == pytest.approx(truth(jacobians(model, looked_at(x)))["sigma_max"], rel=1e-12)
 
 
 def test_stages_follow_one_another_and_their_product_is_the_whole():
@@ -109,6 +115,7 @@ def test_stages_follow_one_another_and_their_product_is_the_whole():
     assert stages[-1]["path"] == "output"
     assert all(a["path"] == b["first"] for a, b in itertools.pairwise(stages))
     weight = model[2].weight.detach().double().numpy()
+    x = looked_at(x)
     slopes = 1 - torch.tanh(model[0](x)).detach().double().numpy() ** 2
     agrees(stages[1], truth(weight[None] * slopes[:, None, :]))
     with linearised(gv.Case(model, (x,))) as point:
@@ -138,8 +145,8 @@ def test_samples_that_share_batch_statistics_make_one_jacobian():
     assert (whole["inputs"], whole["outputs"]) == (4 * 48, 40)
     agrees(whole, truth(of_batch(in_float64(model), x.double())))
     settings, whole, _ = spectrum_of(model.eval(), x)
-    assert (settings["jacobian"], settings["samples"]) == ("per-sample", 4)
-    agrees(whole, truth(jacobians(in_float64(model), x.double())))
+    assert (settings["jacobian"], settings["samples"]) == ("per-sample", 1)
+    agrees(whole, truth(jacobians(in_float64(model), looked_at(x).double())))
 
 
 def test_dropout_is_that_of_the_seed_throughout():
@@ -160,7 +167,7 @@ def test_of_a_large_batch_the_first_samples_are_looked_at():
     model, x = mlp(3, nn.Tanh, scaled(1.5)), torch.randn(64, 32)
     settings, whole, _ = spectrum_of(model, x)
     assert settings["samples"] == 8
-    agrees(whole, truth(jacobians(in_float64(model), x[:8].double())))
+    agrees(whole, truth(jacobians(in_float64(model), looked_at(x).double())))
 
 
 def test_a_batch_that_cannot_be_cut_is_looked_at_as_a_whole():
@@ -196,7 +203,7 @@ def test_token_ids_are_differentiated_where_they_become_numbers():
     settings, whole, _ = spectrum_of(model, ids)
     assert (settings["jacobian_of"], whole["first"], whole["path"]) == ("words", "words", "output.logits")
     double = in_float64(model)
-    agrees(whole, truth(jacobians(double.after, double.words(ids).detach())))
+    agrees(whole, truth(jacobians(double.after, double.words(looked_at(ids)).detach())))
 
 
 def test_frozen_embeddings_are_no_hindrance():
@@ -249,7 +256,7 @@ def test_functions_by_hand_go_either_way(twice, tangent, monkeypatch):
     _, whole, _ = spectrum_of(model, x)
     plain = nn.Sequential(model.first, torch.nn.Module(), model.last)
     double = in_float64(plain)
-    agrees(whole, truth(jacobians(lambda v: double[2](double[0](v).sin()), x.double())))
+    agrees(whole, truth(jacobians(lambda v: double[2](double[0](v).sin()), looked_at(x).double())))
 
 
 def test_where_only_the_transposed_can_be_had_small_ones_are_formed_and_large_ones_left_open():
@@ -258,7 +265,7 @@ def test_where_only_the_transposed_can_be_had_small_ones_are_formed_and_large_on
     model, x = ByHand(function, 20), torch.randn(3, 20)
     _, whole, _ = spectrum_of(model, x)
     double = in_float64(nn.Sequential(model.first, nn.Module(), model.last))
-    agrees(whole, truth(jacobians(lambda v: double[2](double[0](v).sin()), x.double())))
+    agrees(whole, truth(jacobians(lambda v: double[2](double[0](v).sin()), looked_at(x).double())))
     _, whole, stages = spectrum_of(ByHand(function, 600), torch.randn(2, 600))
     assert whole["sigma_max"] is None
     assert stages[0]["sigma_max"] > 0
@@ -288,7 +295,7 @@ def test_what_a_backward_pass_hides_from_autograd_is_not_left_out_in_silence(mon
     torch.manual_seed(0)
     model, x = Skip(), torch.randn(3, 140)
     double = in_float64(model.linear)
-    agrees(spectrum_of(model, x)[1], truth(jacobians(lambda v: v + double(v).sin(), x.double())))
+    agrees(spectrum_of(model, x)[1], truth(jacobians(lambda v: v + double(v).sin(), looked_at(x).double())))
     monkeypatch.setattr("gradvitals.signals.measure_spectrum._DENSE_WHOLE", 0)
     assert spectrum_of(model, x)[1]["sigma_max"] is None
 
@@ -304,7 +311,7 @@ def test_checkpointed_and_compiled_models_are_seen_too():
 
     torch.manual_seed(0)
     model, x = mlp(3, nn.Tanh, scaled(1.5)), torch.randn(3, 32)
-    true = truth(jacobians(in_float64(model), x.double()))
+    true = truth(jacobians(in_float64(model), looked_at(x).double()))
     for same in (Checkpointed(model), torch.compile(model, backend="eager")):
         agrees(spectrum_of(same, x)[1], true)
 
@@ -314,7 +321,7 @@ def test_under_autocast_the_jacobian_is_that_of_autocast():
     model, x = mlp(3, nn.Tanh, scaled(1.5)), torch.randn(3, 32)
     with torch.autocast("cpu", torch.bfloat16):
         _, whole, _ = spectrum_of(model, x)
-    true = truth(jacobians(in_float64(model), x.double()))
+    true = truth(jacobians(in_float64(model), looked_at(x).double()))
     assert whole["sigma_max"] == pytest.approx(true["sigma_max"], rel=0.02)
     assert whole["sigma_max_error"] >= 1e-3 * whole["sigma_max"]
 
@@ -425,7 +432,7 @@ def test_the_table_is_told_in_a_sentence_and_travels(lang):
     assert steps[-1] == (len(table), len(table))
     assert report.cost["products"] == sum(table.column("products"))
     text = report.render("text", lang=lang)
-    assert "σmax" in text
+    assert "σ² " in text
     assert "{" not in text
     assert "spectrum" not in [t.name for t in probe(model, x).tables]
     again = gv.Report.from_json(report.to_json(lang=lang))

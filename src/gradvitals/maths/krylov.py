@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     Array = NDArray[np.float64]
 
 #: The bound above holds with this probability less than 1, over the random start.
-FAILURE = 0.001
+FAILURE = 0.01
 #: Entries of all vectors that are kept (half a gigabyte): larger matrices get fewer steps, and a wider bound.
 _MOST_KEPT = 2**26
 _FEWEST_STEPS = 3

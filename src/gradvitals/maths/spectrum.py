@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
 #: Relative accuracy at which the search for the largest singular value ends.
 TOLERANCE = 1e-5
 #: Steps of two products each: with what comes before, 30 forward passes' worth.
-MOST_STEPS = 10
+MOST_STEPS = 8
 #: Up to this dimension a matrix is formed, and everything about it known: it costs as many products, made in batches.
 DENSE = 128
 #: Random vectors over all samples for the mean square: it is known to a few per cent (Hutchinson's √(2/32) at worst,
@@ -48,7 +48,7 @@ class Spectrum:
     sigma_max : float
         The largest of all; where it wasn't formed a lower bound, met to within the error.
     sigma_max_error : float
-        The largest lies between ``sigma_max`` and that plus this, with a probability of 99.9 %.
+        The largest lies between ``sigma_max`` and that plus this, with a probability of 99 %.
     mean_square : float
         Mean of the squared singular values, min(outputs, inputs) of each sample.
     mean_square_error : float

@@ -31,6 +31,8 @@ def charts(table: Table, lang: str) -> list[Chart]:
         return []
     if table.name.startswith("training"):
         return _training(table, lang)
+    if table.name == "points":
+        return _growth(table, lang)
     if table.name == "comparison" or tables.is_layers(table):
         return _layers(table, lang)
     return []
@@ -46,6 +48,32 @@ def _layers(table: Table, lang: str) -> list[Chart]:
         lines = _sides(table, size, xs, counted, lang)
         if lines:
             drawn.append(_chart(size, lines, phrases.phrase("axis_layers", lang), lang, log=True))
+    return drawn
+
+
+def _growth(table: Table, lang: str) -> list[Chart]:
+    """A drawing per axis and quantity after its last step: the layers that grow most and least, and the output."""
+    lines: dict[tuple[Fact, Fact, Fact], dict[str, list[tuple[float, float]]]] = {}
+    for row in table.records():
+        size, value = tables.number(row["size"]), tables.number(row["value"])
+        if size and value and math.isfinite(value):
+            of_kind = lines.setdefault((row["axis"], row["quantity"], row["step"]), {})
+            of_kind.setdefault(phrases.clean(str(row["path"])), []).append((math.log2(size), value))
+    last = {(axis, quantity): step for axis, quantity, step in lines}
+    drawn = []
+    for (axis, quantity), step in last.items():
+        found = {path: sorted(points) for path, points in lines[axis, quantity, step].items() if len(points) > 1}
+        order = sorted(found, key=lambda path: found[path][-1][1] / found[path][0][1])
+        wanted = dict(
+            zip(("after", "before", "main"), dict.fromkeys([*order[-1:], *order[:1], "output"]), strict=False)
+        )
+        series = [Series(path, role, *zip(*found[path], strict=True)) for role, path in wanted.items() if path in found]
+        if series:
+            title = phrases.phrase(f"chart_{quantity}_of_{axis}", lang, step=step)
+            told = "; ".join(_in_words(line, lang) for line in series)
+            description = phrases.phrase("chart_label", lang, title=title, series=told)
+            label = phrases.phrase(f"axis_{axis}", lang)
+            drawn.append(Chart(title, svg.line_chart(series, description=description, x_label=label, log=True), ""))
     return drawn
 
 

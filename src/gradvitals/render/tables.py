@@ -26,6 +26,8 @@ _WORDS = frozenset(
         "harmless_grade",
         "term",
         "along",
+        "quantity",
+        "axis",
     }
 )
 #: Columns that are compared with one another digit by digit.

@@ -44,6 +44,7 @@ _IMPORTANT = {
     ),
     "gains": ("direction", "gain", "low", "high", "left", "layers", "first", "last", "along"),
     "spectrum": ("path", "sigma_max", "mean_square", "square_variance", "condition", "sigma_max_error", "first"),
+    "scaling": ("path", "quantity", "axis", "step", "exponent", "exponent_error", "role", "smallest", "largest"),
     "streams": ("path", "forward_rms", "branch_ratio", "gradient_rms", "branch_rms"),
     "against": ("path", "parted", "forward_distance", "forward_noise", "gradient_distance", "gradient_noise", "kind"),
     "parameters": ("path", "weight_rms", "gradient_rms", "gradient_to_weight", "adam_step", "underflow_fp16"),

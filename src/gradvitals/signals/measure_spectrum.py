@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # torch is imported by whoever measures
 
 #: Stages that a path is cut into at most: neighbours are taken together.
 _MOST_STAGES = 64
-#: Steps at most where fewer samples than the batch holds make them cheap.
-_STEPS_OF_FEW = 30
+#: Steps more for each time that fewer samples are looked at than the batch holds, and steps at most.
+_MORE_STEPS, _STEPS_AT_MOST = 2, 24
 #: The dimension up to which the whole model's Jacobian is formed: for its condition number.
 _DENSE_WHOLE = 512
 
@@ -80,7 +80,8 @@ def measure_spectrum(
                     samples = jacobian.shape[0]
             if progress is not None:
                 progress(at + 1, len(ends))
-    return Stages(tuple(found), "per-sample" if samples > 1 else "of-batch", point.source, samples)
+        kind = "per-sample" if point.independent else "of-batch"
+    return Stages(tuple(found), kind, point.source, samples)
 
 
 def spectrum_table(stages: Stages) -> Table:
@@ -118,7 +119,7 @@ def _name(point: Linearised, at: int | None, end: str) -> str:
 
 def steps_for(spared: float) -> int:
     """How many steps there may be where so many times fewer samples than the batch holds are looked at."""
-    return min(int(MOST_STEPS * spared), _STEPS_OF_FEW)
+    return min(MOST_STEPS + int(_MORE_STEPS * (spared - 1)), _STEPS_AT_MOST)
 
 
 def _asked(jacobian: Formable, seed: int, spared: float, *, whole: bool) -> Spectrum | None:

@@ -47,7 +47,7 @@ def probe(
     spectrum : bool
         Also look at the singular values of the Jacobian, ∂output/∂input of each sample, of the whole model and stage by
         stage: the largest, the mean square, how alike they are (dynamical isometry), the condition number where the
-        size allows it. It takes some 50 backward passes of up to eight samples, and as many again for the stages.
+        size allows it. It takes some 50 backward passes of a part of the batch, and as many again for the stages.
     loss : callable, optional
         Maps the output to a scalar. Without it a scalar ``output.loss`` is used, else a random gradient of unit RMS is
         sent back from the output; ``settings["objective"]`` says which.

@@ -36,6 +36,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "S210": "prediction-disagrees",
         "S211": "signal-not-finite",
         "S212": "runs-differ",
+        "S213": "update-grows",
         "W301": "weight-variance-off",
         "W302": "weights-symmetric",
         "W304": "weights-not-finite",

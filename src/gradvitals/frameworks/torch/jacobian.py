@@ -90,7 +90,7 @@ class TorchJacobian:
         tangent: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self._start, self._end, self._tangent = start, end, tangent
-        self._graph: tuple[torch.Tensor, torch.Tensor] | str | None = None
+        self._graph: tuple[torch.Tensor, torch.Tensor] | ModelError | None = None
         self._batched = True
         #: Whether the end was computed from the start.
         self.is_connected = True
@@ -182,15 +182,12 @@ class TorchJacobian:
         if self._graph is None:
             try:
                 self._graph = _twice(self._start, self._end)
+            except ModelError as error:
+                self._graph = error
             except (RuntimeError, NotImplementedError) as error:
-                self._graph = str(error)
-        if isinstance(self._graph, str):
-            raise ModelError(
-                "a backward pass can't be differentiated",
-                self._graph,
-                "write it with differentiable operations, without @once_differentiable; the rest of the report "
-                "needs none of this",
-            )
+                self._graph = _only_once(str(error))
+        if isinstance(self._graph, ModelError):
+            raise self._graph
         return self._graph
 
     def _layout(self, samples: Mapping[int, int]) -> tuple[Rows, Rows]:
@@ -214,13 +211,13 @@ class TorchJacobian:
 
 
 def _twice(start: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Jᵀ·u and u, with the graph between them. Raises RuntimeError where a part of it is missing."""
+    """Jᵀ·u and u, with the graph between them. Raises ModelError where a part of it is missing."""
     generator = torch.Generator().manual_seed(_SEED)
     moved, sent = (torch.randn(x.shape, generator=generator).to(x) for x in (start, end))
     sent.requires_grad_()
     (pulled,) = torch.autograd.grad(end, start, sent, create_graph=True)
     if any(node.name() == _ERROR_NODE for node in _nodes(pulled)):
-        raise RuntimeError("the backward of an autograd.Function is marked @once_differentiable")
+        raise _only_once("the backward of an autograd.Function is marked @once_differentiable")
     (pushed,) = torch.autograd.grad(pulled, sent, moved, retain_graph=True)
     with torch.no_grad():
         sides = [
@@ -230,8 +227,16 @@ def _twice(start: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, torch.
         scale = pulled.double().norm() * moved.double().norm() / max(start.numel(), 1) ** 0.5
         allowed = max(_AGREE, _AGREE_ROUNDINGS * max(torch.finfo(x.dtype).eps for x in (start, end)))
         if bool((sides[0] - sides[1]).abs() > allowed * scale):
-            raise RuntimeError("a part of the backward pass is hidden from autograd")
+            raise _only_once("a part of the backward pass is hidden from autograd")
     return pulled, sent
+
+
+def _only_once(where: str) -> ModelError:
+    return ModelError(
+        "a backward pass can't be differentiated",
+        where,
+        "write it with differentiable operations, without @once_differentiable; the rest of the report doesn't need it",
+    )
 
 
 def _nodes(tensor: torch.Tensor) -> Iterator[Any]:

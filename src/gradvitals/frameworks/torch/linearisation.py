@@ -24,8 +24,8 @@ from gradvitals.frameworks.torch.stance import run_eagerly
 from gradvitals.frameworks.torch.state import preserved, seed_everything, without_our_noise
 from gradvitals.vocabulary.errors import GradvitalsError, InputError, ModelError
 
-#: Of a larger batch so many samples are looked at, fewer where they are large: so many entries of the input in all.
-_SAMPLES, _ENTRIES = 8, 2**21
+#: Of a batch this share is looked at, so many samples and entries of the input at most: a product costs as much less.
+_SHARE, _SAMPLES, _ENTRIES = 0.25, 8, 2**21
 #: Outputs of the first samples run alone are theirs where they differ by rounding only.
 _SAME = 1e-3
 
@@ -49,6 +49,8 @@ class Linearised:
         How many samples there may be along which axis of ``start``.
     spared : float
         How many times fewer samples were looked at than the batch holds.
+    independent : bool
+        Whether the batch holds several samples, none of which depends on another.
 
     """
 
@@ -61,6 +63,7 @@ class Linearised:
     samples: Mapping[int, int]
     _tangent: Any
     spared: float = 1.0
+    independent: bool = False
 
     def jacobian(self, start: int | None = None, end: int | None = None) -> TorchJacobian | None:
         """That of node ``end`` (or the output) with respect to node ``start`` (or the input); None where the one
@@ -103,11 +106,12 @@ def linearised(case: Case, *, seed: int = 0) -> Iterator[Linearised]:
         if whole is None:
             raise _not_connected(case, point)
         samples = whole.inputs.samples
-        kept = max(1, min(_SAMPLES, _ENTRIES // max(whole.inputs.size, 1)))
+        kept = max(1, min(int(_SHARE * samples), _SAMPLES, _ENTRIES // max(whole.inputs.size, 1)))
         if samples > kept:
             point, whole = _first_samples(model, case, seed, point, whole, kept) or (point, whole)
         # Stages that work position by position must not take positions for samples.
-        yield replace(point, samples={whole.inputs.axis: whole.inputs.samples})
+        kept = whole.inputs.samples
+        yield replace(point, samples={whole.inputs.axis: kept}, independent=samples > 1)
 
 
 def _recorded(model: nn.Module, case: Case, seed: int) -> Linearised:
