@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradvitals.frameworks import Case, as_case, framework_of
 from gradvitals.frameworks.environment import environment
+from gradvitals.frameworks.prediction import Prediction
 from gradvitals.signals.against import apart_table, judge_apart
+from gradvitals.signals.foresight import with_foresight
 from gradvitals.signals.measure import signal
 from gradvitals.signals.measure_tables import tables
 from gradvitals.signals.rules import judge
@@ -117,6 +120,7 @@ def probe(
     findings = judge(seen)
     if any(finding.code == "S211" for finding in findings):
         findings = judge(seen, find_producer(case, seed=seed))
+    findings = with_foresight(findings, seen, functools.partial(_with_weights, case, seed))
     if progress is not None:
         progress(1, 1)
     settings: dict[str, Fact] = {
@@ -137,6 +141,13 @@ def probe(
         environment=environment(),
         cost={"seconds": round(time.perf_counter() - started, 4), "forwards": 1, "backwards": 1},
     )
+
+
+def _with_weights(case: Case, seed: int, weights: Mapping[str, float]) -> Prediction:
+    """What theory says of a model whose weights are of another size."""
+    from gradvitals.frameworks.torch.prediction.predict import predict
+
+    return predict(case, seed=seed, weight_rms=weights)
 
 
 def _compared(
