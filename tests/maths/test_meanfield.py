@@ -8,7 +8,7 @@ import pytest
 from gradvitals.maths.meanfield import even_moments, expand
 
 
-@pytest.mark.parametrize("f", [np.tanh, np.exp, np.sign, lambda z: 1 / z, lambda z: np.log(z)])
+@pytest.mark.parametrize("f", [np.tanh, np.exp, np.sign, lambda z: 1 / z, np.log])
 def test_even_moments_are_those_of_the_expansion(f):
     rng = np.random.default_rng(0)
     mean, variance = rng.normal(size=5), rng.uniform(0.5, 2.0, 5)

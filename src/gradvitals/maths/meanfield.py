@@ -82,7 +82,7 @@ class Expansion:
         orders = int(
             (shares[::-1].cumsum()[::-1] > _NEGLIGIBLE).sum()
         )  # of the terms, those that matter off the diagonal
-        used = (power > _NEGLIGIBLE * scale).any(axis=1)
+        used = np.any(power > _NEGLIGIBLE * scale, axis=1).tolist()
         rest = np.multiply.outer(left_out**0.5, left_out**0.5) if a.shape[1] > 1 else left_out[0]
         total = rest * c * c if orders > len(a) else np.zeros_like(c)
         for start in range(0, len(c), _BLOCK):  # what lies before a block's own rows is known by symmetry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import math
 
-from gradvitals.frameworks.capture import Call
+from gradvitals.frameworks.capture import Call, ParameterRecord
 from gradvitals.maths import activations, gaussian, schemes
 from gradvitals.signals.measure import Signal, consumers, label
 from gradvitals.signals.trunk import is_normalisation
@@ -53,26 +53,55 @@ def _advice(signal: Signal, name: str, favourite: str | None) -> str | None:
 
 def _off_scheme(signal: Signal, name: str) -> dict[str, Fact]:
     """The layer of the main path whose weights are furthest from their scheme, on the side that hurts."""
-    records = {record.path: record for record in signal.capture.parameters}
-    calls = signal.capture.calls
-    users = consumers(calls)
     worst: tuple[float, dict[str, Fact]] = (math.log(_NEAR), {})
-    for at in (at for nodes in signal.trunk.levels for at in nodes if at >= 0):
-        call = calls[at]
-        weight = next((records[path] for path in call.parameters if len(records[path].shape) > 1), None)
-        if weight is None or call.kind not in _PLAIN or not weight.values.rms > 0:
-            continue
-        fan_in = math.prod(weight.shape[1:])
-        follower = next(
-            (calls[user] for user in users[at] if calls[user].activation in {*activations.NAMES, *_LIKE}), None
-        )
-        scheme, wanted = _wanted(follower, fan_in, weight.shape[0])
+    planned = _plan(signal)
+    for at in (at for nodes in signal.trunk.levels for at in nodes if at in planned):
+        weight, scheme, wanted = planned[at]
         off = (
             math.log(weight.values.std / wanted) * (1 if "exploding" in name else -1) if weight.values.std > 0 else 0.0
         )
         if off > worst[0]:
-            worst = (off, {"scheme": scheme, "layer": label(call), "std_now": weight.values.std, "std_wanted": wanted})
+            now = {"std_now": weight.values.std, "std_wanted": wanted}
+            worst = (off, {"scheme": scheme, "layer": label(signal.capture.calls[at]), **now})
     return worst[1]
+
+
+def _plan(signal: Signal) -> dict[int, tuple[ParameterRecord, str, float]]:
+    """By call of a plain layer its weight, the scheme for what follows, and the standard deviation that this gives."""
+    records = {record.path: record for record in signal.capture.parameters}
+    calls = signal.capture.calls
+    users = consumers(calls)
+    found = {}
+    for at, call in enumerate(calls):
+        weight = next((records[path] for path in call.parameters if len(records[path].shape) > 1), None)
+        if weight is None or call.kind not in _PLAIN or not weight.values.rms > 0:
+            continue
+        follower = next(
+            (calls[user] for user in users[at] if calls[user].activation in {*activations.NAMES, *_LIKE}), None
+        )
+        found[at] = (weight, *_wanted(follower, math.prod(weight.shape[1:]), weight.shape[0]))
+    return found
+
+
+def scheme_weights(signal: Signal) -> dict[str, float]:
+    """The RMS of every plain layer's parameters, by name, if it started by its scheme: its biases at zero."""
+    shapes = {record.path: record.shape for record in signal.capture.parameters}
+    found: dict[str, float] = {}
+    for at, (weight, _, wanted) in _plan(signal).items():
+        found.setdefault(weight.path, wanted)
+        found.update({path: 0.0 for path in signal.capture.calls[at].parameters if len(shapes[path]) == 1})
+    return found
+
+
+def branch_weights(signal: Signal) -> dict[str, float]:
+    """The same, the last plain layer of each of L residual branches over √L: Hayou et al. (2021), Stable ResNet."""
+    planned, found = _plan(signal), scheme_weights(signal)
+    for stream in signal.capture.streams:
+        last = next((at for at in sorted(stream.branch, reverse=True) if at in planned), None)
+        if last is not None:
+            weight, _, wanted = planned[last]
+            found[weight.path] = wanted / math.sqrt(len(signal.capture.streams))
+    return found
 
 
 def _wanted(follower: Call | None, fan_in: int, fan_out: int) -> tuple[str, float]:

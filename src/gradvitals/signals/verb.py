@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradvitals.frameworks import Case, as_case, framework_of
 from gradvitals.frameworks.environment import environment
+from gradvitals.frameworks.prediction import Prediction
 from gradvitals.signals.against import apart_table, judge_apart
+from gradvitals.signals.foresight import with_foresight
 from gradvitals.signals.measure import signal
 from gradvitals.signals.measure_spectrum import measure_spectrum, spectrum_table
 from gradvitals.signals.measure_tables import tables
@@ -131,6 +134,7 @@ def probe(
     findings = judge(seen)
     if any(finding.code == "S211" for finding in findings):
         findings = judge(seen, find_producer(case, seed=seed))
+    findings = with_foresight(findings, seen, functools.partial(_with_weights, case, seed))
     stages = None
     if spectrum and not any(finding.code == "S211" for finding in findings):
         stages = measure_spectrum(case, seed=seed, progress=progress)
@@ -160,6 +164,13 @@ def probe(
         environment=environment(),
         cost={"seconds": round(time.perf_counter() - started, 4), **cost},
     )
+
+
+def _with_weights(case: Case, seed: int, weights: Mapping[str, float]) -> Prediction:
+    """What theory says of a model whose weights are of another size."""
+    from gradvitals.frameworks.torch.prediction.predict import predict
+
+    return predict(case, seed=seed, weight_rms=weights)
 
 
 def _compared(

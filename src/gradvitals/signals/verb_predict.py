@@ -46,7 +46,8 @@ def predict(
     against : str, optional
         ``"probe"``: measure the same batch as well and compare, layer by layer (table ``agreement``, finding S210).
     weight_rms : mapping of str to float, optional
-        The RMS of parameters on the meta device, by name. Without it the start of their module is assumed.
+        The RMS of parameters by name, in place of that of their values: what if they started like this? Of those on
+        the meta device that aren't named, the start of their module is assumed.
     kwargs : mapping, optional
         Keyword inputs of the model.
     seed : int

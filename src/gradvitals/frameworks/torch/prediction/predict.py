@@ -19,6 +19,7 @@ from gradvitals.frameworks.prediction import (
     Prediction,
     UnmodelledOperation,
 )
+from gradvitals.frameworks.torch.layers import written
 from gradvitals.frameworks.torch.objective import tensors_in
 from gradvitals.frameworks.torch.prediction import rules  # noqa: F401 - fills the table of rules
 from gradvitals.frameworks.torch.prediction.backward import sent_back
@@ -43,7 +44,7 @@ def predict(case: Case, *, seed: int = 0, weight_rms: Mapping[str, float] | None
     seed : int
         Of outputs drawn for the loss.
     weight_rms : mapping of str to float, optional
-        The RMS of parameters on the meta device, by name.
+        The RMS of parameters by name, in place of that of their values; those on the meta device have no others.
 
     Raises
     ------
@@ -64,12 +65,14 @@ def predict(case: Case, *, seed: int = 0, weight_rms: Mapping[str, float] | None
     state = RandomState.capture()
     try:
         for kind in kinds:
-            try:
-                with _kept(model, case, kind):
-                    return _predicted(model, case, kind, seed, weight_rms or {})
-            except ModelError:  # some code looks at values: then on real tensors
-                if kind == kinds[-1]:
-                    raise
+            with _kept(model, case, kind):
+                try:
+                    followed = _followed(model, case, kind, seed, weight_rms or {})
+                except ModelError:  # some code looks at values: then on real tensors
+                    if kind == kinds[-1]:
+                        raise
+                    continue
+                return _predicted(model, case, kind, seed, *followed)
     finally:
         state.restore()
     raise ValueError(f"no kind of tensors among {kinds}")
@@ -80,7 +83,10 @@ def _is_meta(model: nn.Module, case: Case) -> bool:
     return any(tensor.is_meta for tensor in (*model.parameters(), *given))
 
 
-def _predicted(model: nn.Module, case: Case, kind: str, seed: int, weight_rms: Mapping[str, float]) -> Prediction:
+def _followed(
+    model: nn.Module, case: Case, kind: str, seed: int, weight_rms: Mapping[str, float]
+) -> tuple[Trace, Calls, Any, list[str]]:
+    """The forward pass: its trace and calls, the output, and the parameters whose size had to be assumed."""
     trace = Trace()
     calls = Calls(model, trace)
     trace.where = lambda: calls.innermost
@@ -110,6 +116,13 @@ def _predicted(model: nn.Module, case: Case, kind: str, seed: int, weight_rms: M
                 f"in {calls.innermost or 'the model itself'}: {type(error).__name__}: {error}",
                 "call it by hand with these inputs to see it fail; on the meta device no code may look at values",
             ) from error
+    return trace, calls, output, assumed
+
+
+def _predicted(
+    model: nn.Module, case: Case, kind: str, seed: int, trace: Trace, calls: Calls, output: Any, assumed: list[str]
+) -> Prediction:
+    """What follows from a forward pass, and from sending a gradient back."""
     roots, objective = gradients_at_outputs(output, trace, case.loss, seed)
     gradients, troubles = sent_back(trace.steps, roots)
     trace.unmodelled += [Unmodelled(name, "", f"on the way back: {reason}") for name, reason in troubles]
@@ -179,9 +192,14 @@ def _without_values(kind: str) -> Any:
 
 def _announce(model: nn.Module, trace: Trace, weight_rms: Mapping[str, float]) -> list[str]:
     """Bind parameters and buffers; returns the paths of those whose size had to be assumed."""
+    names = {
+        name: next((key for key in (name, written(name)) if key in weight_rms), "")
+        for name, _ in model.named_parameters()
+    }
+    weight_rms = {name: weight_rms[key] for name, key in names.items() if key}
     known, assumed = meta_weights(model, weight_rms)
     for name, parameter in model.named_parameters():
-        if parameter.is_meta:
+        if parameter.is_meta or name in weight_rms:
             second, mean = known[name]
             trace.bind(parameter, Weight(tuple(parameter.shape), second, mean, name))
         else:

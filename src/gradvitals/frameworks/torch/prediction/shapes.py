@@ -1,8 +1,8 @@
 """The shapes of what operations return, remembered: asking PyTorch takes a millisecond, and layers repeat.
 
-An operation's output has its shape, strides and type by those of what goes in, and by its numbers. So one that was asked
-of tensors alike before is answered without running it. What writes into its arguments, or has a shape that depends on
-values, is always run.
+An operation's output has its shape, strides and type by those of what goes in, and by its numbers. So one that was
+asked of tensors alike before is answered without running it. What writes into its arguments, or has a shape that
+depends on values, is always run.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ _PLAIN = (bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.
 
 
 def _answer(output: Any, given: list[torch.Tensor]) -> tuple[type, tuple[_Made, ...]] | None:
-    """What to answer the next time; None where the output is more than tensors with memory of their own or a given one's."""
+    """What to answer the next time; None where an output is no tensor with memory of its own or a given one's."""
     kind = torch.Tensor if isinstance(output, torch.Tensor) else type(output)
     outputs = [output] if kind is torch.Tensor else output
     if kind not in {torch.Tensor, tuple, list}:
@@ -152,6 +152,6 @@ def _answer(output: Any, given: list[torch.Tensor]) -> tuple[type, tuple[_Made, 
             return None
         memory = tensor.untyped_storage()._cdata  # noqa: SLF001 - as in trace.py
         behind = next((at for at, one in enumerate(given) if one.untyped_storage()._cdata == memory), None)  # noqa: SLF001
-        place = tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype
+        place = tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype
         made.append(_Made(*place, tensor.device, behind))
     return kind, tuple(made)

@@ -8,7 +8,7 @@ code that branches on such values runs as it would.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -169,6 +169,10 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in made:
                 self.trace.bind(tensor, None)
             return output
+        if len(values) == 1 and isinstance(values[0], Weight) and name.removeprefix("aten::") in _UNCHANGED | _PARTS:
+            for tensor in made:
+                self.trace.bind(tensor, replace(values[0], shape=tuple(tensor.shape)))
+            return output
         if name in _DRAWING or any(isinstance(v, Noise) for v in signal):
             if self._noise(name, args, kwargs, values, made):
                 return output
@@ -308,6 +312,8 @@ _UNCHANGED = frozenset(
         "_unsafe_view",
     }
 )
+#: Operations by which a weight without values becomes one of another shape, or several: any part of it is like all.
+_PARTS = frozenset({"t", "numpy_T", "mT", "select", "slice", "narrow", "split", "split_with_sizes", "chunk", "unbind"})
 
 
 def _drawn(name: str, args: Any, kwargs: Any, first: Any) -> Any:

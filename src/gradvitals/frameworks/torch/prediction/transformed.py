@@ -226,7 +226,7 @@ class Transformed:
         return min(float((order * power[1:] * c ** (order - 1)).sum() / second), 1.0)
 
     def _together(self, f: Callable[[Array], Array]) -> float:
-        """The mean correlation of f² between two entries of a unit: how far its fluctuations are the same everywhere."""
+        """The mean correlation of f² between two entries of a unit: how far its fluctuations are alike everywhere."""
         field = self._field
         mean, variance, correlation = self._correlations
         squares = expand(lambda z: f(z) ** 2, mean.mean(keepdims=True), variance.mean(keepdims=True))
