@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.prediction import softmax
+from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES
 from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.scores import Scores, with_added
 from gradvitals.frameworks.torch.prediction.values import Constant, Node
 from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role, constant_field
 from gradvitals.maths.roles import with_role
-
 
 # ---- from weights to the mixture ----
 
@@ -48,7 +48,7 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
     q, k, v = (_as_places(node.field) for node in (query, key, value))
     units = math.prod(axis.size for axis in q.layout[-1])
     factor = scores.scale**2 * units
-    if any(field.has_pixels for field in (q, k, v)):
+    if any(field.has_pixels or field.second.size > MOST_PLACES for field in (q, k, v)):
         softmax.coarse(operation, (query, key, value), (q, k, v), scores, factor, output)
         return
     kq, batch, rows = _batched(q)
@@ -225,4 +225,4 @@ def _fused(operation: Operation) -> None:
     attend(operation, nodes[0], nodes[1], nodes[2], scores, operation.first)
 
 
-__all__ = ["Scores", "reshaped"]
+__all__ = ["attend"]

@@ -16,6 +16,9 @@ from gradvitals.maths.alignment import alike, gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Role, layout_of, shape_of
 from gradvitals.maths.roles import with_role
 
+#: Of a relative variance of the channels' variances: with more, the mean of their inverse hardly exists.
+_MOST_SCATTER = 0.5
+
 
 def _scale(operation: Operation, given: Any) -> tuple[float, float]:
     """Mean square and mean of a learned scale; one where there is none."""
@@ -218,6 +221,9 @@ def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: 
         own=None,
     ).consistent()
     made, square = _affine(operation, normal, weight, bias)
+    # Channels differ: E[1/v] of a v that is a sum of squares with 2/scatter degrees of freedom.
+    scatter = max(field.kurtosis - 1, 0.0) * replace(normal, shared_blur=field.shared_blur).agreement()
+    inverse = 1 / (1 - min(scatter, _MOST_SCATTER))
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, field.layout)
@@ -225,7 +231,7 @@ def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: 
         g_row, g_total = _means(g)
         kernel, second = _centred(g, g_row, g_total)
         kernel, second = _without_signal(replace(g, kernel=kernel, second=second), x_hat)
-        factor = square * root**2
+        factor = square * root**2 * inverse
         g = replace(g, second=np.maximum(second, 0.0) * factor, kernel=kernel * factor, mean=np.zeros_like(g.mean))
         return [gathered_to(g.consistent(), before.layout)]
 

@@ -16,7 +16,6 @@ from gradvitals.frameworks.torch.prediction.values import Node, in_numpy, slope_
 from gradvitals.frameworks.torch.prediction.windows import Windows, adaptive, sliding
 from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role
-from gradvitals.maths.meanfield import expand
 
 
 @rule(
@@ -132,12 +131,12 @@ def _maximum(operation: Operation) -> None:
     """The largest of a window; of an increasing function of a signal, the function of the largest."""
     node = operation.node(operation.args[0])
     windows = _windows(operation, operation.args[0].dim() - _spatial(operation.name))
-    increasing = node.source is not None and _increases(node)
+    increasing = node.source is not None and increases(node)
     origin = node.root if increasing else node
     function = node.root_function if increasing else (lambda z: z)
     before = spatially(origin.field)
     seen = round(float(np.mean(windows.counts())))
-    mean, second = _largest(before, seen, function)
+    mean, second = largest(before, seen, function)
     two = mean * mean
     shape_axes = [before.array_axis(d, 0)[0] for d in range(2, len(before.layout))]
     extents = list(before.second.shape)
@@ -181,7 +180,7 @@ def _maximum(operation: Operation) -> None:
         ).consistent()
 
     def to_origin(gradient: Field) -> Sequence[Field]:
-        slope = _slope_at_largest(before, seen, function)
+        slope = slope_at_largest(before, seen, function)
         return [gathered_to(gathered_to(back(gradient, slope), before.layout), origin.field.layout)]
 
     operation.emit(made, [origin], to_origin)
@@ -207,7 +206,7 @@ def _between(before: Field, made: Field, mean: float, second: float) -> Any:
     ) * (second - mean**2)
 
 
-def _increases(node: Node) -> bool:
+def increases(node: Node) -> bool:
     """Whether the function of a signal never falls."""
     field = node.root.field
     scale = 6 * math.sqrt(max(field.mean_square, 1e-300))
@@ -217,20 +216,20 @@ def _increases(node: Node) -> bool:
     return bool((values.diff() >= -1e-12 * scale).all())
 
 
-def _largest(field: Field, n: int, function: Any) -> tuple[float, float]:
+def largest(field: Field, n: int, function: Any) -> tuple[float, float]:
     """Of the largest of n values: E[f] and E[f²]."""
-    points, weights = _largest_rule(field, n)
+    points, weights = largest_rule(field, n)
     values = in_numpy(function)(points)
     return float((values * weights).sum()), float((values**2 * weights).sum())
 
 
-def _slope_at_largest(field: Field, n: int, function: Any) -> float:
+def slope_at_largest(field: Field, n: int, function: Any) -> float:
     """E[f′²] at the largest of n values; only to be asked on the way back, outside of the trace."""
-    points, weights = _largest_rule(field, n)
+    points, weights = largest_rule(field, n)
     return float((slope_of(function)(points) ** 2 * weights).sum())
 
 
-def _largest_rule(field: Field, n: int) -> tuple[Any, Any]:
+def largest_rule(field: Field, n: int) -> tuple[Any, Any]:
     """Points and weights of the distribution of the largest of n independent values."""
     mean, second = float(field.mean.mean()), field.mean_square
     deviation = math.sqrt(max(second - mean * mean, 0.0))
@@ -241,4 +240,4 @@ def _largest_rule(field: Field, n: int) -> tuple[Any, Any]:
     return mean + deviation * grid, weights / weights.sum()
 
 
-__all__ = ["expand"]
+__all__ = ["increases", "largest", "slope_at_largest"]

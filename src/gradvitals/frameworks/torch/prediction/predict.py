@@ -86,6 +86,8 @@ def _predicted(model: nn.Module, case: Case, kind: str, seed: int, weight_rms: M
     assumed = _announce(model, trace, weight_rms)
     mode = Tracing(trace)
     args, kwargs = case.args, case.keywords
+    # Some code takes an input's gradient into its own hands, which a gradient that is asked for here would prevent.
+    asks = not any(parameter.requires_grad for parameter in model.parameters())
     inputs = {id(tensor): _input(tensor) for _, tensor in tensors_in((args, kwargs), "input")}
     with _without_values(kind) as convert, torch.enable_grad(), _spelled_out():
         seed_everything(seed)
@@ -94,7 +96,7 @@ def _predicted(model: nn.Module, case: Case, kind: str, seed: int, weight_rms: M
             if not isinstance(item, torch.Tensor):
                 return item
             made = convert(item)
-            if made.is_floating_point() and not made.requires_grad:
+            if asks and made.is_floating_point() and not made.requires_grad:
                 made = made.detach().requires_grad_()
             trace.bind(made, inputs[id(item)] if id(item) in inputs else Constant(item.detach(), owned=False))
             return made

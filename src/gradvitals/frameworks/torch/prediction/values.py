@@ -29,6 +29,8 @@ Function: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 _ALIKE = 2e-3
 #: A variance below this share of the mean's square is rounding.
 _CERTAIN = 1e-12
+#: Of a distribution that is drawn from: probabilities are kept to a hundredth of a per cent.
+_QUANTILES = 10_000
 #: The relative step by which an activation's answer to a change of variance is measured.
 _NUDGE = 0.02
 
@@ -70,10 +72,37 @@ class Weight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Noise:
-    """Entries drawn independently of all others: a dropout mask."""
+    """Entries drawn independently of all others (a dropout mask), by the quantiles of their distribution."""
 
-    mean: float
-    second: float
+    quantiles: Array
+
+    @property
+    def mean(self) -> float:
+        """E[x]."""
+        return float(self.quantiles.mean())
+
+    @property
+    def second(self) -> float:
+        """E[x²]."""
+        return float(np.square(self.quantiles).mean())
+
+    @classmethod
+    def of_two(cls, low: float, high: float, share: float) -> Noise:
+        """One of two numbers, the higher with a probability."""
+        many = round(_QUANTILES * share)
+        return cls(np.concatenate([np.full(_QUANTILES - many, low), np.full(many, high)]))
+
+    @classmethod
+    def uniform(cls, low: float, high: float) -> Noise:
+        """Evenly between two numbers."""
+        return cls(low + (high - low) * (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
+
+    @classmethod
+    def normal(cls, mean: float, deviation: float) -> Noise:
+        """Gaussian."""
+        evenly = torch.from_numpy((np.arange(_QUANTILES) + 0.5) / _QUANTILES)
+        standard = torch.special.ndtri(evenly).numpy()
+        return cls(mean + deviation * standard / np.sqrt(np.square(standard).mean()))
 
 
 @dataclass(slots=True, eq=False)
