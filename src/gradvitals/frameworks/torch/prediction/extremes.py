@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
-from gradvitals.frameworks.torch.prediction.pooling import increases, largest, slope_at_largest
+from gradvitals.frameworks.torch.prediction.pooling import increases, largest, shared_variance
 from gradvitals.frameworks.torch.prediction.reductions import widened
 from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import spread_to
@@ -30,19 +30,16 @@ def _maximum(operation: Operation) -> None:
     before = origin.field
     n = math.prod(axis.size for d in dims for axis in before.layout[d])
     average = summed(before, dims).times(1 / n)
-    # What all entries have in common moves the largest one as it moves the average; the rest makes it the largest.
-    common = np.maximum(average.second - average.mean**2, 0.0)
-    share = min(float(common.mean()) / max(before.mean_square - float((before.mean**2).mean()), 1e-300), 1.0)
-    apart = replace(before, second=before.mean**2 + (before.second - before.mean**2) * (1 - share))
-    mean, second = largest(apart, n, function)
-    slope = slope_at_largest
+    common = shared_variance(before)
+    top = largest(before, n, common, function)
     shape = average.second.shape
-    by_place = average.kernel - average.outer_mean()
+    # What two samples share moves their largest entries as it moves their averages.
+    share = np.clip((average.kernel - average.outer_mean()) / max(common, 1e-300), 0.0, 1.0)
     made = Field(
         average.layout,
-        np.full(shape, mean),
-        second + common,
-        mean**2 + by_place,
+        np.full(shape, top.mean),
+        np.full(shape, top.second),
+        top.mean**2 + share * top.shared,
         before.spread,
         3.0,
         blur=before.blur,
@@ -53,7 +50,8 @@ def _maximum(operation: Operation) -> None:
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gradient if keep else gradient.with_layout(widened(gradient.layout, dims, rank))
-        g = spread_to(g.scaled(slope(apart, n, function) / n), before.layout)
+        slope = largest(before, n, common, function, slope=True).slope
+        g = spread_to(g.scaled(slope / n), before.layout)
         return [replace(g, kernel=np.zeros_like(g.kernel)).consistent()]  # different units have it at different places
 
     operation.emit(made, [origin], pullback, node=Node(made))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,14 +10,14 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.prediction.layouts import moved
-from gradvitals.frameworks.torch.prediction.linear import mixed, places_mixed
+from gradvitals.frameworks.torch.prediction.linear import mixed
 from gradvitals.frameworks.torch.prediction.measured import measured, place_roles
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
-from gradvitals.frameworks.torch.prediction.pieces import _taken, piece, put_back
+from gradvitals.frameworks.torch.prediction.pieces import _taken, added_back, piece
 from gradvitals.frameworks.torch.prediction.values import Constant, Node
 from gradvitals.maths.alignment import gathered_to
-from gradvitals.maths.field import Axis, Field, Role, shape_of
-from gradvitals.maths.roles import fused, reshaped, with_role
+from gradvitals.maths.field import Field, Role, shape_of
+from gradvitals.maths.roles import fused, reshaped
 
 
 @rule("index_select", "index", "gather", "take_along_dim", "_unsafe_index")
@@ -59,7 +58,7 @@ def _index(operation: Operation) -> None:
                 for d, positions in zip(at, lists, strict=True):
                     befores.append(piece(befores[-1], d, positions))
                 for number in range(len(at) - 1, -1, -1):
-                    g = _added_back(g, befores[number], at[number], lists[number])
+                    g = added_back(g, befores[number], at[number], lists[number])
                 return [g]
 
             moved(operation, node, field, pullback)
@@ -104,27 +103,6 @@ def _index_add(operation: Operation) -> None:
     mixed(operation, x, dim, Constant(matrix), transposed=False)
 
 
-def _added_back(gradient: Field, before: Field, dim: int, index: Sequence[int]) -> Field:
-    """Like put_back, where positions may be taken several times: on average, each as often as any."""
-    if len(set(index)) == len(index):
-        return put_back(gradient, before, dim, index)
-    axes = before.layout[dim]
-    own = gradient.layout[dim]
-    if len(axes) == len(own) == 1 and axes[0].role is own[0].role is Role.PLACE and not gradient.has_pixels:
-        matrix = np.zeros((axes[0].size, len(index)))
-        matrix[np.asarray(index), np.arange(len(index))] = 1.0
-        return gathered_to(places_mixed(gradient, dim, matrix), before.layout)
-    ratio = len(index) / math.prod(axis.size for axis in axes)
-    g = gradient
-    layout = tuple(axis for axis in g.layout[dim])
-    for at in range(len(layout)):
-        g = with_role(g, dim, at, Role.UNIT, gradient=True)
-    g = g.scaled(ratio).with_layout(
-        (*g.layout[:dim], tuple(Axis(a.size, Role.UNIT) for a in axes), *g.layout[dim + 1 :])
-    )
-    return gathered_to(g, before.layout)
-
-
 def _is_grid(values: Sequence[torch.Tensor], at: Sequence[int]) -> bool:
     """Whether index tensors are one-dimensional each along an axis of its own (``x[:, rows[:, None], columns]``)."""
     consecutive = list(at) == list(range(at[0], at[0] + len(at)))
@@ -156,7 +134,7 @@ def _rows_taken(operation: Operation, x: Any, values: Sequence[torch.Tensor]) ->
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = reshaped(gradient, (len(index), *x.shape[lead:])) if broadcast[0].dim() != 1 else gradient
-        g = _added_back(g, fused_field, 0, index)
+        g = added_back(g, fused_field, 0, index)
         return [gathered_to(reshaped(g, tuple(x.shape)), before.layout)]
 
     moved(operation, node, made, pullback)
