@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.prediction import softmax
+from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES
 from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.scores import Scores, with_added
 from gradvitals.frameworks.torch.prediction.values import Constant, Node
@@ -47,7 +48,7 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
     q, k, v = (_as_places(node.field) for node in (query, key, value))
     units = math.prod(axis.size for axis in q.layout[-1])
     factor = scores.scale**2 * units
-    if any(field.has_pixels for field in (q, k, v)):
+    if any(field.has_pixels or field.second.size > MOST_PLACES for field in (q, k, v)):
         softmax.coarse(operation, (query, key, value), (q, k, v), scores, factor, output)
         return
     kq, batch, rows = _batched(q)

@@ -35,7 +35,7 @@ def _convolution(operation: Operation) -> None:
     windows = make(shape[2:], weight.shape[2:], stride, padding, dilation, out[2:])
     before = affordable(spatially(node.field), windows.outputs)
     moments = moments_of(value)
-    made = convolved(before, windows, channels * _variance(moments), out[1])
+    made = convolved(before, windows, channels * _variance(moments), out[1], int(groups))
     if moments.mean:
         made = _with_mean(made, before, windows, channels, moments.mean)
     if bias is not None:
@@ -45,7 +45,7 @@ def _convolution(operation: Operation) -> None:
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, made.layout)
-        back = convolved(_as_spatial(g, before), windows.reversed(), each * moments.second, shape[1])
+        back = convolved(_as_spatial(g, before), windows.reversed(), each * moments.second, shape[1], int(groups))
         return [gathered_to(gathered_to(back, before.layout), node.field.layout)]
 
     operation.emit(made, [node], pullback)
@@ -117,8 +117,10 @@ def _as_spatial(gradient: Field, before: Field) -> Field:
     return g
 
 
-def convolved(field: Field, windows: Windows, factor: float, channels: int) -> Field:
+def convolved(field: Field, windows: Windows, factor: float, channels: int, groups: int = 1) -> Field:
     """A sum over windows with independent weights; ``factor`` is channels times their variance."""
+    # What a unit sums has its own correlations by chance: less over many taps, more where it sees one group only.
+    shared = field.shared_blur + max(field.blur - field.shared_blur, 0.0) * groups / windows.taps
     rank = len(field.layout)
     axes = [field.array_axis(d, 0) for d in range(2, rank)]
     second = np.maximum(windows.summed_map(field.second, [m for m, _ in axes]), 0.0) * factor
@@ -138,7 +140,7 @@ def convolved(field: Field, windows: Windows, factor: float, channels: int) -> F
         *(((Axis(n, role),)) for n in windows.outputs),
     )
     made = Field(
-        layout, np.zeros_like(second), second, kernel, field.spread, 3.0, profile, field.blur + 1 / channels, field.blur
+        layout, np.zeros_like(second), second, kernel, field.spread, 3.0, profile, shared + 1 / channels, shared
     )
     made = made.consistent()
     return _settled(made)

@@ -10,29 +10,14 @@ import torch
 
 from gradvitals.frameworks.torch.prediction import combinations
 from gradvitals.frameworks.torch.prediction.linear import plus, times
-from gradvitals.frameworks.torch.prediction.operation import Operation, Pullback, Step, rule
+from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, Pullback, Step, rule
 from gradvitals.frameworks.torch.prediction.transformed import Function, applied, backwards
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
 from gradvitals.maths.alignment import alike, common_layout, gathered_to, spread_to
-from gradvitals.maths.field import Field
-
-#: Functions of one tensor and numbers, each with its in-place form.
-UNARY = (
-    *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus"),
-    *("hardtanh", "hardswish", "hardsigmoid", "log_sigmoid_forward", "threshold", "softshrink", "hardshrink"),
-    *("exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sqrt", "rsqrt", "square", "reciprocal", "abs", "neg"),
-    *("sin", "cos", "tan", "sinh", "cosh", "asinh", "acosh", "atanh", "asin", "acos", "atan", "erf", "erfc"),
-    *("sgn", "sign", "floor", "ceil", "round", "trunc", "frac", "clamp", "clamp_min", "clamp_max", "clip", "sinc"),
-    *("logit", "nan_to_num", "special_ndtr", "special_log_ndtr", "relu_", "i0", "lgamma", "digamma", "erfinv"),
-)
+from gradvitals.maths.field import Axis, Field, Role, constant_field
 
 
-def _unary_names() -> list[str]:
-    plain = [name.removesuffix("_") for name in UNARY]
-    return [*plain, *(f"{name}_" for name in plain)]
-
-
-@rule(*_unary_names())
+@rule(*(name + form for name in ELEMENTWISE for form in ("", "_")))
 def _unary(operation: Operation) -> None:
     from gradvitals.frameworks.torch.prediction import scores
 
@@ -136,6 +121,9 @@ def _add(operation: Operation) -> None:
         if terms is not None:
             combinations.emit_collected(operation, terms, ((va, sign_a), (vb, sign_b)))
             return
+    if isinstance(va, Noise) or isinstance(vb, Noise):
+        _with_noise(operation, (a, va, sign_a), (b, vb, sign_b))
+        return
     _sum(operation, a, b, sign_a, sign_b)
     if isinstance(va, Node) and isinstance(vb, Node):
         combinations.remember_sum(operation.trace.value(operation.first), va, vb, sign_a, sign_b)
@@ -155,6 +143,16 @@ def _both(operation: Operation, a: Any, b: Any) -> tuple[Field, Field, list[tupl
     signals = [(at, v) for at, v in enumerate((va, vb)) if isinstance(v, Node)]
     one, two = alike(spread_to(first, layout), spread_to(second, layout))
     return one, two, signals
+
+
+def _with_noise(operation: Operation, first: tuple[Any, Any, float], second: tuple[Any, Any, float]) -> None:
+    """A signal and independent entries added."""
+    (given, _, sign), (_, noise, by) = (first, second) if isinstance(second[1], Noise) else (second, first)
+    x = operation.node(given)
+    layout = x.field.layout
+    added = constant_field(layout, noise.second * by * by, noise.mean * by, between=(noise.mean * by) ** 2)
+    made = plus(*alike(x.field.times(sign), added))
+    operation.emit(made, [x], lambda g: [gathered_to(g.times(sign), layout)])
 
 
 def _sum(operation: Operation, a: Any, b: Any, sign_a: float, sign_b: float) -> None:
@@ -190,7 +188,7 @@ def _mul(operation: Operation) -> None:
         signal, noise = (a, vb) if isinstance(vb, Noise) else (b, va)
         if divides or not isinstance(noise, Noise) or isinstance(operation.value(signal), Noise):
             raise NotImplementedError("a random mask on something that is no signal")
-        masked(operation, operation.node(signal), noise)
+        masked(operation, operation.node(signal), noise, (b if noise is vb else a).shape)
         return
     if _same_source(va, vb):
         if divides:
@@ -217,20 +215,26 @@ def _inverse(operation: Operation, b: Any) -> Any:
     raise NotImplementedError("a division by this")
 
 
-def masked(operation: Operation, signal: Node, noise: Noise) -> None:
-    """A signal times independent entries: dropout."""
+def masked(operation: Operation, signal: Node, noise: Noise, shape: Sequence[int] | None = None) -> None:
+    """A signal times independent entries: dropout; a mask of size 1 along a dimension is the same all along it."""
+    before = signal.field
+    rank = len(before.layout)
+    sizes = [*(1 for _ in range(rank - len(shape))), *shape] if shape is not None else [0] * rank
+    layout = tuple(() if n == 1 else dim for n, dim in zip(sizes, before.layout, strict=True))
+    field = constant_field(layout, noise.second, noise.mean, between=noise.mean**2)
+    if any(axis.role is Role.COPY for dim in layout for axis in dim):  # different ones get different entries
+        layout = tuple(tuple(Axis(a.size, Role.UNIT if a.role is Role.COPY else a.role) for a in dim) for dim in layout)
+        field = constant_field(layout, noise.second, noise.mean, between=noise.mean**2)
+        before = spread_to(before, layout)
 
-    def apply(field: Field) -> Field:
-        square = noise.mean**2
-        return replace(
-            field,
-            mean=field.mean * noise.mean,
-            second=field.second * noise.second,
-            kernel=field.kernel * square,
-            kurtosis=field.kurtosis,
-        ).consistent()
+    def apply(given: Field) -> Field:
+        one, mask = alike(given, spread_to(field, given.layout))
+        made = times(one, mask)
+        return replace(made, inherited=given.inherited, kurtosis=given.kurtosis)
 
-    operation.emit(apply(signal.field), [signal], lambda g: [apply(g)])
+    operation.emit(
+        apply(before), [signal], lambda g: [gathered_to(apply(spread_to(g, before.layout)), signal.field.layout)]
+    )
 
 
 def _product(operation: Operation, a: Any, b: Any) -> None:
@@ -349,4 +353,4 @@ def _dropout(operation: Operation) -> None:
     x = operation.node(operation.args[0])
     p, train = float(operation.args[1]), operation.argument(2, "train", True)  # noqa: FBT003
     keep = 1 - p if train else 1.0
-    masked(operation, x, Noise(1.0, 1 / keep if keep else 0.0))
+    masked(operation, x, Noise.of_two(0.0, 1 / keep if keep else 0.0, keep))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,18 +10,24 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.prediction.layouts import moved
+from gradvitals.frameworks.torch.prediction.linear import mixed
+from gradvitals.frameworks.torch.prediction.measured import measured, place_roles
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
-from gradvitals.frameworks.torch.prediction.pieces import _taken, piece, put_back
-from gradvitals.frameworks.torch.prediction.values import Constant
+from gradvitals.frameworks.torch.prediction.pieces import _taken, added_back, piece
+from gradvitals.frameworks.torch.prediction.values import Constant, Node
 from gradvitals.maths.alignment import gathered_to
-from gradvitals.maths.field import Axis, Field, Role, shape_of
-from gradvitals.maths.roles import fused, reshaped, with_role
+from gradvitals.maths.field import Field, Role, shape_of
+from gradvitals.maths.roles import fused, reshaped
 
 
 @rule("index_select", "index", "gather", "take_along_dim", "_unsafe_index")
 def _index(operation: Operation) -> None:
     x = operation.args[0]
     name = operation.name.removeprefix("aten::")
+    table = operation.value(x)
+    if isinstance(table, Constant) and table.learned:
+        _from_table(operation, table)
+        return
     if name == "index_select":
         dim, given = operation.args[1] % x.dim(), operation.value(operation.args[2])
         if isinstance(given, Constant):
@@ -53,7 +58,7 @@ def _index(operation: Operation) -> None:
                 for d, positions in zip(at, lists, strict=True):
                     befores.append(piece(befores[-1], d, positions))
                 for number in range(len(at) - 1, -1, -1):
-                    g = _added_back(g, befores[number], at[number], lists[number])
+                    g = added_back(g, befores[number], at[number], lists[number])
                 return [g]
 
             moved(operation, node, field, pullback)
@@ -61,20 +66,41 @@ def _index(operation: Operation) -> None:
     raise NotImplementedError("an index of this kind")
 
 
-def _added_back(gradient: Field, before: Field, dim: int, index: Sequence[int]) -> Field:
-    """Like put_back, where positions may be taken several times: on average, each as often as any."""
-    if len(set(index)) == len(index):
-        return put_back(gradient, before, dim, index)
-    axes = before.layout[dim]
-    ratio = len(index) / math.prod(axis.size for axis in axes)
-    g = gradient
-    layout = tuple(axis for axis in g.layout[dim])
-    for at in range(len(layout)):
-        g = with_role(g, dim, at, Role.UNIT, gradient=True)
-    g = g.scaled(ratio).with_layout(
-        (*g.layout[:dim], tuple(Axis(a.size, Role.UNIT) for a in axes), *g.layout[dim + 1 :])
-    )
-    return gathered_to(g, before.layout)
+def _from_table(operation: Operation, table: Constant) -> None:
+    """Entries of a learned table at known positions: biases by relative position."""
+    if operation.name not in {"aten::index", "aten::_unsafe_index"}:
+        raise NotImplementedError("an index of this kind in a table")
+    known = [None if item is None else operation.value(item) for item in operation.args[1]]
+    if any(item is not None and not isinstance(item, Constant) for item in known):
+        raise NotImplementedError("an index that isn't known")
+    indices = [None if item is None else item.value for item in known]
+    values = operation.function(table.value.detach(), indices)
+    first = next(at for at, item in enumerate(indices) if item is not None)
+    positions = torch.broadcast_shapes(*(item.shape for item in indices if item is not None))
+    roles = [Role.UNIT] * values.dim()
+    roles[first : first + len(positions)] = place_roles(positions)
+    node = Node(measured(values, roles))
+    operation.emit(node.field, node=node)
+
+
+@rule("index_add", "scatter_add")
+def _index_add(operation: Operation) -> None:
+    """Sums of rows by known positions: a matrix of ones over places."""
+    target, dim, index, source = operation.args[:4]
+    x = operation.node(source)
+    dim %= len(x.field.layout)
+    before, known = operation.value(target), operation.value(index)
+    if not isinstance(known, Constant) or not isinstance(before, Constant) or bool(before.value.any()):
+        raise NotImplementedError("a sum into something that isn't zero, or by unknown positions")
+    at = known.value
+    if at.dim() > 1:
+        at = at.movedim(dim, 0).reshape(at.shape[dim], -1)
+        if not bool((at == at[:, :1]).all()):
+            raise NotImplementedError("entries scattered each to its own place")
+        at = at[:, 0]
+    matrix = torch.zeros(operation.first.shape[dim], x.field.layout[dim][0].size, dtype=torch.float64)
+    matrix[at, torch.arange(len(at))] = 1.0
+    mixed(operation, x, dim, Constant(matrix), transposed=False)
 
 
 def _is_grid(values: Sequence[torch.Tensor], at: Sequence[int]) -> bool:
@@ -108,7 +134,7 @@ def _rows_taken(operation: Operation, x: Any, values: Sequence[torch.Tensor]) ->
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = reshaped(gradient, (len(index), *x.shape[lead:])) if broadcast[0].dim() != 1 else gradient
-        g = _added_back(g, fused_field, 0, index)
+        g = added_back(g, fused_field, 0, index)
         return [gathered_to(reshaped(g, tuple(x.shape)), before.layout)]
 
     moved(operation, node, made, pullback)

@@ -30,7 +30,7 @@ def _cat(operation: Operation) -> None:
         raise NotImplementedError("pieces of which none is a signal")
     tensors = [t for t in tensors if t.numel() or len(tensors) == 1]
     first = operation.node(signals[0])
-    reference = first.field
+    reference = first.field if stack else piece(first.field, dim, [0])  # other pieces have other sizes along it
     fields = [operation.beside(t, reference) for t in tensors]
     if stack:
         fields = [f.with_layout((*f.layout[:dim], (), *f.layout[dim:])) for f in fields]

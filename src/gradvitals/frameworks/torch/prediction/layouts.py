@@ -41,6 +41,14 @@ def _same(operation: Operation) -> None:
     operation.trace.bind(operation.first, operation.value(operation.args[0]))
 
 
+@rule("as_strided", "as_strided_")
+def _restrided(operation: Operation) -> None:
+    """Other strides of the same shape are another order in memory; anything else would be windows that overlap."""
+    if tuple(operation.args[1]) != tuple(shape_of(operation.node(operation.args[0]).field.layout)):
+        raise NotImplementedError("strides that make another shape")
+    operation.trace.bind(operation.first, operation.value(operation.args[0]))
+
+
 @rule("view", "reshape", "_unsafe_view", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten")
 def _view(operation: Operation) -> None:
     given = operation.value(operation.args[0])
@@ -127,3 +135,32 @@ def _repeat(operation: Operation) -> None:
         return [gathered_to(g, before.layout)]
 
     moved(operation, x, made, pullback)
+
+
+@rule("pixel_shuffle", "pixel_unshuffle")
+def _shuffled(operation: Operation) -> None:
+    """Channels become pixels, or pixels channels."""
+    x = operation.node(operation.args[0])
+    before = x.field
+    r = int(operation.args[1])
+    given, out = shape_of(before.layout), tuple(operation.first.shape)
+    n, h, w = given[0], given[-2], given[-1]
+    if operation.name == "aten::pixel_shuffle":
+        split, order = (n, out[1], r, r, h, w), (0, 1, 4, 2, 5, 3)
+    else:
+        split, order = (n, given[1], h // r, r, w // r, r), (0, 1, 3, 5, 2, 4)
+    made = reshaped(permuted(reshaped(before, split), order), out)
+    between = tuple(split[d] for d in order)
+    back = [order.index(d) for d in range(6)]
+    moved(
+        operation,
+        x,
+        made,
+        lambda g: [gathered_to(reshaped(permuted(reshaped(g, between), back), given), before.layout)],
+    )
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def _channels_shuffled(operation: Operation) -> None:
+    x = operation.node(operation.args[0])
+    moved(operation, x, x.field, lambda g: [g])

@@ -173,13 +173,13 @@ def _matrix_product(operation: Operation, a: Any, b: Any) -> None:
     elif _is_weight(vb) and not (isinstance(va, Constant) and va.learned):
         x = operation.node(a, [Role.PLACE, Role.UNIT])
         if _is_mixture(vb, x.field, 1):
-            _mixed(operation, x, 1, vb, transposed=True)
+            mixed(operation, x, 1, vb, transposed=True)
         else:
             product(operation, x, 1, vb, b.shape[1], 1)
     elif _is_weight(va):
         x = operation.node(b, [Role.UNIT, Role.PLACE])
         if _is_mixture(va, x.field, 0):
-            _mixed(operation, x, 0, va, transposed=False)
+            mixed(operation, x, 0, va, transposed=False)
         else:
             product(operation, x, 0, va, a.shape[0], 0)
     else:
@@ -194,26 +194,32 @@ def _is_mixture(value: Any, field: Field, dim: int) -> bool:
     return len(dims) == 1 and dims[0].role is Role.PLACE and value.value.dim() == 2
 
 
-def _mixed(operation: Operation, x: Node, dim: int, matrix: Constant, *, transposed: bool) -> None:
+def mixed(operation: Operation, x: Node, dim: int, matrix: Constant, *, transposed: bool) -> None:
     """Places mixed by known numbers, K′ = C K Cᵀ."""
     c = matrix.value.detach().double().numpy()
     c = c.T if transposed else c
     before = x.field
 
-    def apply(field: Field, m: Any) -> Field:
-        at, p = field.array_axis(dim, 0)
-        places = field.places
-        kernel = np.moveaxis(np.tensordot(m, field.kernel, (1, p)), 0, p)
-        kernel = np.moveaxis(np.tensordot(m, kernel, (1, places + p)), 0, places + p)
-        mean = np.moveaxis(np.tensordot(m, field.mean, (1, at)), 0, at)
-        n = math.prod(kernel.shape[:places])
-        second = np.diagonal(kernel.reshape(n, n)).reshape(kernel.shape[:places])
-        layout = (*field.layout[:dim], (Axis(len(m), Role.PLACE),), *field.layout[dim + 1 :])
-        return replace(field, layout=layout, mean=mean, second=second, kernel=kernel)
-
     if before.has_pixels:
         raise NotImplementedError("a matrix over places beside pixels")
-    operation.emit(apply(before, c), [x], lambda g: [gathered_to(apply(_placed(g, dim), c.T), before.layout)])
+    operation.emit(
+        places_mixed(before, dim, c),
+        [x],
+        lambda g: [gathered_to(places_mixed(_placed(g, dim), dim, c.T), before.layout)],
+    )
+
+
+def places_mixed(field: Field, dim: int, matrix: Any) -> Field:
+    """Places along a dimension of one axis multiplied by a matrix, (outputs, inputs)."""
+    at, p = field.array_axis(dim, 0)
+    places = field.places
+    kernel = np.moveaxis(np.tensordot(matrix, field.kernel, (1, p)), 0, p)
+    kernel = np.moveaxis(np.tensordot(matrix, kernel, (1, places + p)), 0, places + p)
+    mean = np.moveaxis(np.tensordot(matrix, field.mean, (1, at)), 0, at)
+    n = math.prod(kernel.shape[:places])
+    second = np.diagonal(kernel.reshape(n, n)).reshape(kernel.shape[:places])
+    layout = (*field.layout[:dim], (Axis(len(matrix), Role.PLACE),), *field.layout[dim + 1 :])
+    return replace(field, layout=layout, mean=mean, second=second, kernel=kernel)
 
 
 def _placed(gradient: Field, dim: int) -> Field:
@@ -286,4 +292,4 @@ def fused_dim(field: Field, dim: int) -> Field:
     return fused(field, dim, 0, len(field.layout[dim])) if len(field.layout[dim]) > 1 else field
 
 
-__all__ = ["Layout", "Moments", "contracted", "moments_of", "plus", "product", "times"]
+__all__ = ["Layout", "Moments", "contracted", "mixed", "moments_of", "plus", "product", "times"]

@@ -64,7 +64,7 @@ def measured_as(value: torch.Tensor, layout: Layout) -> Field:
             at += 1
     places, pixels = order[Role.PLACE], order[Role.PIXEL]
     units = order[Role.UNIT] + order[Role.COPY]
-    x = value.detach().to("cpu", torch.float64).reshape(extents).permute(*places, *pixels, *units)
+    x = value.detach().to("cpu", torch.float64).reshape(extents).permute([*places, *pixels, *units])
     p, s = math.prod(extents[i] for i in places), math.prod(extents[i] for i in pixels)
     flat = x.reshape(p, s, -1).numpy()
     n_units = flat.shape[2]

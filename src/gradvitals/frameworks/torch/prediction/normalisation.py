@@ -16,6 +16,11 @@ from gradvitals.maths.alignment import alike, gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Role, layout_of, shape_of
 from gradvitals.maths.roles import with_role
 
+#: Of a relative variance of the channels' variances: with more, the mean of their inverse hardly exists.
+_MOST_SCATTER = 0.5
+#: And of one that counts as none.
+_LEAST_SCATTER = 1e-6
+
 
 def _scale(operation: Operation, given: Any) -> tuple[float, float]:
     """Mean square and mean of a learned scale; one where there is none."""
@@ -207,15 +212,11 @@ def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: 
     row, total = _means(field)
     centred_kernel, centred_second = _centred(field, row, total)
     variance = max(float(centred_second.mean()), 0.0)
-    root = 1 / math.sqrt(variance + epsilon)
+    centred = replace(field, mean=np.zeros_like(field.mean), second=centred_second, kernel=centred_kernel)
+    scatter = max(field.kurtosis - 1, 0.0) * centred.agreement()
+    share, inverse = _over_channels(variance, scatter, epsilon)
     normal = replace(
-        field,
-        mean=np.zeros_like(field.mean),
-        second=centred_second * root**2,
-        kernel=centred_kernel * root**2,
-        inherited=0.0,
-        kurtosis=1.0,
-        own=None,
+        centred.scaled(share / max(variance, 1e-300)), inherited=field.spread * (1 - share) ** 2, kurtosis=1.0, own=None
     ).consistent()
     made, square = _affine(operation, normal, weight, bias)
 
@@ -225,11 +226,21 @@ def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: 
         g_row, g_total = _means(g)
         kernel, second = _centred(g, g_row, g_total)
         kernel, second = _without_signal(replace(g, kernel=kernel, second=second), x_hat)
-        factor = square * root**2
+        factor = square * inverse
         g = replace(g, second=np.maximum(second, 0.0) * factor, kernel=kernel * factor, mean=np.zeros_like(g.mean))
         return [gathered_to(g.consistent(), before.layout)]
 
     operation.emit(made, [x], pullback)
+
+
+def _over_channels(variance: float, scatter: float, epsilon: float) -> tuple[float, float]:
+    """E[v/(v + ε)] and E[1/(v + ε)] over channels, whose variances v are sums of squares: gamma distributed."""
+    shape = 1 / min(max(scatter, _LEAST_SCATTER), _MOST_SCATTER)
+    logarithm = np.linspace(-12.0, 12.0, 481) / math.sqrt(shape)
+    weights = np.exp(shape * (logarithm - np.expm1(logarithm)))
+    weights /= weights.sum()
+    v = variance * np.exp(logarithm)
+    return float((weights * v / (v + epsilon)).sum()), float((weights / (v + epsilon)).sum())
 
 
 def _channels_as_units(field: Field) -> Field:

@@ -16,6 +16,15 @@ from gradvitals.maths.field import Axis, Field, Role, constant_field
 if TYPE_CHECKING:
     from gradvitals.frameworks.torch.prediction.trace import Trace
 
+#: Functions of one tensor and numbers, each of which has an in-place form.
+ELEMENTWISE = (
+    *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus"),
+    *("hardtanh", "hardswish", "hardsigmoid", "log_sigmoid_forward", "threshold", "softshrink", "hardshrink"),
+    *("exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sqrt", "rsqrt", "square", "reciprocal", "abs", "neg"),
+    *("sin", "cos", "tan", "sinh", "cosh", "asinh", "acosh", "atanh", "asin", "acos", "atan", "erf", "erfc"),
+    *("sgn", "sign", "floor", "ceil", "round", "trunc", "frac", "clamp", "clamp_min", "clamp_max", "clip", "sinc"),
+    *("logit", "nan_to_num", "special_ndtr", "special_log_ndtr", "i0", "lgamma", "digamma", "erfinv"),
+)
 #: From the gradient with respect to the output(s), the gradients with respect to the inputs that were named.
 Pullback: TypeAlias = Callable[[Field], Sequence[Field | None]]
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradvitals.frameworks.torch.prediction.linear import places_mixed
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise
 from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role
-from gradvitals.maths.roles import fused
+from gradvitals.maths.roles import fused, with_role
 
 
 def halves(field: Field, dim: int, start: int, of: int) -> Field:
@@ -91,6 +92,27 @@ def put_back(gradient: Field, before: Field, dim: int, index: Sequence[int]) -> 
     return gathered_to(whole, before.layout)
 
 
+def added_back(gradient: Field, before: Field, dim: int, index: Sequence[int]) -> Field:
+    """Like put_back, where positions may be taken several times: on average, each as often as any."""
+    if len(set(index)) == len(index):
+        return put_back(gradient, before, dim, index)
+    axes = before.layout[dim]
+    own = gradient.layout[dim]
+    if len(axes) == len(own) == 1 and axes[0].role is own[0].role is Role.PLACE and not gradient.has_pixels:
+        matrix = np.zeros((axes[0].size, len(index)))
+        matrix[np.asarray(index), np.arange(len(index))] = 1.0
+        return gathered_to(places_mixed(gradient, dim, matrix), before.layout)
+    ratio = len(index) / math.prod(axis.size for axis in axes)
+    g = gradient
+    layout = tuple(axis for axis in g.layout[dim])
+    for at in range(len(layout)):
+        g = with_role(g, dim, at, Role.UNIT, gradient=True)
+    g = g.scaled(ratio).with_layout(
+        (*g.layout[:dim], tuple(Axis(a.size, Role.UNIT) for a in axes), *g.layout[dim + 1 :])
+    )
+    return gathered_to(g, before.layout)
+
+
 def _pair_axis(field: Field, p: int) -> Any:
     return np.expand_dims(np.expand_dims(field.kernel, field.places + p), p)
 
@@ -137,7 +159,7 @@ def _taken(operation: Operation, argument: Any, dim: int, index: Sequence[int], 
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gradient.with_layout((*gradient.layout[:dim], (), *gradient.layout[dim:])) if drop else gradient
-        return [put_back(g, before, dim, index)]
+        return [added_back(g, before, dim, index)]
 
     node = Node(made, tags=x.lasting_tags)
     if not before.layout[dim] or not any(axis.is_mapped for axis in before.layout[dim]):

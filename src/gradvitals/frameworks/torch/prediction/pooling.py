@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.frameworks.torch.prediction.windows import Windows, adaptive, sliding
 from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role
-from gradvitals.maths.meanfield import expand
+
+#: Points of the integral over what the values of a window have in common.
+_NODES = 9
 
 
 @rule(
@@ -133,13 +135,13 @@ def _maximum(operation: Operation) -> None:
     """The largest of a window; of an increasing function of a signal, the function of the largest."""
     node = operation.node(operation.args[0])
     windows = _windows(operation, operation.args[0].dim() - _spatial(operation.name))
-    increasing = node.source is not None and _increases(node)
+    increasing = node.source is not None and increases(node)
     origin = node.root if increasing else node
     function = node.root_function if increasing else (lambda z: z)
     before = spatially(origin.field)
     seen = round(float(np.mean(windows.counts())))
-    mean, second = _largest(before, seen, function)
-    two = mean * mean
+    common = shared_variance(before)
+    top = largest(before, seen, common, function)
     shape_axes = [before.array_axis(d, 0)[0] for d in range(2, len(before.layout))]
     extents = list(before.second.shape)
     for axis, n in zip(shape_axes, windows.outputs, strict=True):
@@ -149,14 +151,16 @@ def _maximum(operation: Operation) -> None:
     places = [n for n, axis in zip(extents, before.mapped, strict=True) if axis.role is Role.PLACE]
     made = Field(
         layout,
-        np.full(extents, mean),
-        np.full(extents, second),
-        np.full([*places, *places], two),
-        before.inherited,
+        np.full(extents, top.mean),
+        np.full(extents, top.second),
+        np.full([*places, *places], top.mean**2),
+        before.spread,
         2.0,
+        blur=before.blur,
+        shared_blur=before.shared_blur,
     )
     if not before.has_pixels or before.places:
-        made = replace(made, kernel=_between(before, made, mean, second))
+        made = replace(made, kernel=_between(before, made, top, common))
     made = _settled(made.consistent())
     share = math.prod(windows.outputs) / math.prod(windows.inputs)
 
@@ -182,7 +186,7 @@ def _maximum(operation: Operation) -> None:
         ).consistent()
 
     def to_origin(gradient: Field) -> Sequence[Field]:
-        slope = _slope_at_largest(before, seen, function)
+        slope = largest(before, seen, common, function, slope=True).slope
         return [gathered_to(gathered_to(back(gradient, slope), before.layout), origin.field.layout)]
 
     operation.emit(made, [origin], to_origin)
@@ -197,18 +201,14 @@ def _maximum(operation: Operation) -> None:
         operation.trace.steps.append(step)
 
 
-def _between(before: Field, made: Field, mean: float, second: float) -> Any:
-    """Correlations of maxima, to first order those of what they are maxima of."""
-    if before.has_pixels:
-        own = max(float(before.place_second().mean() - before.mean.mean() ** 2), 1e-300)
-        correlation = (before.kernel - float(before.mean.mean()) ** 2) / own
-        return mean**2 + np.clip(correlation, 0, 1) * (second - mean**2)
-    return np.full_like(made.kernel, mean**2) + float(
-        np.clip((before.pair_means()[1] - before.mean.mean() ** 2) / max(before.mean_square, 1e-300), 0, 1)
-    ) * (second - mean**2)
+def _between(before: Field, made: Field, top: Largest, common: float) -> Any:
+    """What two maxima share is what the values under them share."""
+    mean = float(before.mean.mean()) ** 2
+    share = (before.kernel if before.has_pixels else np.full_like(made.kernel, before.pair_means()[1])) - mean
+    return top.mean**2 + np.clip(share / max(common, 1e-300), 0.0, 1.0) * top.shared
 
 
-def _increases(node: Node) -> bool:
+def increases(node: Node) -> bool:
     """Whether the function of a signal never falls."""
     field = node.root.field
     scale = 6 * math.sqrt(max(field.mean_square, 1e-300))
@@ -218,28 +218,53 @@ def _increases(node: Node) -> bool:
     return bool((values.diff() >= -1e-12 * scale).all())
 
 
-def _largest(field: Field, n: int, function: Any) -> tuple[float, float]:
-    """Of the largest of n values: E[f] and E[f²]."""
-    points, weights = _largest_rule(field, n)
-    values = in_numpy(function)(points)
-    return float((values * weights).sum()), float((values**2 * weights).sum())
+@dataclass(frozen=True, slots=True)
+class Largest:
+    """Moments of a function of the largest of n values: E[f], E[f²], the variance of E[f] given what they share."""
+
+    mean: float
+    second: float
+    shared: float
+    slope: float
 
 
-def _slope_at_largest(field: Field, n: int, function: Any) -> float:
-    """E[f′²] at the largest of n values; only to be asked on the way back, outside of the trace."""
-    points, weights = _largest_rule(field, n)
-    return float((slope_of(function)(points) ** 2 * weights).sum())
+def largest(field: Field, n: int, common: float, function: Any, *, slope: bool = False) -> Largest:
+    """Of the largest of n values that have a part of variance ``common`` in common; its slope only behind the trace."""
+    points, weights = _largest_rule(field, n, common)
+    nodes, node_weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    node_weights = node_weights / node_weights.sum()
+    z = points[:, None] + math.sqrt(common) * nodes
+    values = in_numpy(function)(z)
+    given = weights @ values
+    mean = float(given @ node_weights)
+    steep = slope_of(function)(z) ** 2 if slope else np.ones_like(z)
+    return Largest(
+        mean,
+        float(weights @ values**2 @ node_weights),
+        float(given**2 @ node_weights) - mean**2,
+        float(weights @ steep @ node_weights),
+    )
 
 
-def _largest_rule(field: Field, n: int) -> tuple[Any, Any]:
+def _largest_rule(field: Field, n: int, common: float) -> tuple[Any, Any]:
     """Points and weights of the distribution of the largest of n independent values."""
     mean, second = float(field.mean.mean()), field.mean_square
-    deviation = math.sqrt(max(second - mean * mean, 0.0))
-    grid = np.linspace(-8.0, 8.0, 4001)
+    deviation = math.sqrt(max(second - mean * mean - common, 0.0))
+    grid = np.linspace(-8.0, 8.0, 1601)
     density = np.exp(-grid * grid / 2) / math.sqrt(2 * math.pi)
     below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2) * (grid[1] - grid[0])])
     weights = density * n * np.clip(below, 0, 1) ** (n - 1)
     return mean + deviation * grid, weights / weights.sum()
 
 
-__all__ = ["expand"]
+def shared_variance(field: Field) -> float:
+    """The variance that entries at different positions of a sample have in common."""
+    mean = float(field.mean.mean())
+    if field.has_pixels:
+        within = float(_own(field).mean())
+    else:
+        within = field.pair_means()[1]
+    return float(np.clip(within - mean * mean, 0.0, max(field.mean_square - mean * mean, 0.0)))
+
+
+__all__ = ["increases", "largest", "shared_variance"]

@@ -92,6 +92,8 @@ def _followed(
     trace.where = lambda: calls.innermost
     assumed = _announce(model, trace, weight_rms)
     args, kwargs = case.args, case.keywords
+    # Some code takes an input's gradient into its own hands, which a gradient that is asked for here would prevent.
+    asks = not any(parameter.requires_grad for parameter in model.parameters())
     inputs = {id(tensor): _input(tensor) for _, tensor in tensors_in((args, kwargs), "input")}
     with _without_values(kind) as (convert, shapes), torch.enable_grad(), _spelled_out():
         seed_everything(seed)
@@ -101,7 +103,7 @@ def _followed(
             if not isinstance(item, torch.Tensor):
                 return item
             made = convert(item)
-            if made.is_floating_point() and not made.requires_grad:
+            if asks and made.is_floating_point() and not made.requires_grad:
                 made = made.detach().requires_grad_()
             trace.bind(made, inputs[id(item)] if id(item) in inputs else Constant(item.detach(), owned=False))
             return made

@@ -38,7 +38,7 @@ def _mean(operation: Operation) -> None:
         made = made.with_layout(tuple(dim for d, dim in enumerate(kept) if d not in dims))
 
     def pullback(gradient: Field) -> Sequence[Field]:
-        g = gradient if keep else gradient.with_layout(_widened(gradient.layout, dims, rank))
+        g = gradient if keep else gradient.with_layout(widened(gradient.layout, dims, rank))
         return [spread_to(g.times(factor), before.layout)]
 
     node = Node(made)
@@ -57,7 +57,7 @@ def _only_units(field: Field, dims: Sequence[int]) -> bool:
     return all(axis.role is Role.UNIT for d in dims for axis in field.layout[d])
 
 
-def _widened(layout: tuple[tuple[Axis, ...], ...], dims: Sequence[int], rank: int) -> tuple[tuple[Axis, ...], ...]:
+def widened(layout: tuple[tuple[Axis, ...], ...], dims: Sequence[int], rank: int) -> tuple[tuple[Axis, ...], ...]:
     rest = iter(layout)
     return tuple(() if d in dims else next(rest) for d in range(rank))
 
@@ -92,7 +92,7 @@ def _spread(operation: Operation) -> None:
     if len(outputs) > 1:
 
         def pullback(gradient: Field) -> Sequence[Field]:
-            g = gradient if keep else gradient.with_layout(_widened(gradient.layout, dims, rank))
+            g = gradient if keep else gradient.with_layout(widened(gradient.layout, dims, rank))
             return [spread_to(g.times(1 / n), before.layout)]
 
         operation.emit(average, [x], pullback, output=outputs[1])
@@ -117,7 +117,7 @@ def _flat(value: np.ndarray, like: Field) -> np.ndarray:
 
 @rule("cumsum")
 def _cumsum(operation: Operation) -> None:
-    from gradvitals.frameworks.torch.prediction.linear import _mixed
+    from gradvitals.frameworks.torch.prediction.linear import mixed
     from gradvitals.frameworks.torch.prediction.values import Constant
 
     x = operation.node(operation.args[0])
@@ -127,7 +127,7 @@ def _cumsum(operation: Operation) -> None:
         raise NotImplementedError("a running sum over something else than places")
     import torch
 
-    _mixed(operation, x, dim, Constant(torch.tril(torch.ones(axes[0].size, axes[0].size))), transposed=False)
+    mixed(operation, x, dim, Constant(torch.tril(torch.ones(axes[0].size, axes[0].size))), transposed=False)
 
 
 __all__ = ["gathered_to"]

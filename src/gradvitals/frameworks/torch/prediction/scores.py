@@ -54,11 +54,15 @@ class Scores:
     added: tuple[tuple[Node, float], ...] = ()
     kept: float = 1.0
     is_softmax: bool = False
+    order: tuple[int, ...] = ()
     shown: Node | None = None
 
     def reshaped_to(self, shape: tuple[int, ...]) -> Scores:
-        """Batch dimensions fused or split."""
-        if shape[-2:] != self.shape[-2:]:
+        """Batch dimensions fused or split, and dimensions of size 1 anywhere."""
+        whole = _long(shape) == _long(self.shape)
+        if math.prod(shape) != math.prod(self.shape) or not (
+            whole or (not self.order and _long(shape)[-2:] == _long(self.shape)[-2:])
+        ):
             raise NotImplementedError("scores in another shape")
         bias = self.bias
         if bias is not None and bias.ndim > 2 and bias.ndim != len(shape):
@@ -67,14 +71,17 @@ class Scores:
         return replace(self, shape=shape, bias=bias)
 
     def permuted_to(self, dims: Sequence[int]) -> Scores:
-        """Only the batch dimensions may change places."""
+        """The same in another order of dimensions, which only matters for queries and keys."""
         rank = len(self.shape)
-        if list(dims[-2:]) != [rank - 2, rank - 1]:
-            raise NotImplementedError("scores in another order")
+        long = [d for d in range(rank) if self.shape[d] > 1]
+        moved = [long.index(d) for d in dims if d in long]
+        order = [self.order[at] for at in moved] if self.order else moved
+        stays = not self.order and moved[-2:] == [len(long) - 2, len(long) - 1]
         bias = self.bias
         if bias is not None and bias.ndim > 2:
             bias = bias.reshape((*(1,) * (rank - bias.ndim), *bias.shape)).transpose(dims)
-        return replace(self, shape=tuple(self.shape[d] for d in dims), bias=bias)
+        shape = tuple(self.shape[d] for d in dims)
+        return replace(self, shape=shape, bias=bias, order=() if stays or order == sorted(order) else tuple(order))
 
     def expanded_to(self, shape: tuple[int, ...]) -> Scores:
         """Nothing to be expanded."""
@@ -91,13 +98,18 @@ class Scores:
         return replace(self, shape=(*self.shape[:dim], *kept, *self.shape[dim + 1 :]))
 
 
+def _long(shape: Sequence[int]) -> list[int]:
+    """A shape without dimensions of size 1."""
+    return [n for n in shape if n > 1]
+
+
 # ---- from products to scores ----
 
 
 def takes_product(operation: Operation, a: Any, b: Any) -> bool:
     """Whether a batched product is one of queries with keys, or of weights with values; if so, it is recorded."""
     if isinstance(a, Scores) and isinstance(b, Node):
-        if not a.is_softmax:
+        if not a.is_softmax or a.order:
             raise NotImplementedError("scores that multiply something before a softmax")
         from gradvitals.frameworks.torch.prediction.attention import attend
 
@@ -239,7 +251,7 @@ def _softmax(operation: Operation) -> None:
     given = operation.value(operation.args[0])
     dim = operation.args[1] % operation.args[0].dim()
     if isinstance(given, Scores):
-        if dim != len(given.shape) - 1:
+        if dim != len(given.shape) - 1 or given.order:
             raise NotImplementedError("a softmax over queries")
         operation.trace.bind(operation.first, replace(given, is_softmax=True, shown=Node(None)))
         return

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
-from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule_for
+from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, Step, rule_for
 from gradvitals.frameworks.torch.prediction.shapes import Shapes
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
 from gradvitals.maths.field import Field, Role
@@ -174,7 +174,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.trace.bind(tensor, replace(values[0], shape=tuple(tensor.shape)))
             return output
         if name in _DRAWING or any(isinstance(v, Noise) for v in signal):
-            if self._noise(name, args, kwargs, values, made):
+            if self._noise(name, func, args, kwargs, values, made):
                 return output
         elif name in _LIKE or (not signal and not self._mixes(values, made)):
             self._constant(func, args, kwargs, values, made)
@@ -246,30 +246,40 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return known.value.detach().item()
         return func(*args, **kwargs)
 
-    def _noise(self, name: str, args: Any, kwargs: Any, values: Any, made: Any) -> bool:
+    def _noise(self, name: str, func: Any, args: Any, kwargs: Any, values: Any, made: Any) -> bool:
         """Whether the result is noise."""
         first = values[0] if values else None
         if name in _DRAWING and name != "aten::native_dropout":
             self.trace.bind(made[0], _drawn(name, args, kwargs, first))
             return True
-        if isinstance(first, Noise) and len(made) == 1:
-            number = args[1] if len(args) > 1 else None
-            if isinstance(number, torch.Tensor):
-                known = self.trace.value(number)
-                if not isinstance(known, Constant) or known.value.numel() != 1:
-                    return False
-                with _disable_current_modes():
-                    number = known.value.detach().item()
-            operator = name.removesuffix("_").removeprefix("aten::")
-            scale = {"mul": lambda x: x, "div": lambda x: 1 / x}.get(operator)
-            if scale is not None and isinstance(number, (int, float)):
-                factor = float(scale(number)) if number else 0.0
-                self.trace.bind(made[0], Noise(first.mean * factor, first.second * factor**2))
-                return True
-            if operator in _UNCHANGED:
-                self.trace.bind(made[0], first)
-                return True
-        return False
+        noises = [value for value in values if isinstance(value, Noise)]
+        others = [value for value in values if value is not noises[0]] if noises else []
+        if len(noises) != 1 or len(made) != 1:
+            return False
+        if not all(isinstance(v, Constant) and v.value.numel() == 1 for v in others):
+            return False
+        operator = name.removesuffix("_").removeprefix("aten::")
+        if operator in _UNCHANGED:
+            self.trace.bind(made[0], noises[0])
+            return True
+        if not (operator in ELEMENTWISE or operator in _OF_TWO):
+            return False
+        return self._of_noise(args, kwargs, made[0], func, noises[0])
+
+    def _of_noise(self, args: Any, kwargs: Any, made: torch.Tensor, func: Any, noise: Noise) -> bool:
+        """An elementwise function of noise and numbers is noise."""
+
+        def real(item: Any) -> Any:
+            if not isinstance(item, torch.Tensor):
+                return item
+            known = self.trace.value(item)
+            return torch.from_numpy(noise.quantiles.copy()) if known is noise else known.value.double()
+
+        with _disable_current_modes(), torch.no_grad():
+            result = func(*(real(item) for item in args), **{key: real(item) for key, item in kwargs.items()})
+            changed = Noise(result.double().numpy())
+        self.trace.bind(made, changed)
+        return True
 
     # ---- what is known by its moments ----
 
@@ -293,6 +303,10 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.trace.overwrite(tensor, name)
 
 
+#: Elementwise operations of two tensors, one of which may be noise.
+_OF_TWO = frozenset(
+    {"add", "sub", "rsub", "mul", "div", "true_divide", "pow", "lt", "gt", "le", "ge", "maximum", "minimum", "where"}
+)
 #: Operations that leave noise noise.
 _UNCHANGED = frozenset(
     {
@@ -319,16 +333,17 @@ _PARTS = frozenset({"t", "numpy_T", "mT", "select", "slice", "narrow", "split", 
 def _drawn(name: str, args: Any, kwargs: Any, first: Any) -> Any:
     if "bernoulli" in name:
         p = args[1] if len(args) > 1 and isinstance(args[1], (int, float)) else kwargs.get("p")
+        if p is None and name == "aten::bernoulli_":  # its default, which doesn't arrive
+            p = 0.5
         if p is None and isinstance(first, Constant):
-            p = float(first.value.double().mean())
-        return Noise(float(p), float(p)) if p is not None else None
+            with _disable_current_modes():
+                p = float(first.value.double().mean())
+        return Noise.of_two(0.0, 1.0, float(p)) if p is not None else None
     if "randn" in name:
-        return Noise(0.0, 1.0)
+        return Noise.normal(0.0, 1.0)
     if "normal_" in name:
-        mean, std = _two(args[1:3])
-        return Noise(mean, mean**2 + std**2)
-    low, high = _two(args[1:3]) if name == "aten::uniform_" else (0.0, 1.0)
-    return Noise((low + high) / 2, (low * low + low * high + high * high) / 3)
+        return Noise.normal(*_two(args[1:3]))
+    return Noise.uniform(*(_two(args[1:3]) if name == "aten::uniform_" else (0.0, 1.0)))
 
 
 def _two(given: Sequence[Any]) -> tuple[float, float]:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.prediction.transformed import Function, Transformed
 from gradvitals.maths.field import Field
 
+if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.float64]
+
 _keys = itertools.count()
+
+#: Of a distribution that is drawn from: probabilities are kept to a hundredth of a per cent.
+_QUANTILES = 10_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,10 +70,37 @@ class Weight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Noise:
-    """Entries drawn independently of all others: a dropout mask."""
+    """Entries drawn independently of all others (a dropout mask), by the quantiles of their distribution."""
 
-    mean: float
-    second: float
+    quantiles: Array
+
+    @property
+    def mean(self) -> float:
+        """E[x]."""
+        return float(self.quantiles.mean())
+
+    @property
+    def second(self) -> float:
+        """E[x²]."""
+        return float(np.square(self.quantiles).mean())
+
+    @classmethod
+    def of_two(cls, low: float, high: float, share: float) -> Noise:
+        """One of two numbers, the higher with a probability."""
+        many = round(_QUANTILES * share)
+        return cls(np.concatenate([np.full(_QUANTILES - many, low), np.full(many, high)]))
+
+    @classmethod
+    def uniform(cls, low: float, high: float) -> Noise:
+        """Evenly between two numbers."""
+        return cls(low + (high - low) * (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
+
+    @classmethod
+    def normal(cls, mean: float, deviation: float) -> Noise:
+        """Gaussian."""
+        evenly = torch.from_numpy((np.arange(_QUANTILES) + 0.5) / _QUANTILES)
+        standard = torch.special.ndtri(evenly).numpy()
+        return cls(mean + deviation * standard / np.sqrt(np.square(standard).mean()))
 
 
 @dataclass(slots=True, eq=False)
