@@ -26,6 +26,7 @@ _WORDS = frozenset(
         "harmless_grade",
         "term",
         "along",
+        "method",
     }
 )
 #: Columns that are compared with one another digit by digit.
