@@ -86,7 +86,7 @@ def test_batches_of_keywords_train_a_model_that_knows_its_loss():
         Knowing(), kwargs={"x": X, "y": Y}, batches=[{"x": X[:8], "y": Y[:8]}], methods=["built"], **QUICK
     )
     row = starts(report)["built"]
-    assert row["loss_last"].value < row["loss_first"]
+    assert row["loss_last"] < row["loss_first"]
 
 
 def test_a_start_that_trains_comes_before_one_that_does_not():
@@ -95,7 +95,7 @@ def test_a_start_that_trains_comes_before_one_that_does_not():
     )
     assert report.table("starts").column("method") == ("auto", "default")
     found = starts(report)
-    assert found["auto"]["loss_last"].value < found["default"]["loss_last"].value - 0.2
+    assert found["auto"]["loss_last"] < found["default"]["loss_last"] - 0.2
 
 
 def test_the_default_start_is_drawn_by_the_modules_themselves_and_differs_from_seed_to_seed():

@@ -27,7 +27,7 @@ _LABEL_LIMIT = 20
 _DRAWN_ONLY = frozenset({"curves"})
 #: The columns that a narrow terminal keeps.
 _IMPORTANT = {
-    "starts": ("method", "loss_last", "curve", "rate", "loss_first"),
+    "starts": ("method", "loss_last", "loss_spread", "curve", "rate", "loss_first"),
     "tensors": ("path", "status", "relative_error", "likely", "resolution", "grade", "role", "shape"),
     "reference": ("path", "status", "relative_error", "eager_error", "resolution", "ratio", "likely", "conditioning"),
     "reference_entries": ("path", "index", "numeric", "analytic", "eager"),

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradvitals.vocabulary.finding import Estimate, Fact
+from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Table
 
 #: The loss of a run is the mean over its last steps: batches differ.
@@ -75,10 +75,10 @@ class Outcome:
         return statistics.fmean(trial.last for trial in self.trials)
 
     @property
-    def spread(self) -> float:
-        """Standard deviation over seeds, NaN for a single one."""
+    def spread(self) -> float | None:
+        """Standard deviation over seeds; None for a single one."""
         lasts = [trial.last for trial in self.trials]
-        return statistics.stdev(lasts) if len(lasts) > 1 and all(map(math.isfinite, lasts)) else math.nan
+        return statistics.stdev(lasts) if len(lasts) > 1 and all(map(math.isfinite, lasts)) else None
 
     def curve(self, steps: Sequence[int]) -> tuple[float, ...]:
         """Mean loss over seeds at some steps."""
@@ -112,16 +112,16 @@ def _common(seeds: Sequence[Mapping[int, Trial]]) -> set[int]:
 
 def starts_table(found: Sequence[Outcome]) -> Table:
     """One row per start, the best first."""
-    columns = ("method", "rate", "loss_first", "loss_last", "trials", "broken", "curve")
+    columns = ("method", "rate", "loss_first", "loss_last", "loss_spread", "trials", "broken", "curve")
     first = [outcome.curve([0])[0] for outcome in found]
     curves = [outcome.curve(_steps(outcome.trials[0].steps, _SPARK_CELLS)) for outcome in found]
     low = min((value for curve in curves for value in curve if math.isfinite(value)), default=0.0)
     high = max((value for value in first if math.isfinite(value)), default=1.0)
     rows: list[tuple[Fact, ...]] = []
     for outcome, start, curve in zip(found, first, curves, strict=True):
-        last: Fact = outcome.last if math.isnan(outcome.spread) else Estimate(outcome.last, outcome.spread)
         sparks = "".join(_spark(value, low, high) for value in curve)
-        rows.append((outcome.method, outcome.rate, start, last, len(outcome.trials), outcome.broken, sparks))
+        sizes = (start, outcome.last, outcome.spread)
+        rows.append((outcome.method, outcome.rate, *sizes, len(outcome.trials), outcome.broken, sparks))
     return Table("starts", columns, ("",) * len(columns), tuple(rows))
 
 
