@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gradvitals.signals.verb_predict import predict
     from gradvitals.signals.verb_scaling import scaling
     from gradvitals.weights.verb import init_, plan_init
+    from gradvitals.weights.verb_compare import compare_init
 
 __all__ = [
     "Case",
@@ -61,6 +62,7 @@ __all__ = [
     "assert_gradients",
     "check",
     "checkup",
+    "compare_init",
     "init_",
     "plan_init",
     "predict",
@@ -76,6 +78,7 @@ _HOME = {
     "assert_gradients": "gradvitals.gradients.assertion",
     "check": "gradvitals.gradients.verb",
     "checkup": "gradvitals._checkup",
+    "compare_init": "gradvitals.weights.verb_compare",
     "init_": "gradvitals.weights.verb",
     "plan_init": "gradvitals.weights.verb",
     "predict": "gradvitals.signals.verb_predict",

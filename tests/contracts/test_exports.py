@@ -22,7 +22,7 @@ SOURCE = ROOT / "src" / "gradvitals"
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 STARTERS = "faces/starters/"
-VERBS = ("check", "checkup", "init_", "plan_init", "predict", "probe", "scaling")
+VERBS = ("check", "checkup", "compare_init", "init_", "plan_init", "predict", "probe", "scaling")
 VOCABULARY = (
     "Case", "Estimate", "Finding", "GradvitalsError", "InputError", "LoadError", "MissingDependencyError",
     "ModelError", "Report", "Rule", "Severity", "Site", "Table", "UnresolvedGradientWarning", "UsageError",

@@ -160,6 +160,9 @@ TABLES = {
     "plan": "path kind shape fan_in fan_out activation scheme std_before std_after bias reason",
     "before": "path forward_rms gradient_rms",
     "after": "path forward_rms gradient_rms",
+    "unset": "path kind shape unset_count derived_count first_unset",
+    "starts": "method rate loss_first loss_last loss_spread trials broken curve",
+    "curves": "method step loss",
     "training": "step loss_before loss_after accuracy_before accuracy_after",
     "patients": "patient expected found accuracy_before accuracy_after",
 }

@@ -6,16 +6,22 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gradvitals._version import __version__
 from gradvitals.faces.output import INTERRUPTED, MISUSED, Output, language_option, output_options
 from gradvitals.faces.starter import STARTERS
-from gradvitals.vocabulary.errors import GradvitalsError, ModelError
+from gradvitals.vocabulary.errors import GradvitalsError, ModelError, UsageError
 from gradvitals.vocabulary.words import word
+
+if TYPE_CHECKING:
+    from gradvitals.vocabulary.report import Report
+
+    Progress = Callable[[int, int], None] | None
 
 
 class _Verbs(click.Group):
@@ -60,23 +66,35 @@ _sensitivity = click.option(
 
 def _examine(verb: str, target: str, output: Output, *, opening: str = "", **settings: Any) -> None:
     """Load the case, call the verb on it, deliver its report, and exit with the code of its verdict."""
-    import gradvitals
+
+    def examined(progress: Progress) -> Report:
+        import gradvitals
+        from gradvitals.frameworks.case import load_case
+
+        report: Report = getattr(gradvitals, verb)(load_case(target), progress=progress, **settings)
+        return report
+
+    _run(verb, target, output, examined, opening=opening)
+
+
+def _run(
+    title: str, target: str, output: Output, work: Callable[[Progress], Report], *, opening: str = "", closing: str = ""
+) -> None:
+    """Do the work under a progress bar, deliver its report, and exit with the code of its verdict."""
     from gradvitals.faces.progress import progress_bar
-    from gradvitals.frameworks.case import load_case
 
     output.require_places()
     try:
-        with output.standard_output_kept():
-            case = load_case(target)
-            with progress_bar(verb, quiet=output.quiet) as progress:
-                report = getattr(gradvitals, verb)(case, progress=progress, **settings)
+        with output.standard_output_kept(), progress_bar(title, quiet=output.quiet) as progress:
+            report = work(progress)
     except SystemExit as stop:  # else the program would end with the exit code of the user's choice: a false pass
         raise ModelError(
             "the code of the model ended the program",
             f"{target}: sys.exit({stop.code!r}) was called while the model ran",
             "take the call out of what the model, its loss and its backward pass run",
         ) from stop
-    sys.exit(output.deliver(report, opening=opening))
+    code = output.deliver(report, opening=opening, closing=closing)
+    sys.exit(INTERRUPTED if report.settings.get("interrupted") else code)
 
 
 @main.command()
@@ -157,16 +175,37 @@ def predict(target: str, *, against: str | None, seed: int, **output: Any) -> No
 @main.command()
 @_target
 @output_options()
-@click.option("--method", default="auto", show_default=True, help="auto, lecun, xavier, he or orthogonal.")
+@click.option("--method", default="auto", show_default=True, help="auto, lecun, xavier, he, orthogonal, …")
 @click.option("--distribution", type=click.Choice(["normal", "uniform"]), default="normal", show_default=True)
-def init(target: str, *, method: str, distribution: str, seed: int, **output: Any) -> None:
-    """Do the weights start well? Print the plan, and the line to paste."""
-    more = "" if distribution == "normal" else f", {distribution=}"
-    line = f"gradvitals.init_(model, *inputs, {method=}{more}, {seed=})"
-    opening = f"{word('ui.paste', output['lang'])}  {line}"
-    _examine(
-        "plan_init", target, Output(**output), opening=opening, method=method, distribution=distribution, seed=seed
-    )
+@click.option("--save", "file", metavar="FILE.safetensors", help="Start the weights and write them; see --overwrite.")
+@click.option("--overwrite", is_flag=True, help="Let --save replace a file that is there.")
+@click.option("--compare", is_flag=True, help="Train copies from several starts, and show how their losses fall.")
+@click.option("--starts", multiple=True, metavar="NAME", help="With --compare: these starts only; may be repeated.")
+@click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Of each of its runs.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Draws of each start.")
+@click.option("--rate", "rates", type=float, multiple=True, help="Learning rate; may be repeated. [1e-3, 3e-4, 1e-4]")
+@click.option("--patience", type=click.IntRange(min=1), help="End a run whose loss hasn't fallen for so many steps.")
+def init(target: str, *, seed: int, file: str | None, overwrite: bool, compare: bool, **given: Any) -> None:
+    """Do the weights start well? Print the plan, and the line to paste.
+
+    Says also which of them were never given a value when the model was built.
+    """
+    from gradvitals.faces import starting
+
+    comparing = {key: given.pop(key) for key in ("starts", "steps", "seeds", "rates", "patience")}
+    asked = {"method": given.pop("method"), "distribution": given.pop("distribution"), "seed": seed}
+    output = Output(**given)
+    if compare and file:
+        raise UsageError("a comparison saves nothing", f"--compare --save {file}", "leave one of them out")
+    if compare:
+        _run("compare_init", target, output, lambda told: starting.compared(target, told, seed=seed, **comparing))
+    elif file:
+        place = starting.require_weights_file(file, overwrite=overwrite)
+        closing = f"{word('ui.saved', output.lang, file=file)}  {starting.line_to_load(file)}"
+        _run("init_", target, output, lambda told: starting.saved(target, place, told, **asked), closing=closing)
+    else:
+        opening = f"{word('ui.paste', output.lang)}  {starting.line_to_paste(**asked)}"
+        _run("plan_init", target, output, lambda told: starting.planned(target, told, **asked), opening=opening)
 
 
 @main.command()

@@ -37,6 +37,9 @@ class Case:
         NumPy: a layer's hand-written backward pass, ``backward(dout)`` or ``backward(dout, cache)``.
     name : str, optional
         What the report calls it.
+    batches : iterable, optional
+        What ``compare_init`` trains on in place of the inputs, such as a DataLoader; ``loss`` then takes the output and
+        a batch's last item.
 
     Examples
     --------
@@ -53,6 +56,7 @@ class Case:
     grad: Any = field(default=None, kw_only=True)
     vjp: Callable[..., Any] | None = field(default=None, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
+    batches: Iterable[Any] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not callable(self.model):
@@ -100,7 +104,7 @@ def as_case(verb: str, model: Any, inputs: tuple[Any, ...], **options: Any) -> C
             f"call {verb}(case), or {verb}(model, *inputs)",
         )
     given = {key: value for key, value in options.items() if value is not None}
-    fields = {key: getattr(model, key) for key in ("kwargs", "loss", "grad", "vjp", "name")}
+    fields = {key: getattr(model, key) for key in ("kwargs", "loss", "grad", "vjp", "name", "batches")}
     return Case(model.model, model.args, **{**fields, **given})
 
 

@@ -14,6 +14,8 @@ from gradvitals.vocabulary.report import Table
 _SIDES = ("before", "after")
 #: A linear axis turns logarithmic where its positive values span more than this factor.
 _LOG_FROM = 200.0
+#: Lines that can be told apart by their colour (report.css).
+_COLOURS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ def charts(table: Table, lang: str) -> list[Chart]:
         return _training(table, lang)
     if table.name == "points":
         return _growth(table, lang)
+    if table.name == "curves":
+        return _curves(table, lang)
     if table.name == "comparison" or tables.is_layers(table):
         return _layers(table, lang)
     return []
@@ -95,6 +99,25 @@ def _training(table: Table, lang: str) -> list[Chart]:
         bounds = (0.0, 100.0) if unit == "%" else None
         drawn.append(_chart(quantity, lines, phrases.phrase("axis_step", lang), lang, log=log, bounds=bounds))
     return drawn
+
+
+def _curves(table: Table, lang: str) -> list[Chart]:
+    """One line per method: how its loss falls."""
+    points: dict[Fact, list[tuple[float, float | None]]] = {}
+    for row in table.records():
+        step = tables.number(row["step"])
+        if step is not None:
+            points.setdefault(row["method"], []).append((step, tables.number(row["loss"])))
+    lines = [
+        Series(
+            tables.cell(method, "method", "", lang),
+            f"line-{at % _COLOURS + 1}",
+            tuple(step for step, _ in line),
+            tuple(loss for _, loss in line),
+        )
+        for at, (method, line) in enumerate(points.items())
+    ]
+    return [_chart("loss", lines, phrases.phrase("axis_step", lang), lang, log=_spans_much(lines))]
 
 
 def _quantity(column: str) -> str:

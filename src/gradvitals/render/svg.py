@@ -12,8 +12,8 @@ from gradvitals.render.phrases import clean
 #: The drawing in its own units; the page scales it. So small that its text stays readable on a phone.
 _WIDTH, _HEIGHT = 460, 270
 _LEFT, _RIGHT, _BOTTOM = 52, 14, 44
-#: The legend of several series stands above the drawing.
-_TOP_ALONE, _TOP_LEGEND = 16, 34
+#: The legend of several series stands above the drawing, in rows of this height.
+_TOP_ALONE, _TOP_LEGEND, _LEGEND_ROW = 16, 34, 17
 #: Below these a chart would blow up noise: decades of a logarithmic axis, the part of its size that a linear one spans.
 _LEAST_DECADES, _LEAST_SPAN = 2.0, 0.05
 #: Beyond so many points the dots (which carry the tooltips) would hide the line.
@@ -27,7 +27,8 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 class Series:
     """A named line. A value that is None or not finite (or not positive, on a logarithmic axis) is a gap.
 
-    ``role`` is the class that gives its colour: ``"main"``, ``"before"`` or ``"after"``; ``labels`` name the points.
+    ``role`` is the class that gives its colour: ``"main"``, ``"before"``, ``"after"``, or one of ``"line-1"`` to
+    ``"line-8"`` where there are several; ``labels`` name the points.
     """
 
     name: str
@@ -81,13 +82,14 @@ def line_chart(
     ys = [y for line in series for y in line.ys if y is not None and _can_be_drawn(y, log=log)]
     across = _Axis(*_x_range(xs), _LEFT, _WIDTH - _RIGHT)
     low, high = _log_range(ys) if log else _linear_range([*ys, *(bounds or ())])
-    top = _TOP_LEGEND if len(series) > 1 else _TOP_ALONE
+    legend, rows = _legend(series)
+    top = _TOP_LEGEND + (rows - 1) * _LEGEND_ROW if len(series) > 1 else _TOP_ALONE
     upwards = _Axis(low, high, _HEIGHT - _BOTTOM, top, log)
     parts = [*_vertical(upwards), *_horizontal(across, x_label, whole=all(x == int(x) for x in xs))]
     for line in series:
         parts.extend(_line(line, across, upwards))
     if len(series) > 1:
-        parts.extend(_legend(series))
+        parts.extend(legend)
     return (
         f'<svg class="gv-chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(description)}">'
         f"{''.join(parts)}</svg>"
@@ -206,12 +208,17 @@ def _cross(x: float, y: float, role: str, told: str) -> str:
     return f'<path class="gv-{role} gv-cross" d="{arms}">{told}</path>'
 
 
-def _legend(series: Sequence[Series]) -> list[str]:
-    """Names with their line, above the drawing; Chinese characters are about twice as wide."""
-    parts, x = [], float(_LEFT)
+def _legend(series: Sequence[Series]) -> tuple[list[str], int]:
+    """Names with their line, above the drawing, and the rows that they take; Chinese characters are twice as wide."""
+    parts: list[str] = []
+    x, row = float(_LEFT), 0
     for line in series:
         name = clean(line.name)
-        parts.append(f'<line class="gv-{line.role}" x1="{x:.0f}" x2="{x + 24:.0f}" y1="15" y2="15"/>')
-        parts.append(f'<text class="gv-name" x="{x + 30:.0f}" y="19">{escape(name)}</text>')
-        x += 54 + sum(8 if character.isascii() else 16 for character in name)
-    return parts
+        width = 54 + sum(8 if character.isascii() else 16 for character in name)
+        if x > _LEFT and x + width - 24 > _WIDTH:
+            x, row = float(_LEFT), row + 1
+        y = 15 + row * _LEGEND_ROW
+        parts.append(f'<line class="gv-{line.role}" x1="{x:.0f}" x2="{x + 24:.0f}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text class="gv-name" x="{x + 30:.0f}" y="{y + 4}">{escape(name)}</text>')
+        x += width
+    return parts, row + 1

@@ -28,6 +28,7 @@ _WORDS = frozenset(
         "along",
         "quantity",
         "axis",
+        "method",
     }
 )
 #: Columns that are compared with one another digit by digit.

@@ -23,8 +23,11 @@ _BAR_CELLS = 16
 #: A label of the small print, or a verb, of which later reports may hold unknown ones.
 _LABEL_LIMIT = 20
 
+#: Tables that only a drawing makes readable; a page has it, and another table its gist.
+_DRAWN_ONLY = frozenset({"curves"})
 #: The columns that a narrow terminal keeps.
 _IMPORTANT = {
+    "starts": ("method", "loss_last", "loss_spread", "curve", "rate", "loss_first"),
     "tensors": ("path", "status", "relative_error", "likely", "resolution", "grade", "role", "shape"),
     "reference": ("path", "status", "relative_error", "eager_error", "resolution", "ratio", "likely", "conditioning"),
     "reference_entries": ("path", "index", "numeric", "analytic", "eager"),
@@ -148,6 +151,8 @@ def _report(report: Report, how: _Manner, number: str = "") -> Iterator[Line]:
         yield ()
         yield from _finding(finding, how)
     for table in tables.shown_tables(report):
+        if table.name in _DRAWN_ONLY:
+            continue
         yield ()
         yield from _table(table, report, how)
     for at, part in enumerate(report.parts, start=1):

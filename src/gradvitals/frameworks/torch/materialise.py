@@ -40,6 +40,14 @@ def still_unset(model: nn.Module, unset: Iterable[str]) -> list[tuple[str, str, 
     return left
 
 
+def reset(model: nn.Module, seed: int) -> None:
+    """Let every module start its tensors anew in its own way, with random numbers of its own, under ``no_grad``."""
+    for prefix, module in model.named_modules():
+        if _tensors(module, recurse=False):
+            seed_everything(generator_for(prefix, seed).initial_seed() % 2**32)
+            _reset_itself(module)
+
+
 @contextlib.contextmanager
 def materialised(model: nn.Module, device: torch.device, *, seed: int = 0) -> Iterator[tuple[str, ...]]:
     """Give every tensor on the meta device memory elsewhere; they go back when the ``with`` block raises.
@@ -128,14 +136,18 @@ def _start(model: nn.Module, fresh: Mapping[str, torch.Tensor], blank: Mapping[i
         loaded = [tensor for tensor in _tensors(module, recurse=True) if id(tensor) not in blank]
         values = [tensor.clone() for tensor in loaded]
         with _in_one_piece(module, blank) as known:
-            for method in (getattr(module, name, None) for name in _RESETS):
-                if callable(method):
-                    method()
+            _reset_itself(module)
             starter = _starter(model, prefix)
             if starter is not None and any(_is_unset(tensor, known) for tensor in _tensors(module, recurse=False)):
                 starter(module)
         for tensor, value in zip(loaded, values, strict=True):
             tensor.copy_(value)
+
+
+def _reset_itself(module: nn.Module) -> None:
+    for method in (getattr(module, name, None) for name in _RESETS):
+        if callable(method):
+            method()
 
 
 @contextlib.contextmanager

@@ -260,10 +260,7 @@ def _largest_rule(field: Field, n: int, common: float) -> tuple[Any, Any]:
 def shared_variance(field: Field) -> float:
     """The variance that entries at different positions of a sample have in common."""
     mean = float(field.mean.mean())
-    if field.has_pixels:
-        within = float(_own(field).mean())
-    else:
-        within = field.pair_means()[1]
+    within = float(_own(field).mean()) if field.has_pixels else field.pair_means()[1]
     return float(np.clip(within - mean * mean, 0.0, max(field.mean_square - mean * mean, 0.0)))
 
 
