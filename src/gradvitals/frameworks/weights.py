@@ -83,7 +83,8 @@ class Weight:
     biases : tuple of str
         Qualified names of the biases that go with it.
     obstacle : str or None
-        Why it must stay as it is: ``"frozen"``, ``"parametrised"``, ``"buffer"``, ``"kind-unknown"``; else None.
+        Why it must stay as it is: ``"frozen"``, ``"parametrised"``, ``"buffer"``, ``"kind-unknown"``,
+        ``"marked"`` (as initialised already, by its module); else None.
     summary : WeightSummary
 
     """
@@ -108,11 +109,14 @@ class Fill:
     ----------
     weight : Weight
     draw : str
-        ``"normal"``, ``"uniform"``, ``"orthogonal"``, ``"ones"``.
+        ``"normal"``, ``"uniform"``, ``"truncated-normal"``, ``"orthogonal"``, ``"delta-orthogonal"``, ``"ones"``,
+        ``"constant"``.
     std : float
-        Standard deviation of the entries; for orthogonal ones their root mean square.
+        Standard deviation of the entries; for orthogonal ones their root mean square, for constant ones their value.
     centre : float
         Mean of the inputs that the layer takes away, through its bias or, without one, through its rows.
+    shift : float
+        Mean that the layer's outputs should have, which its bias gives them.
 
     """
 
@@ -120,6 +124,48 @@ class Fill:
     draw: str
     std: float
     centre: float = 0.0
+    shift: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What the outputs of a layer should look like on a batch.
+
+    Parameters
+    ----------
+    weight : Weight
+    std : float
+        Root mean square of the outputs, once the mean of the inputs is taken away.
+    mean : float
+        Mean of the outputs, where the layer has a bias to give them one.
+    centred : bool
+        Whether the bias takes the mean of the inputs away.
+
+    """
+
+    weight: Weight
+    std: float
+    mean: float = 0.0
+    centred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a layer needs to reach its goal.
+
+    Parameters
+    ----------
+    goal : Goal
+    factor : float
+        On the weight.
+    centre : float
+        The measured mean of its inputs that the bias takes away; 0 where it doesn't.
+
+    """
+
+    goal: Goal
+    factor: float
+    centre: float
 
 
 def fans(shape: Sequence[int], layout: Layout) -> tuple[int, int]:

@@ -32,6 +32,8 @@ class Neighbours:
         Everything that follows is a normalisation.
     followers : tuple of str
         Weights of the next layers.
+    feeds : bool
+        The activation that follows sees this layer's output and nothing else, and nothing else sees it.
     branches : int
         Where the layer ends a residual branch: how many branches of the model end like this. Else 1.
 
@@ -42,6 +44,7 @@ class Neighbours:
     after_name: str = ""
     normalised: bool = False
     followers: tuple[str, ...] = ()
+    feeds: bool = False
     branches: int = 1
 
     @property
@@ -60,10 +63,14 @@ def neighbours(calls: Sequence[Call]) -> Mapping[str, Neighbours]:
         for source in call.sources:
             consumers[source].append(index)
     ends = _branch_ends(calls, consumers)
+    layers = sum(calls[end].has_weights for end in ends)
     found: dict[str, Neighbours] = {}
     for index, call in enumerate(calls):
-        if call.has_weights or call.kind.startswith("Embedding"):
-            around = replace(_around(index, calls, consumers), branches=len(ends) if index in ends else 1)
+        branches = 1
+        if index in ends:
+            branches = layers if call.has_weights else len(ends) - layers
+        if call.has_weights or call.kind.startswith("Embedding") or branches > 1:
+            around = replace(_around(index, calls, consumers), branches=branches)
             for path in call.parameters:
                 found.setdefault(path, around)
     return found
@@ -82,22 +89,39 @@ def activation_of(call: Call) -> Activation | None:
 
 def _around(index: int, calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) -> Neighbours:
     sources = {at: call.sources for at, call in enumerate(calls)}
-    following = [calls[at] for at in _nearest(index, consumers, lambda at: _passes_on(calls[at]))]
+    behind = _nearest(index, consumers, lambda at: _passes_on(calls[at]))
+    following = [calls[at] for at in behind]
     feeding = [calls[at] for at in _nearest(index, sources, lambda at: _keeps_mean(calls[at]))]
     layers = _nearest(index, consumers, lambda at: not calls[at].has_weights)
     acting = next((call for call in following if activation_of(call) is not None), None)
-    names = {(call.activation, tuple(sorted(call.options.items()))) for call in feeding}
+    names = {_acting(call) for call in feeding}
     return Neighbours(
         before=activation_of(feeding[0]) if len(names) == 1 else None,
         after=activation_of(acting) if acting else None,
         after_name=(acting.activation or "") if acting else "",
         normalised=bool(following) and all(is_normalisation(call) for call in following),
+        feeds=acting is not None and len({_acting(call) for call in following}) == 1 and _is_alone(index, behind, calls),
         followers=tuple(dict.fromkeys(path for at in layers for path in calls[at].parameters)),
     )
 
 
+def _acting(call: Call) -> tuple[str | None, tuple[tuple[str, float], ...]]:
+    """What tells one activation from another."""
+    return call.activation, tuple(sorted(call.options.items()))
+
+
+def _is_alone(index: int, behind: Sequence[int], calls: Sequence[Call]) -> bool:
+    """Whether nothing joins a layer's output on its way to the calls behind it."""
+    for at in behind:
+        while at != index:
+            if len(calls[at].sources) != 1:
+                return False
+            at = calls[at].sources[0]
+    return True
+
+
 def _branch_ends(calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) -> frozenset[int]:
-    """Layers whose output, activated or not, is joined only with signals that it was itself computed from.
+    """Layers and normalisations whose output, activated or not, is joined only with signals that it was itself computed from.
 
     Concatenations look the same in the dataflow, and elementwise products: they too carry the input past the layer.
     """
@@ -113,7 +137,7 @@ def _branch_ends(calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) 
                 break
             at = consumers[at][0]
         joined = [set(calls[user].sources) - {at} for user in consumers[at]]
-        if call.has_weights and joined and all(any(upstream[index] >> s & 1 for s in others) for others in joined):
+        if (call.has_weights or is_normalisation(call)) and joined and all(any(upstream[index] >> s & 1 for s in others) for others in joined):
             ends.append(index)
     return frozenset(ends)
 

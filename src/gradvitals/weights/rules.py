@@ -13,7 +13,8 @@ from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
 from gradvitals.weights.measure import Survey
 from gradvitals.weights.neighbours import is_normalisation
-from gradvitals.weights.recipes import Recipe, recipes
+from gradvitals.weights.recipe import Recipe
+from gradvitals.weights.recipes import recipes
 
 _TOTAL_SOURCE = (
     "Zhang et al. (2021), AUTOTRAINER, for ‖g₁‖/‖g_L‖; digits (300 Adam steps, best of three rates) ReLU networks "

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gradvitals.frameworks.weights import Fill, Layout
+from gradvitals.maths.schemes import TRUNCATION, truncated_deviation
 
 
 @contextlib.contextmanager
@@ -84,8 +85,8 @@ def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | No
     drawn = _draw(item, target, generator_for(weight.path, seed))
     biases = [parameters[path] for path in weight.biases]
     shift: torch.Tensor | None = None
-    if item.centre and len(biases) == 1:
-        shift = -item.centre * drawn.sum(dim=2).flatten() / weight.layout.overlap
+    if (item.centre or item.shift) and len(biases) == 1:
+        shift = item.shift - item.centre * drawn.sum(dim=2).flatten() / weight.layout.overlap
     elif item.centre and drawn.shape[2] > 1:
         # without a bias, rows that sum to zero don't see the mean
         size = drawn.square().mean().sqrt()
@@ -104,15 +105,47 @@ def _draw(item: Fill, target: nn.Parameter, generator: torch.Generator) -> torch
     """New values as matrices, in float32 or better, on the CPU."""
     dtype = torch.float64 if target.dtype == torch.float64 else torch.float32
     shape = matrices(target.new_empty(target.shape, device="meta"), item.weight.layout).shape
-    if item.draw == "ones":
-        return torch.ones(shape, dtype=dtype)
+    if item.draw in {"ones", "constant"}:
+        return torch.full(shape, 1.0 if item.draw == "ones" else item.std, dtype=dtype)
     if item.draw == "uniform":
         bound = math.sqrt(3.0) * item.std
         return (torch.rand(shape, generator=generator, dtype=dtype) * 2 - 1) * bound
+    if item.draw == "truncated-normal":
+        return _truncated(shape, generator, dtype) * (item.std / truncated_deviation(TRUNCATION))
+    if item.draw == "delta-orthogonal":
+        return _delta_orthogonal(shape, tuple(target.shape[2:]) or (1,), generator, dtype) * item.std
     noise = torch.randn(shape, generator=generator, dtype=dtype)
     if item.draw == "orthogonal":
         return torch.stack([_orthogonal(block) for block in noise]) * (item.std * math.sqrt(max(shape[1:])))
     return noise * item.std
+
+
+def _truncated(shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
+    """Standard normal numbers none of which is farther out than the truncation, by the inverse of the distribution."""
+    edge = math.erf(TRUNCATION / math.sqrt(2))
+    drawn = torch.erfinv((torch.rand(shape, generator=generator, dtype=dtype) * 2 - 1) * edge) * math.sqrt(2)
+    return drawn.clamp_(-TRUNCATION, TRUNCATION)
+
+
+def _delta_orthogonal(
+    shape: torch.Size, kernel: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype
+) -> torch.Tensor:
+    """Orthogonal matrices in the middle of a kernel that is zero elsewhere (Xiao et al., 2018), of RMS 1 overall."""
+    blocks, units, columns = shape
+    inputs, size = columns // math.prod(kernel), math.prod(kernel)
+    noise = torch.randn((blocks, units, inputs), generator=generator, dtype=dtype)
+    middle = torch.stack([_orthogonal(block) for block in noise]) * math.sqrt(max(units, inputs) * size)
+    drawn = torch.zeros((blocks, units, inputs, size), dtype=dtype)
+    drawn[..., _middle(kernel)] = middle
+    return drawn.reshape(shape)
+
+
+def _middle(kernel: tuple[int, ...]) -> int:
+    """The flat index of a kernel's middle; of an even one's the later of the two."""
+    flat = 0
+    for length in kernel:
+        flat = flat * length + length // 2
+    return flat
 
 
 def _orthogonal(noise: torch.Tensor) -> torch.Tensor:

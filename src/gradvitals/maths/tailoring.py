@@ -1,0 +1,214 @@
+"""Tailored working points: how to stretch and shift an activation so that a stack of any depth stays trainable.
+
+A layer that hands φ the input αz + β, with z ~ N(0, 1), and whose successor takes φ's mean away and divides by its
+standard deviation, behaves like the normalised activation
+
+    ψ(z) = (φ(αz + β) − m)/√v,    m = E[φ(αz + β)],    v = Var[φ(αz + β)].
+
+Forwards ψ keeps mean 0 and variance 1 from layer to layer. Backwards each layer multiplies the gradient's variance by
+
+    χ = E[ψ′(z)²] = α²·E[φ′(αz + β)²]/v ≥ 1,
+
+with equality for a linear φ only (a Gaussian Poincaré inequality). χ also says how fast two inputs part: over L layers
+by χᴸ. Choosing α and β such that χᴸ = ζ gives a network that is as nonlinear as one moderate layer, whatever its depth.
+α and β, the mean and the deviation need no change to the model: they fold into weights and biases.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradvitals.maths import gaussian
+from gradvitals.maths.activations import Activation, Array
+from gradvitals.maths.balance import is_homogeneous
+
+#: χᴸ over a whole chain. Measured (digits, 60 to 80 layers of ELU, softplus, Mish, 200 Adam steps, two seeds): 2 reaches
+#: 95.0 to 97.7 % with gradients within × 1.9, 20 reaches 93.7 to 96.0 % with gradients within × 16.
+ZETA = 2.0
+#: Shifts that are tried: beyond them every activation of practice is flat, or as straight as it gets.
+_SHIFTS = (-4.0, 4.0)
+#: Stretches that are tried.
+_STRETCHES = (1e-3, 6.0)
+#: Shifts per search; the second one looks between the neighbours of the best.
+_TRIED = 33
+#: A working point where φ's mean square slope is below this share of its largest needs weights three times as large as
+#: necessary, and what rounding and the optimiser do is magnified as much.
+_STEEPEST_SHARE = 0.1
+#: Halvings of an interval: 2⁻⁵⁰ of it is below what float64 can tell.
+_HALVINGS = 50
+#: Largest error of the target, as a share of χ − 1, at which a point counts as solving it.
+_SOLVED = 0.05
+#: The line for the search: the trapezium rule is exact to 10⁻¹² for smooth functions here, and to 10⁻³ at a kink.
+_LINE = np.linspace(-8.0, 8.0, 321)
+_DENSITY = np.exp(-(_LINE**2) / 2) / np.sum(np.exp(-(_LINE**2) / 2))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkingPoint:
+    """Where an activation works: its input is αz + β with z of variance 1.
+
+    Parameters
+    ----------
+    alpha, beta : float
+        Standard deviation and mean of the pre-activations.
+    mean, variance : float
+        Of what the activation makes of them.
+    chi : float
+        Factor on the gradient's variance per layer, once mean and variance are taken care of.
+    variance_slope : float
+        How strongly the next layer's variance answers to this one's; 1 where deviations neither die out nor grow.
+
+    """
+
+    alpha: float
+    beta: float
+    mean: float
+    variance: float
+    chi: float
+    variance_slope: float
+
+    @property
+    def gain(self) -> float:
+        """The factor on weights of variance 1/fan_in from this activation to the next one like it: α/√v."""
+        return self.alpha / math.sqrt(self.variance)
+
+
+@functools.lru_cache(maxsize=256)
+def working_point(phi: Activation, depth: int, *, zeta: float = ZETA, shifted: bool = True) -> WorkingPoint | None:
+    """Solve χ(α, β) = ζ^(1/depth).
+
+    Of all shifts β the one is taken at which deviations of the variance neither die out nor grow. ReLU and its like know
+    no stretch, φ(ax) = a·φ(x): for them α = 1, and the equation gives β.
+
+    Parameters
+    ----------
+    phi : Activation
+    depth : int
+        Activations that the signal passes one after the other.
+    zeta : float
+        χ over the whole chain, above 1.
+    shifted : bool
+        Whether there is a bias that may hold β; else β = 0.
+
+    Returns
+    -------
+    WorkingPoint or None
+        None where no stretch and shift gives that χ: φ = \\|x\\|, or a ReLU without a bias.
+
+    Raises
+    ------
+    ValueError
+        When the depth is below 1, or ζ not above 1.
+
+    Examples
+    --------
+    >>> from gradvitals.maths.activations import activation
+    >>> for name in ("relu", "tanh", "sigmoid"):
+    ...     point = working_point(activation(name), 50)
+    ...     print(f"{name}: alpha {point.alpha:.2f}, beta {abs(point.beta):.2f}, chi {point.chi:.4f}")
+    relu: alpha 1.00, beta 2.13, chi 1.0140
+    tanh: alpha 0.21, beta 0.47, chi 1.0140
+    sigmoid: alpha 0.33, beta 1.20, chi 1.0140
+
+    References
+    ----------
+    Martens et al. (2021), Deep Kernel Shaping, section 5 (the maps and the choice of ζ); Zhang, Botev and Martens
+    (2022), Tailored Activation Transformation, section 3.
+
+    """
+    if depth < 1 or not zeta > 1:
+        raise ValueError(f"needs a depth of at least 1 and zeta above 1, got {depth} and {zeta}")
+    target = zeta ** (1.0 / depth)
+    if is_homogeneous(phi):
+        return _of_homogeneous(phi, target) if shifted else None
+    beta = _best_shift(phi, target) if shifted else 0.0
+    if beta is None:
+        return None
+    low, high = (math.log(stretch) for stretch in _STRETCHES)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if point_at(phi, math.exp(middle), beta).chi > target:
+            high = middle
+        else:
+            low = middle
+    found = point_at(phi, math.exp(low), beta)
+    return found if abs(found.chi - target) < _SOLVED * (target - 1) else None
+
+
+def point_at(phi: Activation, alpha: float, beta: float) -> WorkingPoint:
+    """The moments of φ(αz + β).
+
+    >>> from gradvitals.maths.activations import activation
+    >>> point = point_at(activation("relu"), 1.0, 0.0)
+    >>> round(point.mean, 6), round(point.chi, 6)
+    (0.398942, 1.466942)
+    """
+    kinks = tuple((kink - beta) / alpha for kink in phi.kinks)
+    value = Activation(phi.name, lambda z: phi.value(alpha * z + beta), lambda z: phi.slope(alpha * z + beta))
+    mean = gaussian.expectation(value.value, kinks=kinks)
+    variance = gaussian.expectation(lambda z: (value.value(z) - mean) ** 2, kinks=kinks)
+    if variance <= 0:
+        return WorkingPoint(alpha, beta, mean, variance, math.inf, math.nan)
+    square = gaussian.expectation(lambda z: value.slope(z) ** 2, kinks=kinks)
+    cross = gaussian.expectation(lambda z: (value.value(z) - mean) * value.slope(z) * z, kinks=kinks)
+    return WorkingPoint(alpha, beta, mean, variance, alpha**2 * square / variance, alpha * cross / variance)
+
+
+def _of_homogeneous(phi: Activation, target: float) -> WorkingPoint | None:
+    """Bisect for β at α = 1: χ falls to 1 where φ becomes straight. Shallow stacks need no shift at all."""
+    low, high = 0.0, 2 * _SHIFTS[1]
+    if point_at(phi, 1.0, low).chi <= target:
+        return point_at(phi, 1.0, low)
+    if not point_at(phi, 1.0, high).chi < target:
+        return None
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if point_at(phi, 1.0, middle).chi > target:
+            low = middle
+        else:
+            high = middle
+    return point_at(phi, 1.0, high)
+
+
+def _best_shift(phi: Activation, target: float) -> float | None:
+    """The β at which the equation has a solution whose variance slope is nearest to 1; None where there is none."""
+    low, high = _SHIFTS
+    best: float | None = None
+    for _ in range(2):
+        shifts = np.linspace(low, high, _TRIED)
+        scores = _scores(phi, target, shifts)
+        at = int(np.argmin(scores))
+        if not math.isfinite(float(scores[at])):
+            return best
+        best, step = float(shifts[at]), (high - low) / (_TRIED - 1)
+        low, high = best - step, best + step
+    return best
+
+
+def _scores(phi: Activation, target: float, shifts: Array) -> Array:
+    """By shift: how far the variance slope is from 1, infinite where there is no sound solution."""
+    low = np.full(len(shifts), math.log(_STRETCHES[0]))
+    high = np.full(len(shifts), math.log(_STRETCHES[1]))
+    for _ in range(_HALVINGS // 2):
+        middle = (low + high) / 2
+        above = _line(phi, np.exp(middle), shifts)[0] > target
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    chi, slope, square = _line(phi, np.exp(low), shifts)
+    steepest = float(np.max(np.abs(phi.slope(_LINE))))
+    sound = (np.abs(chi - target) < _SOLVED * (target - 1)) & (square > _STEEPEST_SHARE * steepest**2)
+    # the small term decides between β and −β, which are alike for odd functions
+    return np.where(sound, np.abs(slope - 1) + 1e-3 * np.abs(shifts) - 1e-6 * shifts, math.inf)
+
+
+def _line(phi: Activation, alphas: Array, betas: Array) -> tuple[Array, Array, Array]:
+    """χ, variance slope and mean square slope of φ for many points at once."""
+    inputs = alphas[:, None] * _LINE + betas[:, None]
+    values, slopes = phi.value(inputs), phi.slope(inputs)
+    centred = values - (values @ _DENSITY)[:, None]
+    variance = np.maximum(centred**2 @ _DENSITY, 1e-300)
+    square = slopes**2 @ _DENSITY
+    return alphas**2 * square / variance, alphas * ((centred * slopes * _LINE) @ _DENSITY) / variance, square
