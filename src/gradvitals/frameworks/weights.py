@@ -48,6 +48,8 @@ class WeightSummary:
     edge_ratio : float or None
         Largest singular value relative to that of a random matrix of the same size and RMS, (√units + √inputs)·RMS;
         None for a matrix too small to tell.
+    mirrored : bool
+        The second half of its units or inputs is about the negative of the first half.
 
     """
 
@@ -60,6 +62,7 @@ class WeightSummary:
     same_units: int = 0
     same_inputs: int = 0
     edge_ratio: float | None = None
+    mirrored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,26 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
+class Mirror:
+    """Which sides of a weight's matrices come in two halves of opposite sign.
+
+    Parameters
+    ----------
+    units : bool
+        The second half of the units are the first half's negatives.
+    inputs : bool
+        The second half of the inputs gets the first half's weights, negated.
+
+    """
+
+    units: bool = False
+    inputs: bool = False
+
+
+UNMIRRORED = Mirror()
+
+
+@dataclass(frozen=True, slots=True)
 class Fill:
     """New values for one parameter and its biases.
 
@@ -117,6 +140,7 @@ class Fill:
         Mean of the inputs that the layer takes away, through its bias or, without one, through its rows.
     shift : float
         Mean that the layer's outputs should have, which its bias gives them.
+    mirror : Mirror
 
     """
 
@@ -125,6 +149,7 @@ class Fill:
     std: float
     centre: float = 0.0
     shift: float = 0.0
+    mirror: Mirror = UNMIRRORED
 
 
 @dataclass(frozen=True, slots=True)

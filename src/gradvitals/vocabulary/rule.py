@@ -39,6 +39,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "W301": "weight-variance-off",
         "W302": "weights-symmetric",
         "W304": "weights-not-finite",
+        "W306": "learning-rate-sensitive",
         "D901": "patient-misdiagnosed",
     }
 )

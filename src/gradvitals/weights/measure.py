@@ -99,5 +99,4 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
         calls, order = calls_in_module_order(model), "modules"
     functions = {call.path: (call.kind, call.shape[-1]) for call in calls if call.path in call.parameters}
     weights, around = weights_of(model, functions), neighbours(calls)
-    shapes = {weight.path: weight.shape for weight in weights}
-    return Survey(weights, around, chains(calls, around, shapes), calls, order)
+    return Survey(weights, around, chains(calls, around, weights), calls, order)

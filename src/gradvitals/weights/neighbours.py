@@ -100,7 +100,9 @@ def _around(index: int, calls: Sequence[Call], consumers: Mapping[int, Sequence[
         after=activation_of(acting) if acting else None,
         after_name=(acting.activation or "") if acting else "",
         normalised=bool(following) and all(is_normalisation(call) for call in following),
-        feeds=acting is not None and len({_acting(call) for call in following}) == 1 and _is_alone(index, behind, calls),
+        feeds=acting is not None
+        and len({_acting(call) for call in following}) == 1
+        and _is_alone(index, behind, calls),
         followers=tuple(dict.fromkeys(path for at in layers for path in calls[at].parameters)),
     )
 
@@ -112,16 +114,17 @@ def _acting(call: Call) -> tuple[str | None, tuple[tuple[str, float], ...]]:
 
 def _is_alone(index: int, behind: Sequence[int], calls: Sequence[Call]) -> bool:
     """Whether nothing joins a layer's output on its way to the calls behind it."""
-    for at in behind:
-        while at != index:
-            if len(calls[at].sources) != 1:
-                return False
-            at = calls[at].sources[0]
+    waiting = [at for at in behind if at != index]
+    while waiting:
+        sources = calls[waiting.pop()].sources
+        if len(sources) != 1:
+            return False
+        waiting += [source for source in sources if source != index]
     return True
 
 
 def _branch_ends(calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) -> frozenset[int]:
-    """Layers and normalisations whose output, activated or not, is joined only with signals that it was itself computed from.
+    """Layers and normalisations whose output, activated or not, is joined only with what it was computed from.
 
     Concatenations look the same in the dataflow, and elementwise products: they too carry the input past the layer.
     """
@@ -137,7 +140,11 @@ def _branch_ends(calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) 
                 break
             at = consumers[at][0]
         joined = [set(calls[user].sources) - {at} for user in consumers[at]]
-        if (call.has_weights or is_normalisation(call)) and joined and all(any(upstream[index] >> s & 1 for s in others) for others in joined):
+        if (
+            (call.has_weights or is_normalisation(call))
+            and joined
+            and all(any(upstream[index] >> s & 1 for s in others) for others in joined)
+        ):
             ends.append(index)
     return frozenset(ends)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradvitals.frameworks.weights import Fill, Goal, Weight
+from gradvitals.frameworks.weights import UNMIRRORED, Fill, Goal, Mirror, Weight
 from gradvitals.maths import schemes
 from gradvitals.maths.activations import Activation
 from gradvitals.maths.balance import is_homogeneous
@@ -67,6 +67,8 @@ class Recipe:
         Standard deviations relative to the planned one that are sound too.
     goal : Goal or None
         What the outputs should look like on the batch; then ``std`` is what theory expects.
+    mirror : Mirror
+        Sides whose halves are of opposite sign.
     chi : float or None
         Factor on the gradient's variance from this layer's outputs to those of the one before, by theory.
 
@@ -83,6 +85,7 @@ class Recipe:
     shift: float = 0.0
     tolerated: tuple[float, float] = (1.0, 1.0)
     goal: Goal | None = None
+    mirror: Mirror = UNMIRRORED
     chi: float | None = None
 
     @property
@@ -91,9 +94,9 @@ class Recipe:
         if not self.draw:
             return None
         if self.goal is None:
-            return Fill(self.weight, self.draw, self.std or 0.0, self.centre, self.shift)
+            return Fill(self.weight, self.draw, self.std or 0.0, self.centre, self.shift, self.mirror)
         rows = 1.0 if self.bias == "rows" else 0.0
-        return Fill(self.weight, self.draw, 1.0 / math.sqrt(fan_in(self.weight)), rows)
+        return Fill(self.weight, self.draw, 1.0 / math.sqrt(fan_in(self.weight)), rows, 0.0, self.mirror)
 
 
 def plain(place: Place, scheme: str, reason: str, gain: float = 1.0) -> Recipe:
@@ -140,12 +143,12 @@ def is_convolution(weight: Weight) -> bool:
 
 
 def orthogonal_scheme(place: Place) -> str:
-    """Orthogonal matrices; for a convolution whose inputs have seen the whole image, in the middle of the kernel only.
+    """Orthogonal matrices; for a convolution that needn't mix positions, in the middle of the kernel only.
 
     Kernels that mix positions blur: over many layers all positions grow alike. Those in the middle pass on what there
-    is, but if all were, every output would depend on one position alone.
+    is; but if all were, and the positions merely averaged at the end, no output would depend on two of them together.
     """
-    return "delta_orthogonal" if is_convolution(place.weight) and place.chain.seen >= 1 else "orthogonal"
+    return "delta_orthogonal" if is_convolution(place.weight) and place.chain.mixed else "orthogonal"
 
 
 def negative_slope(phi: Activation | None) -> float:

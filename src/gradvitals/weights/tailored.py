@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from gradvitals.frameworks.weights import Goal, Weight
-from gradvitals.maths.tailoring import WorkingPoint, working_point
+from gradvitals.frameworks.weights import Goal, Mirror
+from gradvitals.maths.tailoring import WorkingPoint, mirrored_point, working_point
 from gradvitals.weights import analytic
 from gradvitals.weights.recipe import Place, Recipe, fan_in, orthogonal_scheme, plain
 
@@ -14,62 +14,70 @@ from gradvitals.weights.recipe import Place, Recipe, fan_in, orthogonal_scheme, 
 def layer(place: Place) -> Recipe:
     """Bring the activation behind the layer to its working point; what has none starts as in ``analytic``.
 
-    With a batch, the mean of the inputs and the size of the outputs are measured. Without, the activation before the
-    layer tells what to expect.
+    Where units can come in pairs of opposite sign they do: then the mean of the activation cancels. Else the bias
+    shifts the activation, and the next layer's takes the mean away. With a batch, that mean and the size of the outputs
+    are measured; without, the activation before the layer tells what to expect.
     """
     weight, near = place.weight, place.near
     if weight.role == "attention" or near.normalised:
         return analytic.fitted_layer(place)
-    point = working_point_of(place)
+    point, mirrored_units = _point(place)
     if point is None and near.after is not None:
-        recipe = analytic.fitted_layer(place)
-        return replace(recipe, reason="untailored") if recipe.reason in {"gain", "rectified"} else recipe
-    before = _before(place)
-    std, mean = (1.0, 0.0) if point is None else (point.alpha, point.beta)
-    std /= math.sqrt(analytic.shares(place))
-    recipe = plain(place, orthogonal_scheme(place), _reason(place, point))
-    expected = std / math.sqrt((before.variance if before else 1.0) * fan_in(weight))
-    bias = "shifted" if mean and _has_bias(weight) else _bias(weight, before, fitted=place.fitted)
-    goal = Goal(weight, std, mean, centred=_has_bias(weight)) if place.fitted else None
+        return analytic.fitted_layer(place)
+    before, mirrored_inputs = _point_before(place)
+    mean = 0.0 if point is None else point.beta
+    std = (1.0 if point is None else point.alpha) / math.sqrt(analytic.shares(place))
+    centred = _has_bias(place) and not mirrored_inputs
     return replace(
-        recipe,
-        std=expected,
-        bias=bias,
+        plain(place, orthogonal_scheme(place), _reason(place, point, mirrored=mirrored_units)),
+        std=std / math.sqrt((before.variance if before else 1.0) * fan_in(weight)),
+        bias=_bias(place, mean, before, centred=centred),
         centre=before.mean if before else 0.0,
         shift=mean,
-        goal=goal,
+        goal=Goal(weight, std, mean, centred=centred) if place.fitted else None,
+        mirror=Mirror(mirrored_units, mirrored_inputs),
         chi=before.chi if before else None,
     )
 
 
-def working_point_of(place: Place) -> WorkingPoint | None:
-    """Where the activation behind a layer works; None where there is none, or it can't be tailored."""
-    near = place.near
+def _point(place: Place) -> tuple[WorkingPoint | None, bool]:
+    """Where the activation behind a layer works, and whether in pairs; None where there is none to be tailored."""
+    near, depth = place.near, place.chain.depth
     if near.after is None or not near.feeds or near.branches > 1:
-        return None
-    return working_point(near.after, place.chain.depth, shifted=_has_bias(place.weight))
+        return None, False
+    mirrored = mirrored_point(near.after, depth) if place.chain.mirror.units else None
+    if mirrored is not None:
+        return mirrored, True
+    return working_point(near.after, depth, shifted=_has_bias(place)), False
 
 
-def _before(place: Place) -> WorkingPoint | None:
-    """The working point of the activation before a layer, as if it stood in the same chain with a bias before it."""
-    before = place.near.before
-    return None if before is None else working_point(before, place.chain.depth)
+def _point_before(place: Place) -> tuple[WorkingPoint | None, bool]:
+    """The same of the activation before a layer, as if there were a bias before it."""
+    before, depth = place.near.before, place.chain.depth_before
+    if before is None:
+        return None, False
+    mirrored = mirrored_point(before, depth) if place.chain.mirror.inputs else None
+    if mirrored is not None:
+        return mirrored, True
+    return working_point(before, depth), False
 
 
-def _reason(place: Place, point: WorkingPoint | None) -> str:
+def _reason(place: Place, point: WorkingPoint | None, *, mirrored: bool) -> str:
     if analytic.shares(place) > 1:
         return "residual"
     if point is not None:
-        return "tailored"
+        return "mirrored" if mirrored else "tailored"
     return "head" if place.near.is_last else "linear"
 
 
-def _bias(weight: Weight, before: WorkingPoint | None, *, fitted: bool) -> str | None:
+def _bias(place: Place, mean: float, before: WorkingPoint | None, *, centred: bool) -> str | None:
     """The mean of the inputs is taken away by the bias, or by rows that sum to zero where there is none."""
-    if _has_bias(weight):
-        return "centred" if fitted or (before is not None and before.mean) else "zero"
-    return "rows" if before is not None and before.mean else None
+    if not place.weight.biases:
+        return "rows" if before is not None and before.mean else None
+    if mean:
+        return "shifted"
+    return "centred" if centred and (place.fitted or (before is not None and before.mean)) else "zero"
 
 
-def _has_bias(weight: Weight) -> bool:
-    return len(weight.biases) == 1
+def _has_bias(place: Place) -> bool:
+    return len(place.weight.biases) == 1

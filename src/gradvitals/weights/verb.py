@@ -9,17 +9,18 @@ from typing import Any
 
 from gradvitals.frameworks import as_case
 from gradvitals.frameworks.environment import environment
-from gradvitals.frameworks.weights import Fill
 from gradvitals.signals.measure import signal
 from gradvitals.signals.measure_tables import layer_table
 from gradvitals.signals.rules import judge as judge_signal
 from gradvitals.vocabulary.errors import UsageError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact, Finding
-from gradvitals.vocabulary.report import Report, Table
-from gradvitals.weights.measure import Survey, module_of, survey
+from gradvitals.vocabulary.report import Report
+from gradvitals.weights.balance_table import balance_table
+from gradvitals.weights.learning_rate import advised
+from gradvitals.weights.measure import module_of, survey
 from gradvitals.weights.plan import Plan, plan_of, plan_table
 from gradvitals.weights.recipes import DISTRIBUTIONS, METHODS
-from gradvitals.weights.rules import judge, trained_note
+from gradvitals.weights.rules import judge, judge_rate, trained_note
 
 _KEYWORDS = ("method", "seed", "only", "skip", "distribution", "kwargs", "loss", "name", "progress")
 
@@ -205,8 +206,16 @@ def init_(
         findings += judge(survey(case, seed=seed, seen=after))
         if before is not None and after is not None:
             findings += judge_signal(signal(after))
-            tables += [layer_table(before, "before"), layer_table(after, "after")]
+            tables += [
+                layer_table(before, "before"),
+                layer_table(after, "after"),
+                balance_table(before, after, plan.recipes),
+            ]
             settings |= {"objective": after.objective, "mode": "train" if module.training else "eval"}
+            rate = advised(after.calls, {weight.path: weight for weight in found.weights}, after.input_rms)
+            if rate is not None:
+                settings["learning_rate"] = float(f"{rate:.1g}")
+                findings += judge_rate(rate, plan.choice.depth)
         return Report(
             verb="init_",
             subject=case.subject,

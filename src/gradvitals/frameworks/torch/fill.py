@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import nn
 
+from gradvitals.frameworks.torch.orthogonal import orthogonal, truncated_normal
 from gradvitals.frameworks.weights import Fill, Layout
-from gradvitals.maths.schemes import TRUNCATION, truncated_deviation
 
 
 @contextlib.contextmanager
@@ -111,51 +111,11 @@ def _draw(item: Fill, target: nn.Parameter, generator: torch.Generator) -> torch
         bound = math.sqrt(3.0) * item.std
         return (torch.rand(shape, generator=generator, dtype=dtype) * 2 - 1) * bound
     if item.draw == "truncated-normal":
-        return _truncated(shape, generator, dtype) * (item.std / truncated_deviation(TRUNCATION))
-    if item.draw == "delta-orthogonal":
-        return _delta_orthogonal(shape, tuple(target.shape[2:]) or (1,), generator, dtype) * item.std
-    noise = torch.randn(shape, generator=generator, dtype=dtype)
-    if item.draw == "orthogonal":
-        return torch.stack([_orthogonal(block) for block in noise]) * (item.std * math.sqrt(max(shape[1:])))
-    return noise * item.std
-
-
-def _truncated(shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
-    """Standard normal numbers none of which is farther out than the truncation, by the inverse of the distribution."""
-    edge = math.erf(TRUNCATION / math.sqrt(2))
-    drawn = torch.erfinv((torch.rand(shape, generator=generator, dtype=dtype) * 2 - 1) * edge) * math.sqrt(2)
-    return drawn.clamp_(-TRUNCATION, TRUNCATION)
-
-
-def _delta_orthogonal(
-    shape: torch.Size, kernel: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype
-) -> torch.Tensor:
-    """Orthogonal matrices in the middle of a kernel that is zero elsewhere (Xiao et al., 2018), of RMS 1 overall."""
-    blocks, units, columns = shape
-    inputs, size = columns // math.prod(kernel), math.prod(kernel)
-    noise = torch.randn((blocks, units, inputs), generator=generator, dtype=dtype)
-    middle = torch.stack([_orthogonal(block) for block in noise]) * math.sqrt(max(units, inputs) * size)
-    drawn = torch.zeros((blocks, units, inputs, size), dtype=dtype)
-    drawn[..., _middle(kernel)] = middle
-    return drawn.reshape(shape)
-
-
-def _middle(kernel: tuple[int, ...]) -> int:
-    """The flat index of a kernel's middle; of an even one's the later of the two."""
-    flat = 0
-    for length in kernel:
-        flat = flat * length + length // 2
-    return flat
-
-
-def _orthogonal(noise: torch.Tensor) -> torch.Tensor:
-    """An orthogonal matrix from Gaussian noise, uniform over all of them (Mezzadri, 2007, section 5)."""
-    tall = noise if noise.shape[0] >= noise.shape[1] else noise.T
-    q, r = torch.linalg.qr(tall)
-    # without this the signs of QR's diagonal favour some matrices
-    q = q * torch.where(torch.diagonal(r) < 0, -1.0, 1.0)
-    oriented: torch.Tensor = q if noise.shape[0] >= noise.shape[1] else q.T
-    return oriented
+        return truncated_normal(shape, generator, dtype) * item.std
+    if item.draw in {"orthogonal", "delta-orthogonal"}:
+        kernel = tuple(target.shape[2:]) if item.draw == "delta-orthogonal" else ()
+        return orthogonal(shape, generator, dtype, kernel=kernel, mirror=item.mirror) * item.std
+    return torch.randn(shape, generator=generator, dtype=dtype) * item.std
 
 
 def _padding_rows(model: nn.Module) -> dict[str, int]:
