@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gradvitals.frameworks.capture import Call
 from gradvitals.frameworks.weights import Mirror, Weight
+from gradvitals.maths.balance import is_homogeneous
 from gradvitals.weights.neighbours import Neighbours, is_normalisation
 
 
@@ -14,7 +15,9 @@ def mirrors(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: It
     """By a weight's path: which of its sides can come in halves of opposite sign.
 
     A layer's units can, where they reach one activation and behind it only layers that read nothing else. Grouped
-    convolutions, odd widths, weights used several times, and what stays as it is can't.
+    convolutions, odd widths, weights used several times, and what stays as it is can't. In pairs and alone, an
+    activation works at inputs of different size, unless it is a ReLU or its like; so of all others either all layers of
+    a chain are mirrored or none.
     """
     able = {weight.path: weight for weight in weights if weight.role == "mixing" and weight.obstacle is None}
     layer_of = {index: path for index, call in enumerate(calls) if (path := _only_weight(call, able))}
@@ -23,17 +26,58 @@ def mirrors(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: It
     for index in range(len(calls)):
         for feeder in _feeders(index, calls):
             readers.setdefault(feeder, []).append(index)
-    units: set[str] = set()
-    inputs: set[str] = set()
+    pairs: dict[str, list[str]] = {}
     for index, path in layer_of.items():
         reading = readers.get(index, [])
         alone = bool(reading) and all(at in layer_of and _feeders(at, calls) == {index} for at in reading)
         known = alone and around[path].feeds and uses[path] == 1
         followers = [able[layer_of[at]] for at in reading] if known else []
         if known and _pairs(able[path], 0) and all(_reads(follower, around, path) for follower in followers):
-            units.add(path)
-            inputs.update(follower.path for follower in followers)
-    return {path: Mirror(path in units, path in inputs) for path in able}
+            pairs[path] = [follower.path for follower in followers]
+    for path in _in_broken_chains(calls, readers, around, pairs):
+        pairs.pop(path, None)
+    inputs = {follower for followers in pairs.values() for follower in followers}
+    return {path: Mirror(path in pairs, path in inputs) for path in able}
+
+
+def _in_broken_chains(
+    calls: Sequence[Call],
+    readers: Mapping[int, Sequence[int]],
+    around: Mapping[str, Neighbours],
+    pairs: Mapping[str, Sequence[str]],
+) -> set[str]:
+    """Layers before a bending activation in whose chain another one like it can't be mirrored."""
+    chain = _chain_of(calls, readers)
+    bending: dict[tuple[int, str], list[int]] = {}
+    for index, call in enumerate(calls):
+        near = next((around[path] for path in call.parameters if path in around), None) if call.has_weights else None
+        if near is not None and near.feeds and near.after is not None and not is_homogeneous(near.after):
+            bending.setdefault((chain[index], near.after_name), []).append(index)
+    return {
+        path
+        for members in bending.values()
+        if any(not pairs.keys() & set(calls[index].parameters) for index in members)
+        for index in members
+        for path in calls[index].parameters
+    }
+
+
+def _chain_of(calls: Sequence[Call], readers: Mapping[int, Sequence[int]]) -> list[int]:
+    """By call: the first one of the layers that it is connected with."""
+    chain = list(range(len(calls)))
+
+    def first(at: int) -> int:
+        while chain[at] != at:
+            chain[at] = chain[chain[at]]
+            at = chain[at]
+        return at
+
+    for index, call in enumerate(calls):
+        for reader in readers.get(index, ()) if call.has_weights else ():
+            if calls[reader].has_weights:
+                low, high = sorted((first(index), first(reader)))
+                chain[high] = low
+    return [first(at) for at in range(len(calls))]
 
 
 def _only_weight(call: Call, able: Mapping[str, Weight]) -> str | None:

@@ -42,7 +42,7 @@ def layer(place: Place) -> Recipe:
 
 def _point(place: Place) -> tuple[WorkingPoint | None, bool]:
     """Where the activation behind a layer works, and whether in pairs; None where there is none to be tailored."""
-    near, depth = place.near, place.chain.depth
+    near, depth = place.near, place.chain.bends
     if near.after is None or not near.feeds or near.branches > 1:
         return None, False
     mirrored = mirrored_point(near.after, depth) if place.chain.mirror.units else None
@@ -53,7 +53,7 @@ def _point(place: Place) -> tuple[WorkingPoint | None, bool]:
 
 def _point_before(place: Place) -> tuple[WorkingPoint | None, bool]:
     """The same of the activation before a layer, as if there were a bias before it."""
-    before, depth = place.near.before, place.chain.depth_before
+    before, depth = place.near.before, place.chain.bends_before
     if before is None:
         return None, False
     mirrored = mirrored_point(before, depth) if place.chain.mirror.inputs else None
