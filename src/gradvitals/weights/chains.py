@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from gradvitals.frameworks.capture import Call
 from gradvitals.frameworks.weights import UNMIRRORED, Mirror, Weight
-from gradvitals.maths.balance import is_homogeneous
 from gradvitals.weights.images import mixed_calls
 from gradvitals.weights.mirrors import mirrors
 from gradvitals.weights.neighbours import Neighbours, is_normalisation
@@ -22,10 +21,10 @@ class Chain:
     ----------
     depth : int
         Activations, each fed by one layer, that a signal passes one after the other on the longest way through here.
-    bends : int
-        How many of them bend the signal: not a ReLU and its like whose inputs come in pairs.
-    bends_before : int
+    depth_before : int
         The same of the layer before.
+    mixing : int
+        How many of them stand behind a convolution that has to mix positions.
     mixed : bool
         Of a convolution: whether positions needn't be mixed here, for either each has seen the whole image before, or a
         layer behind reads all of them at once.
@@ -35,8 +34,8 @@ class Chain:
     """
 
     depth: int = 1
-    bends: int = 1
-    bends_before: int = 1
+    depth_before: int = 1
+    mixing: int = 1
     mixed: bool = False
     mirror: Mirror = UNMIRRORED
 
@@ -45,10 +44,12 @@ def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Seq
     """The chain of every call with weights, by the paths of its parameters."""
     shapes = {weight.path: weight.shape for weight in weights}
     mixed = mixed_calls(calls, shapes)
-    mirror_of = mirrors(calls, around, [weight for weight in weights if not _mixes(weight, calls, mixed)])
+    mixing = [_mixes(call, shapes) and index not in mixed for index, call in enumerate(calls)]
+    kept = {path for index, call in enumerate(calls) if mixing[index] for path in call.parameters}
+    mirror_of = mirrors(calls, around, weights, kept)
     acts = [_feeds_activation(call, around) for call in calls]
-    bending = [act * _bends(call, around, mirror_of) for act, call in zip(acts, calls, strict=True)]
-    depths, bends = _through(calls, acts), _through(calls, bending)
+    depths = _through(calls, acts)
+    counts = _through(calls, [act * mixes for act, mixes in zip(acts, mixing, strict=True)])
     found: dict[str, Chain] = {}
     for index, call in enumerate(calls):
         if not call.has_weights:
@@ -56,21 +57,13 @@ def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Seq
         before = _layer_before(index, calls, depths)
         for path in call.parameters:
             mirror = mirror_of.get(path, UNMIRRORED)
-            found.setdefault(path, Chain(depths[index], bends[index], bends[before], index in mixed, mirror))
+            found.setdefault(path, Chain(depths[index], depths[before], counts[index], index in mixed, mirror))
     return found
 
 
-def _mixes(weight: Weight, calls: Sequence[Call], mixed: frozenset[int]) -> bool:
-    """Whether a weight is that of a convolution that has to mix positions."""
-    if math.prod(weight.shape[2:]) <= 1:
-        return False
-    return not any(weight.path in calls[index].parameters for index in mixed)
-
-
-def _bends(call: Call, around: Mapping[str, Neighbours], mirror_of: Mapping[str, Mirror]) -> bool:
-    near = next((around[path] for path in call.parameters if path in around), None)
-    in_pairs = any(mirror_of.get(path, UNMIRRORED).units for path in call.parameters)
-    return not (in_pairs and near is not None and near.after is not None and is_homogeneous(near.after))
+def _mixes(call: Call, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether it is a convolution with a kernel of more than one entry."""
+    return call.has_weights and any(math.prod(shapes.get(path, ())[2:]) > 1 for path in call.parameters)
 
 
 def _layer_before(index: int, calls: Sequence[Call], depths: Sequence[int]) -> int:

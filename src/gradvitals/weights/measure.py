@@ -90,6 +90,7 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
     from gradvitals.frameworks.torch.capture import capture
     from gradvitals.frameworks.torch.inputs import validate
     from gradvitals.frameworks.torch.order import calls_in_module_order
+    from gradvitals.frameworks.torch.own_activations import own_activations
     from gradvitals.frameworks.torch.weights import weights_of
 
     if case.args or case.kwargs:
@@ -98,5 +99,5 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
         validate(case)
         calls, order = calls_in_module_order(model), "modules"
     functions = {call.path: (call.kind, call.shape[-1]) for call in calls if call.path in call.parameters}
-    weights, around = weights_of(model, functions), neighbours(calls)
+    weights, around = weights_of(model, functions), neighbours(calls, own_activations(model, calls))
     return Survey(weights, around, chains(calls, around, weights), calls, order)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from gradvitals.frameworks.capture import Call
 from gradvitals.frameworks.weights import Mirror, Weight
@@ -11,15 +12,22 @@ from gradvitals.maths.balance import is_homogeneous
 from gradvitals.weights.neighbours import Neighbours, is_normalisation
 
 
-def mirrors(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Iterable[Weight]) -> Mapping[str, Mirror]:
+def mirrors(
+    calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Iterable[Weight], mixing: AbstractSet[str]
+) -> Mapping[str, Mirror]:
     """By a weight's path: which of its sides can come in halves of opposite sign.
 
     A layer's units can, where they reach one activation and behind it only layers that read nothing else. Grouped
-    convolutions, odd widths, weights used several times, and what stays as it is can't. In pairs and alone, an
+    convolutions, odd widths, weights used several times, and what stays as it is can't; those that have to mix the
+    positions of an image (``mixing``) don't, for in pairs they would not bend. In pairs and alone, an
     activation works at inputs of different size, unless it is a ReLU or its like; so of all others either all layers of
     a chain are mirrored or none.
     """
-    able = {weight.path: weight for weight in weights if weight.role == "mixing" and weight.obstacle is None}
+    able = {
+        weight.path: weight
+        for weight in weights
+        if weight.role == "mixing" and weight.obstacle is None and weight.path not in mixing
+    }
     layer_of = {index: path for index, call in enumerate(calls) if (path := _only_weight(call, able))}
     uses = Counter(layer_of.values())
     readers: dict[int, list[int]] = {}
@@ -34,7 +42,7 @@ def mirrors(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: It
         followers = [able[layer_of[at]] for at in reading] if known else []
         if known and _pairs(able[path], 0) and all(_reads(follower, around, path) for follower in followers):
             pairs[path] = [follower.path for follower in followers]
-    for path in _in_broken_chains(calls, readers, around, pairs):
+    for path in _in_broken_chains(calls, readers, around, pairs.keys() | mixing):
         pairs.pop(path, None)
     inputs = {follower for followers in pairs.values() for follower in followers}
     return {path: Mirror(path in pairs, path in inputs) for path in able}
@@ -44,7 +52,7 @@ def _in_broken_chains(
     calls: Sequence[Call],
     readers: Mapping[int, Sequence[int]],
     around: Mapping[str, Neighbours],
-    pairs: Mapping[str, Sequence[str]],
+    fine: AbstractSet[str],
 ) -> set[str]:
     """Layers before a bending activation in whose chain another one like it can't be mirrored."""
     chain = _chain_of(calls, readers)
@@ -56,7 +64,7 @@ def _in_broken_chains(
     return {
         path
         for members in bending.values()
-        if any(not pairs.keys() & set(calls[index].parameters) for index in members)
+        if any(not fine & set(calls[index].parameters) for index in members)
         for index in members
         for path in calls[index].parameters
     }

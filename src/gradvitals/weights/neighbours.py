@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from gradvitals.frameworks.capture import Call
 from gradvitals.maths import activations
@@ -14,6 +15,7 @@ from gradvitals.maths.activations import Activation
 _LIKE = {"prelu": "leaky_relu", "relu6": "relu"}
 #: Calls that choose among their inputs: the mean of what they pass on is another one.
 _CHOOSING = "maxpool"
+_NONE: Mapping[str, Activation] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,13 @@ class Neighbours:
         return self.after is None and not self.followers
 
 
-def neighbours(calls: Sequence[Call]) -> Mapping[str, Neighbours]:
+def neighbours(calls: Sequence[Call], own: Mapping[str, Activation] = _NONE) -> Mapping[str, Neighbours]:
     """The neighbours of every parameter of a call with weights, by the parameter's path.
 
-    A layer that is called several times has those of its first call.
+    A layer that is called several times has those of its first call. ``own`` are activations known by no name, by the
+    path of their calls.
     """
+    functions = [own.get(call.path) or activation_of(call) for call in calls]
     consumers: dict[int, list[int]] = {index: [] for index in range(len(calls))}
     for index, call in enumerate(calls):
         for source in call.sources:
@@ -70,7 +74,7 @@ def neighbours(calls: Sequence[Call]) -> Mapping[str, Neighbours]:
         if index in ends:
             branches = layers if call.has_weights else len(ends) - layers
         if call.has_weights or call.kind.startswith("Embedding") or branches > 1:
-            around = replace(_around(index, calls, consumers), branches=branches)
+            around = replace(_around(index, calls, consumers, functions), branches=branches)
             for path in call.parameters:
                 found.setdefault(path, around)
     return found
@@ -87,29 +91,24 @@ def activation_of(call: Call) -> Activation | None:
     return activations.activation(name, **call.options) if name in activations.NAMES else None
 
 
-def _around(index: int, calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) -> Neighbours:
+def _around(
+    index: int, calls: Sequence[Call], consumers: Mapping[int, Sequence[int]], functions: Sequence[Activation | None]
+) -> Neighbours:
     sources = {at: call.sources for at, call in enumerate(calls)}
-    behind = _nearest(index, consumers, lambda at: _passes_on(calls[at]))
+    behind = _nearest(index, consumers, lambda at: functions[at] is None and _passes_on(calls[at]))
     following = [calls[at] for at in behind]
-    feeding = [calls[at] for at in _nearest(index, sources, lambda at: _keeps_mean(calls[at]))]
+    feeding = _nearest(index, sources, lambda at: functions[at] is None and _keeps_mean(calls[at]))
     layers = _nearest(index, consumers, lambda at: not calls[at].has_weights)
-    acting = next((call for call in following if activation_of(call) is not None), None)
-    names = {_acting(call) for call in feeding}
+    acting = next((at for at in behind if functions[at] is not None), None)
+    before = {functions[at] for at in feeding}
     return Neighbours(
-        before=activation_of(feeding[0]) if len(names) == 1 else None,
-        after=activation_of(acting) if acting else None,
-        after_name=(acting.activation or "") if acting else "",
+        before=before.pop() if len(before) == 1 else None,
+        after=None if acting is None else functions[acting],
+        after_name="" if acting is None else calls[acting].activation or calls[acting].kind,
         normalised=bool(following) and all(is_normalisation(call) for call in following),
-        feeds=acting is not None
-        and len({_acting(call) for call in following}) == 1
-        and _is_alone(index, behind, calls),
+        feeds=acting is not None and len({functions[at] for at in behind}) == 1 and _is_alone(index, behind, calls),
         followers=tuple(dict.fromkeys(path for at in layers for path in calls[at].parameters)),
     )
-
-
-def _acting(call: Call) -> tuple[str | None, tuple[tuple[str, float], ...]]:
-    """What tells one activation from another."""
-    return call.activation, tuple(sorted(call.options.items()))
 
 
 def _is_alone(index: int, behind: Sequence[int], calls: Sequence[Call]) -> bool:

