@@ -48,6 +48,8 @@ class WeightSummary:
     edge_ratio : float or None
         Largest singular value relative to that of a random matrix of the same size and RMS, (√units + √inputs)·RMS;
         None for a matrix too small to tell.
+    mirrored : bool
+        The second half of its units or inputs is about the negative of the first half.
 
     """
 
@@ -60,6 +62,7 @@ class WeightSummary:
     same_units: int = 0
     same_inputs: int = 0
     edge_ratio: float | None = None
+    mirrored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ class Weight:
     biases : tuple of str
         Qualified names of the biases that go with it.
     obstacle : str or None
-        Why it must stay as it is: ``"frozen"``, ``"parametrised"``, ``"buffer"``, ``"kind-unknown"``; else None.
+        Why it must stay as it is: ``"frozen"``, ``"parametrised"``, ``"buffer"``, ``"kind-unknown"``,
+        ``"marked"`` (as initialised already, by its module); else None.
     summary : WeightSummary
 
     """
@@ -101,6 +105,26 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
+class Mirror:
+    """Which sides of a weight's matrices come in two halves of opposite sign.
+
+    Parameters
+    ----------
+    units : bool
+        The second half of the units are the first half's negatives.
+    inputs : bool
+        The second half of the inputs gets the first half's weights, negated.
+
+    """
+
+    units: bool = False
+    inputs: bool = False
+
+
+UNMIRRORED = Mirror()
+
+
+@dataclass(frozen=True, slots=True)
 class Fill:
     """New values for one parameter and its biases.
 
@@ -108,11 +132,15 @@ class Fill:
     ----------
     weight : Weight
     draw : str
-        ``"normal"``, ``"uniform"``, ``"orthogonal"``, ``"ones"``.
+        ``"normal"``, ``"uniform"``, ``"truncated-normal"``, ``"orthogonal"``, ``"delta-orthogonal"``, ``"ones"``,
+        ``"constant"``.
     std : float
-        Standard deviation of the entries; for orthogonal ones their root mean square.
+        Standard deviation of the entries; for orthogonal ones their root mean square, for constant ones their value.
     centre : float
         Mean of the inputs that the layer takes away, through its bias or, without one, through its rows.
+    shift : float
+        Mean that the layer's outputs should have, which its bias gives them.
+    mirror : Mirror
 
     """
 
@@ -120,6 +148,49 @@ class Fill:
     draw: str
     std: float
     centre: float = 0.0
+    shift: float = 0.0
+    mirror: Mirror = UNMIRRORED
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What the outputs of a layer should look like on a batch.
+
+    Parameters
+    ----------
+    weight : Weight
+    std : float
+        Root mean square of the outputs, once the mean of the inputs is taken away.
+    mean : float
+        Mean of the outputs, where the layer has a bias to give them one.
+    centred : bool
+        Whether the bias takes the mean of the inputs away.
+
+    """
+
+    weight: Weight
+    std: float
+    mean: float = 0.0
+    centred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a layer needs to reach its goal.
+
+    Parameters
+    ----------
+    goal : Goal
+    factor : float
+        On the weight.
+    centre : float
+        The measured mean of its inputs that the bias takes away; 0 where it doesn't.
+
+    """
+
+    goal: Goal
+    factor: float
+    centre: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,9 +100,45 @@ def orthogonal(fan_in: int, _fan_out: int = 1) -> float:
     return 1.0 / fan_in
 
 
+def delta_orthogonal(fan_in: int, _fan_out: int = 1) -> float:
+    """Mean square 1/fan_in over a whole kernel that holds an orthogonal matrix in its middle and is zero elsewhere.
+
+    >>> delta_orthogonal(16 * 9) == lecun(16 * 9)
+    True
+
+    References
+    ----------
+    Xiao et al. (2018), section 3.2 and algorithm 1.
+
+    """
+    return 1.0 / fan_in
+
+
+def truncated_normal(fan_in: int, _fan_out: int = 1) -> float:
+    """LeCun's 1/fan_in, of normal numbers cut off at two standard deviations and scaled to have it after the cut.
+
+    >>> truncated_normal(100)
+    0.01
+
+    Notes
+    -----
+    ``torch.nn.init.trunc_normal_`` takes its bounds in absolute units, and its ``std`` is that before the cut: it gives
+    0.88 times what is asked for when the bounds are at two standard deviations.
+
+    """
+    return 1.0 / fan_in
+
+
 #: The schemes by name: (fan_in, fan_out) to the variance of a weight.
 SCHEMES: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
-    {"lecun": lecun, "xavier": xavier, "he": he, "orthogonal": orthogonal}
+    {
+        "lecun": lecun,
+        "xavier": xavier,
+        "he": he,
+        "orthogonal": orthogonal,
+        "delta_orthogonal": delta_orthogonal,
+        "truncated_normal": truncated_normal,
+    }
 )
 
 
@@ -134,6 +170,42 @@ def variance(scheme: str, fan_in: int, fan_out: int, *, gain: float = 1.0) -> fl
     if fan_in < 1 or fan_out < 1:
         raise ValueError(f"fan_in and fan_out must be positive, got {fan_in} and {fan_out}")
     return gain**2 * SCHEMES[scheme](fan_in, fan_out)
+
+
+#: Where truncated normal draws end, in their own standard deviations before truncation: what most frameworks use.
+TRUNCATION = 2.0
+
+
+def truncated_deviation(bound: float) -> float:
+    """Standard deviation of a standard normal variable that is cut off at ±bound: √(1 − 2b·p(b)/(2P(b) − 1)).
+
+    Dividing by it gives truncated draws the variance that a scheme asks for.
+
+    Parameters
+    ----------
+    bound : float
+        In standard deviations before truncation; positive.
+
+    Raises
+    ------
+    ValueError
+        When the bound isn't positive.
+
+    Examples
+    --------
+    >>> round(truncated_deviation(2.0), 6)
+    0.879626
+
+    References
+    ----------
+    Johnson, Kotz and Balakrishnan (1994), Continuous Univariate Distributions 1, section 13.10.
+
+    """
+    if not bound > 0:
+        raise ValueError(f"the bound must be positive, got {bound!r}")
+    density = math.exp(-(bound**2) / 2) / math.sqrt(2 * math.pi)
+    inside = math.erf(bound / math.sqrt(2))
+    return math.sqrt(1 - 2 * bound * density / inside) if math.isfinite(bound) else 1.0
 
 
 def uniform_bound(variance: float) -> float:

@@ -41,6 +41,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "W302": "weights-symmetric",
         "W304": "weights-not-finite",
         "W305": "weights-uninitialised",
+        "W306": "learning-rate-sensitive",
         "D901": "patient-misdiagnosed",
     }
 )

@@ -11,6 +11,7 @@ from gradvitals.frameworks.capture import Call, Capture
 from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.weights import Weight
 from gradvitals.vocabulary.errors import InputError
+from gradvitals.weights.chains import Chain, chains
 from gradvitals.weights.neighbours import Neighbours, neighbours
 
 
@@ -23,6 +24,8 @@ class Survey:
     weights : tuple of Weight
     around : mapping of str to Neighbours
         By the weight's path.
+    chains : mapping of str to Chain
+        By the weight's path.
     calls : tuple of Call
         What was recorded, or assumed where there was nothing to run.
     order : str
@@ -32,6 +35,7 @@ class Survey:
 
     weights: tuple[Weight, ...]
     around: Mapping[str, Neighbours]
+    chains: Mapping[str, Chain]
     calls: tuple[Call, ...]
     order: str
 
@@ -51,7 +55,7 @@ def module_of(case: Case) -> Any:
         raise InputError(
             "there are no weights to be seen in this model",
             f"got {type(case.model).__name__} {case.subject!r}",
-            "pass a torch.nn.Module; for NumPy weights use the variances of gradvitals.maths.schemes",
+            "pass a torch.nn.Module; for NumPy weights gradvitals.weights.variance tells how large they should be",
         )
     if next(model.parameters(), None) is None:
         raise InputError(
@@ -88,6 +92,7 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
     from gradvitals.frameworks.torch.inputs import validate
     from gradvitals.frameworks.torch.materialise import is_on_meta
     from gradvitals.frameworks.torch.order import calls_in_module_order
+    from gradvitals.frameworks.torch.own_activations import own_activations
     from gradvitals.frameworks.torch.structure import calls_without_values
     from gradvitals.frameworks.torch.weights import weights_of
 
@@ -99,4 +104,5 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
         validate(case, valueless=True)
         calls, order = calls_in_module_order(model), "modules"
     functions = {call.path: (call.kind, call.shape[-1]) for call in calls if call.path in call.parameters}
-    return Survey(weights_of(model, functions), neighbours(calls), calls, order)
+    weights, around = weights_of(model, functions), neighbours(calls, own_activations(model, calls))
+    return Survey(weights, around, chains(calls, around, weights), calls, order)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from gradvitals.frameworks.capture import Call
 from gradvitals.maths import activations
@@ -14,6 +15,7 @@ from gradvitals.maths.activations import Activation
 _LIKE = {"prelu": "leaky_relu", "relu6": "relu"}
 #: Calls that choose among their inputs: the mean of what they pass on is another one.
 _CHOOSING = "maxpool"
+_NONE: Mapping[str, Activation] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Neighbours:
         Everything that follows is a normalisation.
     followers : tuple of str
         Weights of the next layers.
+    feeds : bool
+        The activation that follows sees this layer's output and nothing else, and nothing else sees it.
     branches : int
         Where the layer ends a residual branch: how many branches of the model end like this. Else 1.
 
@@ -42,6 +46,7 @@ class Neighbours:
     after_name: str = ""
     normalised: bool = False
     followers: tuple[str, ...] = ()
+    feeds: bool = False
     branches: int = 1
 
     @property
@@ -50,20 +55,26 @@ class Neighbours:
         return self.after is None and not self.followers
 
 
-def neighbours(calls: Sequence[Call]) -> Mapping[str, Neighbours]:
+def neighbours(calls: Sequence[Call], own: Mapping[str, Activation] = _NONE) -> Mapping[str, Neighbours]:
     """The neighbours of every parameter of a call with weights, by the parameter's path.
 
-    A layer that is called several times has those of its first call.
+    A layer that is called several times has those of its first call. ``own`` are activations known by no name, by the
+    path of their calls.
     """
+    functions = [own.get(call.path) or activation_of(call) for call in calls]
     consumers: dict[int, list[int]] = {index: [] for index in range(len(calls))}
     for index, call in enumerate(calls):
         for source in call.sources:
             consumers[source].append(index)
     ends = _branch_ends(calls, consumers)
+    layers = sum(calls[end].has_weights for end in ends)
     found: dict[str, Neighbours] = {}
     for index, call in enumerate(calls):
-        if call.has_weights or call.kind.startswith("Embedding"):
-            around = replace(_around(index, calls, consumers), branches=len(ends) if index in ends else 1)
+        branches = 1
+        if index in ends:
+            branches = layers if call.has_weights else len(ends) - layers
+        if call.has_weights or call.kind.startswith("Embedding") or branches > 1:
+            around = replace(_around(index, calls, consumers, functions), branches=branches)
             for path in call.parameters:
                 found.setdefault(path, around)
     return found
@@ -80,24 +91,39 @@ def activation_of(call: Call) -> Activation | None:
     return activations.activation(name, **call.options) if name in activations.NAMES else None
 
 
-def _around(index: int, calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) -> Neighbours:
+def _around(
+    index: int, calls: Sequence[Call], consumers: Mapping[int, Sequence[int]], functions: Sequence[Activation | None]
+) -> Neighbours:
     sources = {at: call.sources for at, call in enumerate(calls)}
-    following = [calls[at] for at in _nearest(index, consumers, lambda at: _passes_on(calls[at]))]
-    feeding = [calls[at] for at in _nearest(index, sources, lambda at: _keeps_mean(calls[at]))]
+    behind = _nearest(index, consumers, lambda at: functions[at] is None and _passes_on(calls[at]))
+    following = [calls[at] for at in behind]
+    feeding = _nearest(index, sources, lambda at: functions[at] is None and _keeps_mean(calls[at]))
     layers = _nearest(index, consumers, lambda at: not calls[at].has_weights)
-    acting = next((call for call in following if activation_of(call) is not None), None)
-    names = {(call.activation, tuple(sorted(call.options.items()))) for call in feeding}
+    acting = next((at for at in behind if functions[at] is not None), None)
+    before = {functions[at] for at in feeding}
     return Neighbours(
-        before=activation_of(feeding[0]) if len(names) == 1 else None,
-        after=activation_of(acting) if acting else None,
-        after_name=(acting.activation or "") if acting else "",
+        before=before.pop() if len(before) == 1 else None,
+        after=None if acting is None else functions[acting],
+        after_name="" if acting is None else calls[acting].activation or calls[acting].kind,
         normalised=bool(following) and all(is_normalisation(call) for call in following),
+        feeds=acting is not None and len({functions[at] for at in behind}) == 1 and _is_alone(index, behind, calls),
         followers=tuple(dict.fromkeys(path for at in layers for path in calls[at].parameters)),
     )
 
 
+def _is_alone(index: int, behind: Sequence[int], calls: Sequence[Call]) -> bool:
+    """Whether nothing joins a layer's output on its way to the calls behind it."""
+    waiting = [at for at in behind if at != index]
+    while waiting:
+        sources = calls[waiting.pop()].sources
+        if len(sources) != 1:
+            return False
+        waiting += [source for source in sources if source != index]
+    return True
+
+
 def _branch_ends(calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) -> frozenset[int]:
-    """Layers whose output, activated or not, is joined only with signals that it was itself computed from.
+    """Layers and normalisations whose output, activated or not, is joined only with what it was computed from.
 
     Concatenations look the same in the dataflow, and elementwise products: they too carry the input past the layer.
     """
@@ -113,7 +139,11 @@ def _branch_ends(calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) 
                 break
             at = consumers[at][0]
         joined = [set(calls[user].sources) - {at} for user in consumers[at]]
-        if call.has_weights and joined and all(any(upstream[index] >> s & 1 for s in others) for others in joined):
+        if (
+            (call.has_weights or is_normalisation(call))
+            and joined
+            and all(any(upstream[index] >> s & 1 for s in others) for others in joined)
+        ):
             ends.append(index)
     return frozenset(ends)
 

@@ -1,73 +1,48 @@
-"""How each weight should start: the scheme, its standard deviation, what becomes of the bias, and why."""
+"""How every weight of a model should start: what has a convention of its own, and what the method decides."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
-
-import numpy as np
+from types import MappingProxyType
 
 from gradvitals.frameworks.weights import Weight
 from gradvitals.maths import schemes
-from gradvitals.maths.activations import Activation
-from gradvitals.maths.balance import Balance, balance, is_homogeneous
+from gradvitals.weights import analytic, critical, scaled, tailored
+from gradvitals.weights.chains import Chain
 from gradvitals.weights.neighbours import Neighbours
+from gradvitals.weights.recipe import Place, Recipe, left_alone, negative_slope, plain, zero
 
-#: The methods that ``init_`` knows.
-METHODS = ("auto", *schemes.SCHEMES)
+#: How a layer whose weights mix its inputs starts, by method.
+LAYERS: Mapping[str, Callable[[Place], Recipe]] = MappingProxyType(
+    {
+        "analytic": analytic.layer,
+        "calibrated": analytic.fitted_layer,
+        "tailored": tailored.layer,
+        "critical": critical.layer,
+        "scaled-residual": scaled.layer,
+    }
+)
+#: The methods that ``init_`` knows: those for whole models, and the schemes.
+METHODS = ("auto", *LAYERS, *schemes.SCHEMES)
+#: Methods that look at the data where there are inputs.
+FITTED = frozenset({"calibrated", "tailored"})
 #: How numbers may be drawn where a scheme leaves it open.
-DISTRIBUTIONS = ("normal", "uniform")
+DISTRIBUTIONS = ("normal", "uniform", "truncated")
 #: An embedding is a linear layer with one input that is 1 among zeros: LeCun's rule with a fan-in of one.
 _EMBEDDING_STD = 1.0
-_ALONE = Neighbours()
-#: Data and normalised signals have power 1, and so should what no activation follows.
-_PLAIN = Balance(q=1.0, centre=0.0, power=1.0, chi=1.0, gains=(1.0, 1.0))
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """The plan for one weight.
-
-    Parameters
-    ----------
-    weight : Weight
-    activation : str
-        The activation that follows, ``""`` where there is none.
-    scheme : str
-        ``"lecun"``, ``"xavier"``, ``"he"``, ``"orthogonal"``, ``"normal"``, ``"ones"`` or ``"untouched"``.
-    draw : str
-        ``"normal"``, ``"uniform"``, ``"orthogonal"``, ``"ones"``, or ``""`` where nothing is drawn.
-    std : float or None
-        Planned standard deviation (root mean square of orthogonal entries); None where nothing is drawn.
-    bias : str or None
-        ``"zero"``, ``"centred"``, ``"rows"`` (no bias: the rows sum to zero), or None where there is none to set.
-    reason : str
-        A key of the locale's ``[value]`` section.
-    centre : float
-        Mean of the input that is taken away.
-    tolerated : (float, float)
-        Standard deviations relative to the planned one that are sound too.
-
-    """
-
-    weight: Weight
-    activation: str
-    scheme: str
-    draw: str
-    std: float | None
-    bias: str | None
-    reason: str
-    centre: float = 0.0
-    tolerated: tuple[float, float] = (1.0, 1.0)
+_ALONE, _UNCHAINED = Neighbours(), Chain()
 
 
 def recipes(
     weights: Iterable[Weight],
     around: Mapping[str, Neighbours],
+    chain_of: Mapping[str, Chain] = MappingProxyType({}),
     *,
-    method: str = "auto",
+    method: str = "analytic",
+    fitted: bool = False,
     distribution: str = "normal",
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -81,13 +56,17 @@ def recipes(
     weights : iterable of Weight
     around : mapping of str to Neighbours
         By the weight's path.
+    chain_of : mapping of str to Chain
+        By the weight's path.
     method : str
-        One of :data:`METHODS`. A named scheme is the paper's, with no further gain; ``"auto"`` chooses by what stands
-        around each layer.
+        One of :data:`LAYERS`, or of the schemes: those are the papers', with no further gain.
+    fitted : bool
+        Whether there is a batch to fit scales to.
     distribution : str
-        ``"normal"`` or ``"uniform"``; orthogonal matrices have their own.
+        ``"normal"``, ``"uniform"`` or ``"truncated"``; orthogonal matrices have their own.
     only, skip : sequence of str
-        Patterns (``"encoder.*"``) of the weights to fill or to leave out, by the parameter's or its layer's path.
+        Patterns (``"encoder.*"``) of the weights to fill or to leave out, by the parameter's or its layer's path. What
+        ``only`` names is filled also where its module is marked as initialised already.
 
     """
     written = []
@@ -95,8 +74,15 @@ def recipes(
         if weight.role == "bias" and weight.obstacle is None:
             continue
         biases = tuple(bias for bias in weight.biases if not matches(bias, skip))
-        near = around.get(weight.path, _ALONE)
-        written.append(_recipe(replace(weight, biases=biases), near, method, distribution, only, skip))
+        place = Place(
+            replace(weight, biases=biases),
+            around.get(weight.path, _ALONE),
+            chain_of.get(weight.path, _UNCHAINED),
+            distribution,
+            fitted and method in FITTED,
+        )
+        obstacle = _obstacle(weight, only, skip)
+        written.append(left_alone(weight, place.near, obstacle) if obstacle else _recipe(place, method))
     return tuple(sorted(written, key=lambda recipe: recipe.scheme == "untouched"))
 
 
@@ -107,92 +93,37 @@ def matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(candidate, pattern) for pattern in patterns for candidate in candidates)
 
 
-def _recipe(
-    weight: Weight, near: Neighbours, method: str, distribution: str, only: Sequence[str], skip: Sequence[str]
-) -> Recipe:
-    obstacle = weight.obstacle
-    if obstacle is None and (matches(weight.path, skip) or (only and not matches(weight.path, only))):
-        obstacle = "left-out"
-    if obstacle is not None:
-        return Recipe(weight, near.after_name, "untouched", "", None, None, obstacle)
-    if weight.role in {"other", "bias"}:
-        return Recipe(weight, near.after_name, "untouched", "", None, None, "kind-unknown")
+def _obstacle(weight: Weight, only: Sequence[str], skip: Sequence[str]) -> str | None:
+    named_by = bool(only) and matches(weight.path, only)
+    if weight.obstacle is not None and not (weight.obstacle == "marked" and named_by):
+        return weight.obstacle
+    if matches(weight.path, skip) or (only and not named_by):
+        return "left-out"
+    return "kind-unknown" if weight.role in {"other", "bias"} else None
+
+
+def _recipe(place: Place, method: str) -> Recipe:
+    weight = place.weight
     if weight.role == "norm":
-        return Recipe(weight, "", "ones", "ones", 0.0, _zero(weight), "norm")
+        return _norm(place, method)
     if weight.role == "embedding":
         return Recipe(weight, "", "normal", "normal", _EMBEDDING_STD, None, "embedding")
     if weight.role == "embedding-tied":
         std = 1.0 / math.sqrt(weight.shape[-1])
-        return Recipe(weight, "", "lecun", "normal", std, _zero(weight), "embedding-tied")
+        return Recipe(weight, "", "lecun", "normal", std, zero(weight), "embedding-tied")
     if weight.role == "recurrent-hidden":
-        return _plain(weight, near, "orthogonal", distribution, "recurrent")
+        return plain(place, "orthogonal", "recurrent")
     if weight.role == "recurrent-input":
-        return _plain(weight, near, "xavier", distribution, "recurrent")
-    if method != "auto":
-        slope = _negative_slope(near.after)
-        gain = math.sqrt(1.0 / (1.0 + slope**2)) if method == "he" else 1.0
-        return _plain(weight, near, method, distribution, "named", gain)
-    if weight.role == "attention":
-        return _plain(weight, near, "xavier", distribution, "attention")
-    return _auto(weight, near, distribution)
+        return plain(place, "xavier", "recurrent")
+    if method in LAYERS:
+        return LAYERS[method](place)
+    slope = negative_slope(place.near.after)
+    return plain(place, method, "named", math.sqrt(1.0 / (1.0 + slope**2)) if method == "he" else 1.0)
 
 
-def _auto(weight: Weight, near: Neighbours, distribution: str) -> Recipe:
-    """Choose by what stands around the layer.
-
-    The activation behind it says which variance q its outputs should have, the one before it how much power arrives:
-    Var(W) = q/(power · fan_in). Between two ReLUs that is He's 2/fan_in.
-    """
-    before = balance(near.before) if near.before else _PLAIN
-    if near.after is None:
-        reason = "normalised" if near.normalised else "head" if near.is_last else "linear"
-        recipe = _plain(weight, near, "lecun", distribution, reason)
-        return _finished(recipe, near, before.centre)
-    target = balance(near.after)
-    std = math.sqrt(target.q / before.power / _fan_in(weight))
-    low, high = (gain / target.gain for gain in target.gains)
-    tolerated = (low, high) if near.before else (1.0, max(1.0, 1.0 / math.sqrt(target.q)))
-    if is_homogeneous(near.after) and near.after.name != "identity":
-        recipe = Recipe(weight, near.after_name, "he", distribution, std, _zero(weight), "rectified", 0.0, tolerated)
-    else:
-        # Measured (digits, 20 and 50 layers, Adam): orthogonal weights reach 0 to 20 points more than normal ones.
-        recipe = Recipe(weight, near.after_name, "orthogonal", "orthogonal", std, _zero(weight), "gain", 0.0, tolerated)
-    return _finished(recipe, near, before.centre)
-
-
-def _plain(weight: Weight, near: Neighbours, scheme: str, distribution: str, reason: str, gain: float = 1.0) -> Recipe:
-    """A scheme as its paper gives it."""
-    std = math.sqrt(schemes.variance(scheme, _fan_in(weight), weight.fan_out or 1, gain=gain))
-    draw = "orthogonal" if scheme == "orthogonal" else distribution
-    return Recipe(weight, near.after_name, scheme, draw, std, _zero(weight), reason)
-
-
-def _finished(recipe: Recipe, near: Neighbours, centre: float) -> Recipe:
-    """The same recipe with residual branches scaled down, and the mean of its input taken away.
-
-    What R branches of variance 1/R add to a stream multiplies its variance by e at most, not by 2 at every one; any
-    branch that is smaller, down to zero, is sound as well.
-    """
-    if near.branches > 1 and not near.normalised and recipe.std is not None:
-        shrunk = math.sqrt(near.branches)
-        tolerated = (0.0, recipe.tolerated[1] * shrunk)
-        recipe = replace(recipe, std=recipe.std / shrunk, reason="residual", tolerated=tolerated)
-    if not centre:
-        return recipe
-    bias = "centred" if len(recipe.weight.biases) == 1 else "rows"
-    return replace(recipe, bias=bias, reason="centred", centre=centre)
-
-
-def _zero(weight: Weight) -> str | None:
-    return "zero" if weight.biases else None
-
-
-def _fan_in(weight: Weight) -> int:
-    return weight.fan_in or 1
-
-
-def _negative_slope(phi: Activation | None) -> float:
-    """The slope of a ReLU-like activation for negative inputs; 0 for all others, as He's formula has it."""
-    if phi is None or not is_homogeneous(phi) or phi.name == "identity":
-        return 0.0
-    return float(-phi.value(np.array([-1.0]))[0])
+def _norm(place: Place, method: str) -> Recipe:
+    """Weight 1 and bias 0; at the end of residual branches that are to start small, their share."""
+    if method == "scaled-residual" and place.near.branches > 1:
+        value = 1.0 / math.sqrt(place.near.branches)
+        return Recipe(place.weight, "", "constant", "constant", value, zero(place.weight), "residual")
+    return Recipe(place.weight, "", "ones", "ones", 0.0, zero(place.weight), "norm")

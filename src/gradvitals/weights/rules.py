@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gradvitals.frameworks.capture import Call
-from gradvitals.frameworks.weights import Weight
+from gradvitals.frameworks.weights import Weight, WeightSummary
 from gradvitals.signals.measure import consumers
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
+from gradvitals.weights.learning_rate import FAILS_ABOVE, USUAL
 from gradvitals.weights.measure import Survey
 from gradvitals.weights.neighbours import is_normalisation
-from gradvitals.weights.recipes import Recipe, recipes
+from gradvitals.weights.recipe import Recipe
+from gradvitals.weights.recipes import recipes
 
 _TOTAL_SOURCE = (
     "Zhang et al. (2021), AUTOTRAINER, for ‖g₁‖/‖g_L‖; digits (300 Adam steps, best of three rates) ReLU networks "
@@ -36,10 +38,23 @@ VARIANCE_OFF = Rule(
 )
 SYMMETRIC = Rule("W302", Severity.WARNING, {})
 NOT_FINITE = Rule("W304", Severity.ERROR, {})
-RULES = (VARIANCE_OFF, SYMMETRIC, NOT_FINITE)
+SENSITIVE = Rule(
+    "W306",
+    Severity.INFO,
+    {
+        "fails": Threshold(
+            FAILS_ABOVE,
+            "usual learning rate over the advised one",
+            "digits, 50 and 100 layers, 200 Adam steps: three times the advised rate and more fell back to chance",
+        )
+    },
+)
+RULES = (VARIANCE_OFF, SYMMETRIC, NOT_FINITE, SENSITIVE)
 
 #: Layers whose RMS differs less than this from the plan aren't named.
 _NAMED = 1.1
+#: Biases beyond this share of what weights make of inputs of power 1 move the activation to another working point.
+_SHIFTED = 0.25
 _MATRICES = frozenset({"mixing", "attention", "recurrent-input", "recurrent-hidden"})
 
 
@@ -47,6 +62,14 @@ def judge(survey: Survey) -> tuple[Finding, ...]:
     """Findings on the weights as they are, the worst first."""
     found = [*_not_finite(survey.weights), *_symmetric(survey), *_variance_off(survey)]
     return tuple(sorted(found, key=lambda finding: -finding.severity))
+
+
+def judge_rate(rate: float, depth: int) -> tuple[Finding, ...]:
+    """A remark where the learning rate that most people try first is known to be too large for this network."""
+    if rate * SENSITIVE["fails"] >= USUAL:
+        return ()
+    facts: dict[str, Fact] = {"learning_rate": float(f"{rate:.1g}"), "usual": USUAL, "depth": depth}
+    return (Finding("W306", SENSITIVE.severity, Site(""), facts),)
 
 
 def looks_trained(weights: Sequence[Weight]) -> bool:
@@ -165,17 +188,26 @@ def _variance_off(survey: Survey) -> Iterator[Finding]:
 def _factors(survey: Survey) -> dict[str, _Factor]:
     """The factor of every layer whose scale reaches the next one: not before a normalisation, and not at a head."""
     free = [replace(weight, obstacle=None) for weight in survey.weights]
+    biases = {weight.path: weight.summary for weight in survey.weights}
     found: dict[str, _Factor] = {}
     for recipe in recipes(free, survey.around):
         summary, near = recipe.weight.summary, survey.around.get(recipe.weight.path)
         usable = near is not None and recipe.weight.role == "mixing" and 0 < summary.rms < math.inf
         if near is None or not usable or near.normalised or near.is_last or not recipe.std:
             continue
+        if summary.mirrored or _is_shifted(recipe, biases):
+            continue  # it works at another point on purpose
         ratio = summary.rms / recipe.std
         low, high = recipe.tolerated
         off = ratio / low if ratio < low else ratio / high if ratio > high else 1.0
         found[recipe.weight.path] = _Factor(recipe, ratio, off)
     return found
+
+
+def _is_shifted(recipe: Recipe, summaries: Mapping[str, WeightSummary]) -> bool:
+    """Whether the biases are as large as what the weights give."""
+    given = (recipe.std or 0.0) * math.sqrt(recipe.weight.fan_in or 1)
+    return any(summaries[bias].rms > _SHIFTED * given for bias in recipe.weight.biases)
 
 
 def _worst_path(calls: Sequence[Call], factors: Mapping[str, _Factor]) -> tuple[float, tuple[str, ...]]:

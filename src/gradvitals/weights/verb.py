@@ -9,16 +9,18 @@ from typing import Any
 
 from gradvitals.frameworks import as_case
 from gradvitals.frameworks.environment import environment
-from gradvitals.frameworks.weights import Fill
 from gradvitals.signals.measure import signal
 from gradvitals.signals.measure_tables import layer_table
 from gradvitals.signals.rules import judge as judge_signal
 from gradvitals.vocabulary.errors import UsageError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact, Finding
-from gradvitals.vocabulary.report import Report, Table
-from gradvitals.weights.measure import Survey, module_of, survey
-from gradvitals.weights.recipes import DISTRIBUTIONS, METHODS, Recipe, recipes
-from gradvitals.weights.rules import judge, trained_note
+from gradvitals.vocabulary.report import Report
+from gradvitals.weights.balance_table import balance_table
+from gradvitals.weights.learning_rate import advised
+from gradvitals.weights.measure import module_of, survey
+from gradvitals.weights.plan import Plan, plan_of, plan_table
+from gradvitals.weights.recipes import DISTRIBUTIONS, METHODS
+from gradvitals.weights.rules import judge, judge_rate, trained_note
 from gradvitals.weights.without_memory import has_no_memory, started_in_memory
 
 _KEYWORDS = ("method", "seed", "only", "skip", "distribution", "kwargs", "loss", "name", "progress")
@@ -96,20 +98,13 @@ def plan_init(
     found = survey(case, seed=seed)
     if progress is not None:
         progress(1, 1)
-    plan = recipes(
-        found.weights,
-        found.around,
-        method=method,
-        distribution=distribution,
-        only=_patterns(only),
-        skip=_patterns(skip),
-    )
+    plan = plan_of(found, method=method, distribution=distribution, only=_patterns(only), skip=_patterns(skip))
     return Report(
         verb="plan_init",
         subject=case.subject,
         findings=judge(found),
-        tables=(_plan_table(plan),),
-        settings=_settings(found, method, distribution, seed, only, skip),
+        tables=(plan_table(plan),),
+        settings=_settings(plan, distribution, seed, only, skip),
         environment=environment(),
         cost=_cost(started, forwards=int(found.order == "dataflow")),
     )
@@ -201,29 +196,34 @@ def init_(
     module = module_of(case)
     from gradvitals.frameworks.torch.capture import capture
     from gradvitals.frameworks.torch.fill import filled
+    from gradvitals.frameworks.torch.fit import fits, write
 
     runs = bool(case.args or case.kwargs)
     before = capture(case, seed=seed) if runs else None
     found = survey(case, seed=seed, seen=before)
-    plan = recipes(
-        found.weights,
-        found.around,
-        method=method,
-        distribution=distribution,
-        only=_patterns(only),
-        skip=_patterns(skip),
-    )
-    fills = [Fill(recipe.weight, recipe.draw, recipe.std or 0.0, recipe.centre) for recipe in plan if recipe.draw]
-    settings = _settings(found, method, distribution, seed, only, skip)
-    tables = [_plan_table(plan)]
+    plan = plan_of(found, method=method, distribution=distribution, only=_patterns(only), skip=_patterns(skip))
+    fills = [fill for fill in (recipe.fill for recipe in plan.recipes) if fill]
+    goals = [recipe.goal for recipe in plan.recipes if recipe.goal]
+    settings = _settings(plan, distribution, seed, only, skip)
+    tables = [plan_table(plan)]
     findings: list[Finding] = [*trained_note(found)]
     with filled(module, fills, seed=seed, filled_one=_counter(progress, len(fills))):
+        if goals:
+            write(module, fits(case, goals, seed=seed))
         after = capture(case, seed=seed) if runs else None
         findings += judge(survey(case, seed=seed, seen=after))
         if before is not None and after is not None:
             findings += judge_signal(signal(after))
-            tables += [layer_table(before, "before"), layer_table(after, "after")]
+            tables += [
+                layer_table(before, "before"),
+                layer_table(after, "after"),
+                balance_table(before, after, plan.recipes),
+            ]
             settings |= {"objective": after.objective, "mode": "train" if module.training else "eval"}
+            rate = advised(after.calls, {weight.path: weight for weight in found.weights}, after.input_rms)
+            if rate is not None:
+                settings["learning_rate"] = float(f"{rate:.1g}")
+                findings += judge_rate(rate, plan.choice.depth)
         return Report(
             verb="init_",
             subject=case.subject,
@@ -231,7 +231,7 @@ def init_(
             tables=tuple(tables),
             settings=settings,
             environment=environment(),
-            cost=_cost(started, forwards=2 * runs, backwards=2 * runs),
+            cost=_cost(started, forwards=2 * runs + bool(goals), backwards=2 * runs),
         )
 
 
@@ -266,9 +266,15 @@ def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _settings(
-    found: Survey, method: str, distribution: str, seed: int, only: str | Sequence[str], skip: str | Sequence[str]
+    plan: Plan, distribution: str, seed: int, only: str | Sequence[str], skip: str | Sequence[str]
 ) -> dict[str, Fact]:
-    settings: dict[str, Fact] = {"method": method, "distribution": distribution, "seed": seed, "order": found.order}
+    settings: dict[str, Fact] = {
+        "method": plan.choice.method,
+        "why": plan.choice.reason,
+        "distribution": distribution,
+        "seed": seed,
+        "order": plan.order,
+    }
     if _patterns(only):
         settings["only"] = _patterns(only)
     if _patterns(skip):
@@ -278,29 +284,3 @@ def _settings(
 
 def _cost(started: float, *, forwards: int, backwards: int = 0) -> dict[str, Fact]:
     return {"seconds": round(time.perf_counter() - started, 4), "forwards": forwards, "backwards": backwards}
-
-
-def _plan_table(plan: Sequence[Recipe]) -> Table:
-    columns = (
-        *("path", "kind", "shape", "fan_in", "fan_out", "activation", "scheme", "std_before", "std_after", "bias"),
-        "reason",
-    )
-    return Table("plan", columns, ("",) * len(columns), tuple(_plan_row(recipe) for recipe in plan))
-
-
-def _plan_row(recipe: Recipe) -> tuple[Fact, ...]:
-    weight = recipe.weight
-    open_draw = recipe.scheme in {"lecun", "xavier", "he"}
-    return (
-        weight.path,
-        weight.kind,
-        weight.shape,
-        weight.fan_in,
-        weight.fan_out,
-        recipe.activation,
-        f"{recipe.scheme} {recipe.draw}" if open_draw else recipe.scheme,
-        weight.summary.std,
-        recipe.std,
-        recipe.bias,
-        recipe.reason,
-    )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gradvitals.frameworks.torch.draws import INDEPENDENT, generator_for, independent
+from gradvitals.frameworks.torch.orthogonal import orthogonal, truncated_normal
 from gradvitals.frameworks.torch.shards import is_sharded, own_part, own_values, write
 from gradvitals.frameworks.weights import Fill, Layout
 
@@ -81,7 +82,7 @@ def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | No
     weight = item.weight
     target = parameters[weight.path]
     biases = [parameters[path] for path in weight.biases]
-    if is_sharded(target) and item.draw in INDEPENDENT and not item.centre and padding is None:
+    if is_sharded(target) and item.draw in INDEPENDENT and not item.centre and padding is None and not item.shift:
         part = own_part(target)
         own_values(target).copy_(
             independent(item.draw, weight.path, seed, part, target.shape, _dtype(target)) * item.std
@@ -91,8 +92,8 @@ def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | No
         return
     drawn = _draw(item, target, seed)
     shift: torch.Tensor | None = None
-    if item.centre and len(biases) == 1:
-        shift = -item.centre * drawn.sum(dim=2).flatten() / weight.layout.overlap
+    if (item.centre or item.shift) and len(biases) == 1:
+        shift = item.shift - item.centre * drawn.sum(dim=2).flatten() / weight.layout.overlap
     elif item.centre and drawn.shape[2] > 1:
         # without a bias, rows that sum to zero don't see the mean
         size = drawn.square().mean().sqrt()
@@ -111,29 +112,21 @@ def _draw(item: Fill, target: nn.Parameter, seed: int) -> torch.Tensor:
     """New values as matrices, in float32 or better, on the CPU."""
     dtype, weight = _dtype(target), item.weight
     shape = matrices(torch.empty(target.shape, device="meta"), weight.layout).shape
-    if item.draw == "ones":
-        return torch.ones(shape, dtype=dtype)
+    if item.draw in {"ones", "constant"}:
+        return torch.full(shape, 1.0 if item.draw == "ones" else item.std, dtype=dtype)
     if item.draw in INDEPENDENT:
         everything = tuple(slice(0, size) for size in target.shape)
         drawn = independent(item.draw, weight.path, seed, everything, target.shape, dtype)
         return matrices(drawn * item.std, weight.layout)
     generator = generator_for(weight.path, seed)
-    noise = torch.randn(shape, generator=generator, dtype=dtype)
-    return torch.stack([_orthogonal(block) for block in noise]) * (item.std * math.sqrt(max(shape[1:])))
+    if item.draw == "truncated-normal":
+        return truncated_normal(shape, generator, dtype) * item.std
+    kernel = tuple(target.shape[2:]) if item.draw == "delta-orthogonal" else ()
+    return orthogonal(shape, generator, dtype, kernel=kernel, mirror=item.mirror) * item.std
 
 
 def _dtype(target: torch.Tensor) -> torch.dtype:
     return torch.float64 if target.dtype == torch.float64 else torch.float32
-
-
-def _orthogonal(noise: torch.Tensor) -> torch.Tensor:
-    """An orthogonal matrix from Gaussian noise, uniform over all of them (Mezzadri, 2007, section 5)."""
-    tall = noise if noise.shape[0] >= noise.shape[1] else noise.T
-    q, r = torch.linalg.qr(tall)
-    # without this the signs of QR's diagonal favour some matrices
-    q = q * torch.where(torch.diagonal(r) < 0, -1.0, 1.0)
-    oriented: torch.Tensor = q if noise.shape[0] >= noise.shape[1] else q.T
-    return oriented
 
 
 def _padding_rows(model: nn.Module) -> dict[str, int]:

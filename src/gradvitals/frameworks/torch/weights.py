@@ -25,6 +25,10 @@ _MIXING = frozenset({"mixing", "attention", "recurrent-input", "recurrent-hidden
 _GATES: Mapping[type[nn.Module], int] = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
 #: Below this many units or inputs the largest singular value of a random matrix scatters too much to tell anything.
 _SMALLEST_SPECTRUM = 16
+#: Cosine below which two halves of a matrix are mirror images: of random ones it is 0 ± 1/√entries.
+_AGAINST = -0.7
+#: What Hugging Face's transformers sets on modules that it has initialised and on parameters that it has loaded.
+_MARK = "_is_hf_initialized"
 #: Steps of the power iteration: outliers of trained weights have converged to 1 %, a random matrix to 5 % from below.
 _POWER_STEPS = 24
 
@@ -152,6 +156,8 @@ def _obstacle(path: str, parameter: nn.Parameter, place: _Place | None, model: n
     if ".parametrizations." in f".{path}":
         return "parametrised"
     owner = model.get_submodule(path.rpartition(".")[0])
+    if any(getattr(thing, _MARK, False) for thing in (parameter, owner)):
+        return "marked"
     if place is None and nn.utils.parametrize.is_parametrized(owner):
         return "parametrised"
     if not parameter.is_floating_point() or parameter.layout != torch.strided:
@@ -194,7 +200,17 @@ def _summary(values: torch.Tensor, place: _Place | None) -> WeightSummary:
             same_units=sum(_same_rows(block) for block in stacked),
             same_inputs=sum(_same_rows(block.T) for block in stacked),
             edge_ratio=None if found.nonfinite or not found.rms else _edge_ratio(stacked / found.rms),
+            mirrored=_is_mirrored(stacked) or _is_mirrored(stacked.mT),
         )
+
+
+def _is_mirrored(stacked: torch.Tensor) -> bool:
+    """Whether the second half of the rows, of matrices (blocks, rows, columns), points against the first half."""
+    rows = stacked.shape[1]
+    if rows % 2:
+        return False
+    first, second = stacked[:, : rows // 2], stacked[:, rows // 2 :]
+    return bool((first * second).sum() < _AGAINST * (first * first).sum())
 
 
 def _same_rows(rows: torch.Tensor) -> int:

@@ -1,0 +1,80 @@
+"""Weights from the structure alone, and the same fitted to a batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from gradvitals.frameworks.weights import Goal
+from gradvitals.maths.balance import Balance, balance, is_homogeneous
+from gradvitals.weights.recipe import Place, Recipe, drawn, fan_in, plain, zero
+
+#: Data and normalised signals have power 1, and so should what no activation follows.
+_PLAIN = Balance(q=1.0, centre=0.0, power=1.0, chi=1.0, gains=(1.0, 1.0))
+
+
+def layer(place: Place) -> Recipe:
+    """Choose by what stands around the layer.
+
+    The activation behind it says which variance q its outputs should have, the one before it how much power arrives:
+    Var(W) = q/(power · fan_in). Between two ReLUs that is He's 2/fan_in.
+    """
+    weight, near = place.weight, place.near
+    if weight.role == "attention":
+        return plain(place, "xavier", "attention")
+    before = balance(near.before) if near.before else _PLAIN
+    if near.after is None:
+        reason = "normalised" if near.normalised else "head" if near.is_last else "linear"
+        return _finished(plain(place, "lecun", reason), place, before.centre)
+    target = balance(near.after)
+    std = math.sqrt(target.q / before.power / fan_in(weight))
+    low, high = (gain / target.gain for gain in target.gains)
+    tolerated = (low, high) if near.before else (1.0, max(1.0, 1.0 / math.sqrt(target.q)))
+    recipe = Recipe(
+        weight,
+        near.after_name,
+        # Measured (digits, 20 and 50 layers, Adam): orthogonal weights reach 0 to 20 points more than normal ones.
+        scheme="orthogonal",
+        draw="orthogonal",
+        std=std,
+        bias=zero(weight),
+        reason="gain",
+        tolerated=tolerated,
+        chi=before.chi,
+    )
+    if is_homogeneous(near.after) and near.after.name != "identity":
+        recipe = replace(recipe, scheme="he", draw=drawn(place.distribution), reason="rectified")
+    return _finished(recipe, place, before.centre)
+
+
+def fitted_layer(place: Place) -> Recipe:
+    """The same, its outputs brought to the planned variance on the batch; not before a normalisation."""
+    recipe = layer(place)
+    if not place.fitted or place.near.normalised or place.weight.role not in {"mixing", "attention"}:
+        return recipe
+    if place.weight.role == "attention" and place.weight.layout.blocks > 1:
+        return recipe  # the effect of packed query, key and value can't be seen from outside
+    target = balance(place.near.after).q if place.near.after else 1.0
+    std = math.sqrt(target / shares(place))
+    return replace(recipe, goal=Goal(place.weight, std, centred=recipe.bias == "centred"))
+
+
+def shares(place: Place) -> int:
+    """How many residual branches share the variance that this layer adds to."""
+    return 1 if place.near.normalised else place.near.branches
+
+
+def _finished(recipe: Recipe, place: Place, centre: float) -> Recipe:
+    """The same recipe with residual branches scaled down, and the mean of its input taken away.
+
+    What R branches of variance 1/R add to a stream multiplies its variance by e at most, not by 2 at every one; any
+    branch that is smaller, down to zero, is sound as well.
+    """
+    if shares(place) > 1 and recipe.std is not None:
+        shrunk = math.sqrt(shares(place))
+        tolerated = (0.0, recipe.tolerated[1] * shrunk)
+        recipe = replace(recipe, std=recipe.std / shrunk, reason="residual", tolerated=tolerated)
+    if not centre:
+        return recipe
+    bias = "centred" if len(recipe.weight.biases) == 1 else "rows"
+    return replace(recipe, bias=bias, reason="centred", centre=centre)

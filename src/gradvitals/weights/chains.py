@@ -1,0 +1,112 @@
+"""How long the chains are that a layer stands in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gradvitals.frameworks.capture import Call
+from gradvitals.frameworks.weights import UNMIRRORED, Mirror, Weight
+from gradvitals.weights.images import mixed_calls
+from gradvitals.weights.mirrors import mirrors
+from gradvitals.weights.neighbours import Neighbours, is_normalisation
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Where in a chain of layers one stands. Normalisations and sums of several signals end a chain.
+
+    Parameters
+    ----------
+    depth : int
+        Activations, each fed by one layer, that a signal passes one after the other on the longest way through here.
+    depth_before : int
+        The same of the layer before.
+    mixing : int
+        How many of them stand behind a convolution that has to mix positions.
+    mixed : bool
+        Of a convolution: whether positions needn't be mixed here, for either each has seen the whole image before, or a
+        layer behind reads all of them at once.
+    mirror : Mirror
+        Which of the layer's sides can come in halves of opposite sign.
+
+    """
+
+    depth: int = 1
+    depth_before: int = 1
+    mixing: int = 1
+    mixed: bool = False
+    mirror: Mirror = UNMIRRORED
+
+
+def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Sequence[Weight]) -> Mapping[str, Chain]:
+    """The chain of every call with weights, by the paths of its parameters."""
+    shapes = {weight.path: weight.shape for weight in weights}
+    mixed = mixed_calls(calls, shapes)
+    mixing = [_mixes(call, shapes) and index not in mixed for index, call in enumerate(calls)]
+    kept = {path for index, call in enumerate(calls) if mixing[index] for path in call.parameters}
+    mirror_of = mirrors(calls, around, weights, kept)
+    acts = [_feeds_activation(call, around) for call in calls]
+    depths = _through(calls, acts)
+    counts = _through(calls, [act * mixes for act, mixes in zip(acts, mixing, strict=True)])
+    found: dict[str, Chain] = {}
+    for index, call in enumerate(calls):
+        if not call.has_weights:
+            continue
+        before = _layer_before(index, calls, depths)
+        for path in call.parameters:
+            mirror = mirror_of.get(path, UNMIRRORED)
+            found.setdefault(path, Chain(depths[index], depths[before], counts[index], index in mixed, mirror))
+    return found
+
+
+def _mixes(call: Call, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether it is a convolution with a kernel of more than one entry."""
+    return call.has_weights and any(math.prod(shapes.get(path, ())[2:]) > 1 for path in call.parameters)
+
+
+def _layer_before(index: int, calls: Sequence[Call], depths: Sequence[int]) -> int:
+    """The nearest layer upstream, the deepest where there are several; itself where there is none."""
+    at = index
+    while calls[at].sources:
+        at = max(calls[at].sources, key=lambda source: depths[source])
+        if calls[at].has_weights:
+            return at
+    return index
+
+
+def _through(calls: Sequence[Call], acts: Sequence[int]) -> list[int]:
+    """How many there are on the longest way through each call, at least 1."""
+    above, below = _above(calls, acts), _below(calls, acts)
+    return [max(1, sum(counts)) for counts in zip(above, below, acts, strict=True)]
+
+
+def _feeds_activation(call: Call, around: Mapping[str, Neighbours]) -> int:
+    near = next((around[path] for path in call.parameters if path in around), None) if call.has_weights else None
+    return int(near is not None and near.feeds)
+
+
+def _ends(call: Call) -> bool:
+    return is_normalisation(call) or len(call.sources) > 1
+
+
+def _above(calls: Sequence[Call], acts: Sequence[int]) -> list[int]:
+    """How many there are before each call."""
+    counts: list[int] = []
+    for call in calls:
+        before = [counts[source] + acts[source] for source in call.sources]
+        counts.append(0 if _ends(call) else max(before, default=0))
+    return counts
+
+
+def _below(calls: Sequence[Call], acts: Sequence[int]) -> list[int]:
+    """How many there are behind each call."""
+    counts = [0] * len(calls)
+    for index in range(len(calls) - 1, -1, -1):
+        call = calls[index]
+        if _ends(call):
+            continue
+        for source in call.sources:
+            counts[source] = max(counts[source], counts[index] + acts[index])
+    return counts

@@ -1,0 +1,81 @@
+"""The plan for a whole model, and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradvitals.vocabulary.finding import Fact
+from gradvitals.vocabulary.report import Table
+from gradvitals.weights.choice import Choice, choose
+from gradvitals.weights.measure import Survey
+from gradvitals.weights.recipe import Recipe
+from gradvitals.weights.recipes import recipes
+
+_COLUMNS = (
+    *("path", "kind", "shape", "fan_in", "fan_out", "activation", "scheme", "std_before", "std_after", "bias"),
+    *("reason", "fitted", "output_std", "output_mean"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is going to be done.
+
+    Parameters
+    ----------
+    choice : Choice
+    recipes : tuple of Recipe
+        One per weight; those that stay as they are last.
+    order : str
+        As in ``Survey``.
+
+    """
+
+    choice: Choice
+    recipes: tuple[Recipe, ...]
+    order: str
+
+
+def plan_of(
+    survey: Survey, *, method: str, distribution: str, only: Sequence[str] = (), skip: Sequence[str] = ()
+) -> Plan:
+    """Choose a method where that is left open, and write the recipes."""
+    choice = choose(survey, method)
+    written = recipes(
+        survey.weights,
+        survey.around,
+        survey.chains,
+        method=choice.method,
+        fitted=survey.order == "dataflow",
+        distribution=distribution,
+        only=only,
+        skip=skip,
+    )
+    return Plan(choice, written, survey.order)
+
+
+def plan_table(plan: Plan) -> Table:
+    """One row per weight."""
+    return Table("plan", _COLUMNS, ("",) * len(_COLUMNS), tuple(_row(recipe) for recipe in plan.recipes))
+
+
+def _row(recipe: Recipe) -> tuple[Fact, ...]:
+    weight, goal = recipe.weight, recipe.goal
+    open_draw = recipe.scheme in {"lecun", "xavier", "he"}
+    return (
+        weight.path,
+        weight.kind,
+        weight.shape,
+        weight.fan_in,
+        weight.fan_out,
+        recipe.activation,
+        f"{recipe.scheme} {recipe.draw}" if open_draw else recipe.scheme,
+        weight.summary.std,
+        recipe.std,
+        recipe.bias,
+        recipe.reason,
+        goal is not None,
+        goal.std if goal else None,
+        goal.mean if goal else None,
+    )
