@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradvitals.maths.detection import OVERLOOK, detectable, hidden
+from gradvitals.maths.detection import OVERLOOK, detectable, hidden, shows
 
 
 @pytest.mark.parametrize("bars", [[1.0] * 6, [0.1, 1, 1, 1, 1, 10], [3e-9, 5e-9, 4e-8], [2.0], [1.0, math.inf, 1.0]])
@@ -69,3 +69,16 @@ def test_what_may_hide_scales_with_what_is_missing(missing, factor):
 
 def test_behind_no_line_anything_may_hide():
     assert hidden([]) == math.inf
+
+
+@pytest.mark.parametrize("lines", [2, 8, 24])
+def test_noise_alone_shows_once_in_a_thousand_cases(lines):
+    missing = np.random.default_rng(2).standard_normal((20_000, lines))
+    assert np.mean([shows(m, [1.0] * lines) for m in missing]) == pytest.approx(0.001, abs=8e-4)
+
+
+def test_an_error_no_single_line_shows_is_shown_by_all():
+    missing = 2.0 * np.random.default_rng(3).standard_normal((2_000, 24))
+    small = missing[(np.abs(missing) < 5).all(axis=1)]
+    assert len(small) > 100
+    assert np.mean([shows(m, [1.0] * 24) for m in small]) > 0.95

@@ -13,14 +13,14 @@ import numpy as np
 from gradvitals.frameworks.problem import Array
 from gradvitals.gradients.measure_base import ZERO_WITHIN, Base
 from gradvitals.gradients.measure_lines import Line
-from gradvitals.maths.detection import detectable, hidden
+from gradvitals.maths.detection import detectable, hidden, shows
 
 #: Normal directions are cut here, so that no entry is moved absurdly far.
 _FARTHEST = 4.0
 #: What many lines miss together is looked at when there are so many of them.
 LOOKS = (4, 8)
-#: Displacements are rounded to the format: fewer entries than this move in too few ways for a normal direction.
-_FEWEST_ENTRIES = 4
+#: Displacements are rounded to the format: a single entry moves in too few ways for a normal direction.
+_FEWEST_ENTRIES = 2
 #: Below this a slope is nothing, whatever it is compared with.
 _NOTHING = 1e-30
 
@@ -89,6 +89,18 @@ class Company:
         """
         if self.entries < _FEWEST_ENTRIES:
             return dict.fromkeys(self.reach, math.inf)
+        return self._hiding(lines, reference)
+
+    def shown(self, lines: Sequence[Line], reference: float) -> dict[int, float]:
+        """The same where lines miss more together than noise explains, though none of them enough: then what single
+        lines would have shown says too little. Nothing, where they don't.
+        """
+        if not shows([line.missing for line in lines], [line.error for line in lines]):
+            return {}
+        alone, together = self.resolved(lines, reference), self._hiding(lines, reference)
+        return {at: max(alone[at], together[at]) for at in self.reach}
+
+    def _hiding(self, lines: Sequence[Line], reference: float) -> dict[int, float]:
         bias = math.sqrt(sum(line.bias**2 for line in lines) / len(lines))
         caught = max(hidden([line.missing for line in lines], looks=len(LOOKS)) + bias, self.material)
         caught = caught if math.isfinite(caught) else math.inf

@@ -151,9 +151,9 @@ class Search:
         # So far away a function may bend in ways that no error bar sees: what seems missing there decides nothing.
         lines = self._missing_again(company, shown)
         wrong = bool(lines)
-        bounds: Mapping[int, float] = {}
+        together: Mapping[int, float] = {}
         if not wrong or len(group) == 1:
-            asked, found, bounds = self._ask(company, suspicious=not farther)
+            asked, found, together = self._ask(company, suspicious=not farther)
             lines, wrong = [*lines, *asked], wrong or found
             company = replace(company, base=self.base)  # outputs at kinks may have been left out
         if wrong and len(group) > 1:
@@ -169,8 +169,7 @@ class Search:
             most = max(abs(line.missing) for line in lines)
             lines, wrong = [line.widened(most) for line in lines], False
             self._hidden |= self._resolved(lines, company)
-        resolved = self._resolved(lines, company)
-        resolved = {at: min(seen, bounds.get(at, math.inf)) for at, seen in resolved.items()}
+        resolved = {**self._resolved(lines, company), **together}
         self._settle(group, lines, resolved, wrong=wrong)
 
     def _take_apart(self, group: Sequence[int], shown: Sequence[Mapping[int, Array]], *, farther: bool) -> None:
@@ -274,8 +273,8 @@ class Search:
     def _ask(
         self, company: Company, *, most: int | None = None, suspicious: bool = True
     ) -> tuple[list[Line], bool, dict[int, float]]:
-        """Lines through a group; True with them when one shows, confirmed, that something is missing; and what may hide
-        behind all of them together where that does.
+        """Lines through a group; True with them when one shows, confirmed, that something is missing; and the
+        resolution where together they say another than each alone.
         """
         most = most or self._most
         rays: list[Ray] = []
@@ -304,16 +303,19 @@ class Search:
                 if wrong and (len(company.reach) > 1 or len(rays) >= _OF_A_WRONG_ONE):
                     break
                 if not wrong and len(lines) in LOOKS and self._is_open(judged, company):
-                    together = company.bounded(judged, self._reference)
-                    if max(together.values()) <= self.sensitivity:
-                        bounds = together
+                    bounds = company.bounded(judged, self._reference)
+                    if max(bounds.values()) <= self.sensitivity:
                         break
+                    bounds = {}
                 if not wrong and self._has_seen_enough(judged, company):
                     break
         except BudgetSpent:  # a suspicion that there was no time to confirm stays one
             verdicts = {number: verdicts.get(number, False) for number in range(len(lines))}
             judged = self._judged(lines, company.material, verdicts)
-        return judged, any(verdicts.values()), bounds
+        wrong = any(verdicts.values())
+        if not bounds and not wrong and lines and company.entries > 1:
+            bounds = company.shown(lines, self._reference)
+        return judged, wrong, bounds
 
     def _judged(self, lines: Sequence[Line], material: float, verdicts: dict[int, bool]) -> list[Line]:
         """The lines with bars that hold; ``verdicts`` remembers, by line, which suspicions were confirmed."""

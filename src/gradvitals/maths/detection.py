@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 #: The chance of overlooking an error as large as the stated resolution.
 OVERLOOK = 0.005
+#: The chance of taking noise for an error.
+_BY_CHANCE = 0.001
 #: Relative to the widest of several bars, smaller errors aren't looked for.
 _LEAST = 1e-15
 #: Of the ratio between the largest and the smallest error, whose logarithm is 48: what is left of it is 1e-10.
@@ -80,11 +82,29 @@ def hidden(missing: Sequence[float], *, looks: int = 1) -> float:
     return math.hypot(*missing) / math.sqrt(_chi_square_quantile(len(missing), OVERLOOK / looks))
 
 
+def shows(missing: Sequence[float], errors: Sequence[float]) -> bool:
+    """Whether lines miss more together than their standard errors allow in 999 of 1000 cases.
+
+    Parameters
+    ----------
+    missing, errors : sequence of float
+        Of each line; errors above zero count.
+
+    Examples
+    --------
+    >>> shows((2.0,) * 8, (1.0,) * 8), shows((1.0,) * 8, (1.0,) * 8)
+    (True, False)
+
+    """
+    ratios = [m / e for m, e in zip(missing, errors, strict=True) if e > 0 and math.isfinite(m / e)]
+    return bool(ratios) and sum(r * r for r in ratios) > _chi_square_quantile(len(ratios), 1 - _BY_CHANCE)
+
+
 @functools.lru_cache(maxsize=64)
 def _chi_square_quantile(freedom: int, share: float) -> float:
     """Below it lies this share of χ²; by halving, for its distribution has no inverse in closed form."""
-    low, high = 0.0, float(freedom)
-    for _ in range(60):
+    low, high = 0.0, 10.0 * freedom + 50.0
+    for _ in range(100):
         middle = (low + high) / 2
         low, high = (low, middle) if _chi_square(middle, freedom) > share else (middle, high)
     return high
