@@ -80,9 +80,13 @@ class Ray:
 
     def noise(self, base: Base) -> Array:
         """Every output's noise at every step, of shape (K, M): where values are larger, so is their rounding."""
+        return self.noise_of(base.noise, base.rounding)
+
+    def noise_of(self, least: Array, rounding: Array) -> Array:
+        """The same of outputs with these noises, of which a value of 1 has these roundings."""
         with np.errstate(invalid="ignore", over="ignore"):
             size = np.fmax(np.abs(self.ahead), np.abs(self.behind))
-            noise: Array = np.fmax(base.noise, np.where(np.isfinite(size), base.rounding * size, 0.0))
+            noise: Array = np.fmax(least, np.where(np.isfinite(size), rounding * size, 0.0))
         return noise
 
     def gaps(self, noise: Array) -> Array:
@@ -111,11 +115,12 @@ class Ray:
 
 def side_by_side(base: Base, rays: Sequence[Ray]) -> tuple[Ray, Array]:
     """Rays of the same steps as one, its outputs theirs one after another, and every output's noise at every step."""
-    noises = [ray.noise(base) for ray in rays]
     if len(rays) == 1:
-        return rays[0], noises[0]
+        return rays[0], rays[0].noise(base)
     ahead, behind = np.hstack([ray.ahead for ray in rays]), np.hstack([ray.behind for ray in rays])
-    return Ray({}, rays[0].steps, ahead, behind, np.concatenate([ray.centre for ray in rays])), np.hstack(noises)
+    joined = Ray({}, rays[0].steps, ahead, behind, np.concatenate([ray.centre for ray in rays]))
+    least, unit = (np.concatenate([each] * len(rays)) for each in (base.noise, base.rounding))
+    return joined, joined.noise_of(least, unit)
 
 
 def cast(problem: Problem, base: Base, directions: Sequence[Mapping[int, Array]], steps: Sequence[Array]) -> list[Ray]:

@@ -99,6 +99,8 @@ def moved_to(base: torch.Tensor, entries: Array, dtype: torch.dtype | None = Non
         values = torch.view_as_complex(values.reshape(-1, 2).clone())
     if base.layout != torch.strided:
         return filled(base, values, dtype)
+    if dtype == torch.float64 and base.is_cpu and base.is_contiguous() and type(base) is torch.Tensor:
+        return values.reshape(base.shape).clone()  # the same in fewer calls
     return torch.empty_like(base, dtype=dtype).copy_(values.reshape(base.shape))
 
 

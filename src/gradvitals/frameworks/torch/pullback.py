@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from gradvitals.frameworks.problem import Array, Gradient, Tensor
@@ -30,7 +30,7 @@ def split(cotangent: Array, outputs: Sequence[torch.Tensor]) -> list[Array]:
             f"{cotangent.size} entries at the point itself, {sum(counts)} beside it",
             "select with indices or a mask that are made before, not by the values that are differentiated",
         )
-    stops = np.cumsum(counts)
+    stops = itertools.accumulate(counts)
     return [cotangent[stop - count : stop].copy() for stop, count in zip(stops, counts, strict=True)]
 
 
