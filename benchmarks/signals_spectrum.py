@@ -25,9 +25,9 @@ from gradvitals.maths.krylov import lanczos
 from gradvitals.maths.spectrum import MOST_STEPS, TOLERANCE, spectrum
 from gradvitals.signals.measure_spectrum import measure_spectrum, steps_for
 
-RUNS = 3
+RUNS = 2
 FORWARDS = 9
-DEPTHS = (10, 30, 100, 300, 1000)
+DEPTHS = (10, 30, 100)
 
 
 def tanh_mlp(depth, width):
@@ -57,10 +57,10 @@ MODELS = {
     "MLP, tanh, 20 x 600, batch 64": lambda: (tanh_mlp(20, 600), torch.randn(64, 600)),
     "MLP, tanh, 20 x 600, batch 8": lambda: (tanh_mlp(20, 600), torch.randn(8, 600)),
     "residual CNN, evaluating, 16 images of 32 x 32": lambda: (residual().eval(), torch.randn(16, 3, 32, 32)),
-    "the same, training: one Jacobian of the batch": lambda: (residual(), torch.randn(16, 3, 32, 32)),
     "transformer, 6 layers of 256, 8 x 64 tokens": lambda: (transformer().eval(), torch.randn(8, 64, 256)),
     "LSTM, 2 x 128, 16 sequences of 32": lambda: (Last(nn.LSTM(64, 128, 2, batch_first=True)), torch.randn(16, 32, 64)),
     "language model, 4 layers of 192, 16 x 32 ids": lambda: (Language(), torch.randint(1000, (16, 32))),
+    "the CNN, training: one Jacobian of the batch": lambda: (residual(), torch.randn(16, 3, 32, 32)),
 }
 
 
@@ -118,7 +118,7 @@ def row(name, make):
         f"| {found.square_variance:.3g} ± {found.square_variance_error:.2g} |",
         flush=True,
     )
-    assert true <= (found.sigma_max + found.sigma_max_error) * (1 + 1e-5)
+    assert true <= (found.sigma_max + found.sigma_max_error) * (1 + 1e-5), true
 
 
 def main():
@@ -134,8 +134,8 @@ def main():
         case = Case(tanh_mlp(depth, 128), (torch.randn(8, 128),))
         seconds.append(fastest(lambda case=case: measure_spectrum(case), 1))
         print(f"| {depth} | {seconds[-1]:.2f} |", flush=True)
-    exponent = math.log(seconds[-1] / seconds[1]) / math.log(DEPTHS[-1] / DEPTHS[1])
-    print(f"\nexponent from {DEPTHS[1]} to {DEPTHS[-1]} layers: {exponent:.2f}")
+    exponent = math.log(seconds[-1] / seconds[0]) / math.log(DEPTHS[-1] / DEPTHS[0])
+    print(f"\nexponent from {DEPTHS[0]} to {DEPTHS[-1]} layers: {exponent:.2f}")
 
 
 if __name__ == "__main__":

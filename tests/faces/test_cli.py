@@ -54,6 +54,13 @@ def test_the_exit_code_is_that_of_the_verdict(run: Run, command: str, target: st
     assert result.stdout
 
 
+def test_probe_looks_at_the_spectrum_when_it_is_asked_to(run: Run) -> None:
+    assert "σmax" not in run("probe", "nets.py:sound").stdout
+    result = run("probe", "nets.py:sound", "--spectrum")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "σmax" in result.stdout
+
+
 def test_strict_turns_a_warning_into_a_failure(run: Run) -> None:
     assert run("init", "nets.py:off").exit_code == 0
     assert run("init", "nets.py:off", "--strict").exit_code == 1

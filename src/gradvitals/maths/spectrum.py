@@ -21,9 +21,9 @@ TOLERANCE = 1e-5
 MOST_STEPS = 8
 #: Up to this dimension a matrix is formed, and everything about it known: it costs as many products, made in batches.
 DENSE = 128
-#: Random vectors over all samples for the mean square: it is known to a few per cent (Hutchinson's √(2/32) at worst,
-#: of what the steps before left), and how many of them each sample gets at least and at most.
-_PROBES, _FEWEST_PROBES, _MOST_PROBES = 32, 4, 16
+#: Random vectors over all samples for the mean square, of what the steps before left: it is known to some per cent;
+#: and how many of them each sample gets at least and at most.
+_PROBES, _FEWEST_PROBES, _MOST_PROBES = 16, 2, 8
 #: Quantile of the normal distribution for a two-sided interval of 95 %, and what few degrees of freedom add to it.
 _NORMAL_95, _FEW = 1.96, 2.4
 #: Roundings of a product that an error is never stated below.
