@@ -19,8 +19,8 @@ from torch import nn
 
 import gradvitals as gv
 
-RUNS = 3
-DEPTHS = (10, 30, 100, 300, 1000)
+RUNS = 2
+DEPTHS = (10, 100, 1000)
 
 
 def mlp(depth, width):
@@ -79,11 +79,11 @@ class Encoder(nn.Module):
 
 MODELS = {
     "MLP, 20 x 512, batch 128": (lambda: mlp(20, 512), lambda: torch.randn(128, 512)),
-    "MLP, 10 x 2048, batch 256": (lambda: mlp(10, 2048), lambda: torch.randn(256, 2048)),
+    "MLP, 10 x 1024, batch 256": (lambda: mlp(10, 1024), lambda: torch.randn(256, 1024)),
     "residual CNN with batch norm, 16 images of 32 x 32": (residual, lambda: torch.randn(16, 3, 32, 32)),
     "transformer, 6 layers of 256, 8 x 64 tokens": (transformer, lambda: torch.randn(8, 64, 256)),
-    "BERT base, 4 layers, 8 x 128 tokens": (lambda: Encoder("Bert", 4), lambda: torch.randint(0, 2000, (8, 128))),
-    "ViT base, 4 layers, 4 images of 224 x 224": (lambda: Encoder("ViT", 4), lambda: torch.randn(4, 3, 224, 224)),
+    "BERT base, 2 layers, 4 x 128 tokens": (lambda: Encoder("Bert", 2), lambda: torch.randint(0, 2000, (4, 128))),
+    "ViT base, 2 layers, 2 images of 224 x 224": (lambda: Encoder("ViT", 2), lambda: torch.randn(2, 3, 224, 224)),
     "LSTM, 2 x 256, 32 sequences of 32": (Recurrent, lambda: torch.randn(32, 32, 128)),
 }
 
