@@ -66,7 +66,7 @@ class PredictedParameter:
 
     path: str
     weight_rms: float
-    gradient_rms: float | None
+    gradient: Predicted | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradvitals.frameworks.capture import Capture
@@ -90,7 +90,7 @@ class Comparison:
     path, call, kind
         Of the call.
     direction : str
-        ``"forward"`` or ``"backward"``.
+        ``"forward"`` or ``"backward"``; ``"parameter"`` of a parameter's gradient.
     predicted, measured : float
         RMS.
     error : float
@@ -123,7 +123,7 @@ class Comparison:
 
 
 def compared(prediction: Prediction, capture: Capture) -> tuple[Comparison, ...]:
-    """Every call that both know, forwards and backwards."""
+    """Every call that both know, forwards and backwards, and every parameter's gradient."""
     measured = {(call.path, call.call): call for call in capture.calls}
     found: list[Comparison] = []
     for call in prediction.calls:
@@ -134,7 +134,16 @@ def compared(prediction: Prediction, capture: Capture) -> tuple[Comparison, ...]
             found.append(_comparison(call, "forward", call.forward, other.forward.rms, FORWARD_ERROR))
         if call.gradient is not None and other.gradient is not None and other.gradient.nonfinite == 0:
             found.append(_comparison(call, "backward", call.gradient, other.gradient.rms, BACKWARD_ERROR))
-    return tuple(found)
+    return (*found, *_compared_parameters(prediction, capture))
+
+
+def _compared_parameters(prediction: Prediction, capture: Capture) -> Iterator[Comparison]:
+    measured = {record.path: record for record in capture.parameters}
+    for parameter in prediction.parameters:
+        record, said = measured.get(parameter.path), parameter.gradient
+        if record is not None and said is not None and record.gradient is not None and record.gradient.nonfinite == 0:
+            error = math.hypot(said.error, BACKWARD_ERROR)
+            yield Comparison(parameter.path, 0, "parameter", "parameter", said.rms, record.gradient.rms, error)
 
 
 def _comparison(call: PredictedCall, direction: str, said: Predicted, measured: float, theory: float) -> Comparison:
@@ -147,10 +156,11 @@ def _comparison(call: PredictedCall, direction: str, said: Predicted, measured: 
 def tables(
     prediction: Prediction, gains: Sequence[PredictedGain], comparisons: Sequence[Comparison]
 ) -> tuple[Table, ...]:
-    """The tables ``gains``, ``layers`` and ``parameters``; ``agreement`` where there is a measurement."""
+    """The tables ``gains``, ``layers`` and ``parameters``; also ``agreement`` and ``parameter_agreement``."""
     found = [_gain_table(gains), _layer_table(prediction), _parameter_table(prediction)]
     if comparisons:
-        found.insert(1, _agreement_table(comparisons))
+        found.insert(1, _agreement_table([item for item in comparisons if item.direction != "parameter"]))
+        found.append(_parameter_agreement([item for item in comparisons if item.direction == "parameter"]))
     return tuple(found)
 
 
@@ -186,10 +196,13 @@ def _layer_table(prediction: Prediction) -> Table:
 
 
 def _parameter_table(prediction: Prediction) -> Table:
-    rows: tuple[tuple[Fact, ...], ...] = tuple(
-        (parameter.path, parameter.weight_rms, parameter.gradient_rms) for parameter in prediction.parameters
-    )
-    return Table("parameters", ("path", "weight_rms", "gradient_rms"), ("",) * 3, rows)
+    columns = ("path", "weight_rms", "gradient_rms", "gradient_rms_error")
+    rows: list[tuple[Fact, ...]] = []
+    for parameter in prediction.parameters:
+        gradient = parameter.gradient
+        sizes = (None, None) if gradient is None else (gradient.rms, gradient.error)
+        rows.append((parameter.path, parameter.weight_rms, *sizes))
+    return Table("parameters", columns, ("",) * len(columns), tuple(rows))
 
 
 def _agreement_table(comparisons: Sequence[Comparison]) -> Table:
@@ -210,3 +223,10 @@ def _agreement_table(comparisons: Sequence[Comparison]) -> Table:
             row += [None] * 4 if side is None else [side.predicted, side.measured, side.ratio, side.deviations]
         rows.append(tuple(row))
     return Table("agreement", columns, ("",) * len(columns), tuple(rows))
+
+
+def _parameter_agreement(comparisons: Sequence[Comparison]) -> Table:
+    """One row per parameter: its gradient as predicted and as measured."""
+    columns = ("path", "gradient_predicted", "gradient_measured", "gradient_ratio", "gradient_deviations")
+    rows = tuple((item.path, item.predicted, item.measured, item.ratio, item.deviations) for item in comparisons)
+    return Table("parameter_agreement", columns, ("",) * len(columns), rows)

@@ -44,7 +44,8 @@ def predict(
         Maps the output to a scalar; it is called with outputs drawn from their predicted moments. Without it a random
         gradient of unit RMS is sent back, or 1 at a scalar ``output.loss``; ``settings["objective"]`` says which.
     against : str, optional
-        ``"probe"``: measure the same batch as well and compare, layer by layer (table ``agreement``, finding S210).
+        ``"probe"``: measure the same batch as well and compare, layer by layer (table ``agreement``, finding S210) and
+        parameter by parameter (table ``parameter_agreement``).
     weight_rms : mapping of str to float, optional
         The RMS of parameters by name, in place of that of their values: what if they started like this? Of those on
         the meta device that aren't named, the start of their module is assumed.
@@ -61,7 +62,8 @@ def predict(
     -------
     Report
         With the tables ``gains``, ``layers`` (as of a probe, with the relative standard deviations
-        ``forward_rms_error`` and ``gradient_rms_error`` of one draw of the weights) and ``parameters``.
+        ``forward_rms_error`` and ``gradient_rms_error`` of one draw of the weights) and ``parameters``, with the
+        gradient of each.
 
     Raises
     ------

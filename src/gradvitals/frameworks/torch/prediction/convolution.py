@@ -38,7 +38,14 @@ def _convolution(operation: Operation) -> None:
     made = convolved(before, windows, channels * _variance(moments), out[1], int(groups))
     if moments.mean:
         made = _with_mean(made, before, windows, channels, moments.mean)
+    seen = (
+        convolved(before, windows, 1 / windows.taps, out[1])
+        if moments.mean or not moments.second
+        else (made.times((channels * moments.second * windows.taps) ** -0.5))
+    )
+    operation.learns(value, seen)
     if bias is not None:
+        operation.learns(bias, None)
         added = _bias(operation.value(bias), made)
         made = plus(made, added)
     each = int(weight.shape[1]) if is_transposed else int(weight.shape[0]) // int(groups)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 
 from gradvitals.frameworks.torch.prediction.measured import MOST_KEPT, measured, place_roles
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
@@ -21,12 +22,21 @@ def _embedding(operation: Operation) -> None:
     lead = place_roles(shape) if shape else []
     if isinstance(table, Constant):
         rows = table.value.detach()[index.value.to(table.value.device)]
-        operation.emit(measured(rows, [*lead, Role.UNIT]), node=Node(measured(rows, [*lead, Role.UNIT])))
+        operation.emit(None, node=Node(measured(rows, [*lead, Role.UNIT])))
+        _learned(operation, table, index.value, lead)
         return
     if isinstance(table, Weight):
         operation.emit(_alike(table, index.value.numpy(), lead))
+        _learned(operation, table, index.value, lead)
         return
     raise NotImplementedError("a lookup in a signal")
+
+
+def _learned(operation: Operation, table: Constant | Weight, index: torch.Tensor, lead: list[Role]) -> None:
+    """A row's gradient is the sum over the places that look it up."""
+    rows = operation.args[0].shape[0]
+    one = Weight((rows, operation.args[0].shape[1]), 1.0)
+    operation.learns(table, _alike(one, index.numpy(), lead), times=1 / max(rows, 1))
 
 
 def _alike(table: Weight, index: np.ndarray, lead: list[Role]) -> Field:

@@ -85,6 +85,10 @@ def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, 
         return [gathered_to(g.scaled(n * moments.second).with_layout(tuple(back)), before.layout)]
 
     operation.emit(made, [x], pullback)
+    mixed = before
+    for a in range(len(before.layout[dim])):
+        mixed = with_role(mixed, dim, a, Role.UNIT)
+    operation.learns(weight, mixed, times=made.units / max(units, 1))
     return made
 
 
@@ -116,6 +120,8 @@ def _add_bias(operation: Operation, bias: Any) -> None:
     added = plus(made.field, given)
     made._field = added  # noqa: SLF001 - it was made in this very operation
     value = operation.value(bias)
+    if not isinstance(value, Node):
+        operation.learns(bias, None, times=added.units / max(bias.numel(), 1))
     if isinstance(value, Node):
         layout = value.field.layout
         operation.emit(added, [value], lambda g: [gathered_to(g.scaled(scale**2), layout)], node=made)

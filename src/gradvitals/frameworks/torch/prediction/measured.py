@@ -43,7 +43,8 @@ def measured(value: torch.Tensor, roles: Sequence[Role]) -> Field:
     layout = layout_of(value.shape, roles)
     first = roles[0] is Role.PLACE and value.shape[0] > 1
     others = math.prod(n for n, role in zip(value.shape[1:], roles[1:], strict=True) if role is Role.PLACE)
-    kept = max(_FEWEST_SAMPLES, MOST_KEPT // max(others, 1)) if first else 1
+    fewest = FEWEST_IMAGES if value.dim() > 3 else _FEWEST_SAMPLES
+    kept = max(fewest, MOST_KEPT // max(others, 1)) if first else 1
     return measured_as(value[:kept] if first else value, layout)
 
 

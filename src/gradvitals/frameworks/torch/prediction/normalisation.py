@@ -39,7 +39,10 @@ def _affine(operation: Operation, field: Field, weight: Any, bias: Any) -> tuple
     """Apply a learned scale and shift; returns the factor on a gradient's square as well."""
     square, _ = _scale(operation, weight)
     made = field.scaled(square)
+    if weight is not None:
+        operation.learns(weight, field, times=field.units / max(weight.numel(), 1))
     if bias is not None:
+        operation.learns(bias, None, times=field.units / max(bias.numel(), 1))
         value = operation.value(bias)
         known = isinstance(value, Weight) and value.second == 0
         if not known:

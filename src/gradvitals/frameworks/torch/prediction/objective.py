@@ -90,11 +90,27 @@ def _of_scalar(output: Any, trace: Trace) -> Any:
 
 
 def _kept(gradient: torch.Tensor, field: Field) -> Field:
-    """The gradient's field, of the samples that the arrays hold."""
+    """The gradient's field, of the samples that the arrays hold; what two samples have in common is that of all."""
     whole = measured_as(gradient, field.layout)
     if whole.second.shape == field.second.shape:
         return whole
-    return cut(whole, field.second.shape)
+    part = cut(whole, field.second.shape)
+    held = part.kernel.shape[0] if part.places else 1
+    if held < 2:
+        return part
+    n = math.prod(part.kernel.shape[: part.places])
+    apart = np.kron(1 - np.eye(held), np.ones((n // held, n // held)))
+    kernel = part.kernel.reshape(n, n)
+    kernel = kernel + apart * (_across(whole) - _across(part))
+    return replace(part, kernel=kernel.reshape(part.kernel.shape))
+
+
+def _across(field: Field) -> float:
+    """The mean of E[g_p g_q] over places of two different samples."""
+    held = field.kernel.shape[0]
+    n = math.prod(field.kernel.shape[: field.places])
+    pairs = field.kernel.reshape(held, n // held, held, n // held).sum(axis=(1, 3))
+    return (float(pairs.sum()) - float(pairs.trace())) / float(n * n - held * (n // held) ** 2)
 
 
 def drawn_from(field: Field, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:

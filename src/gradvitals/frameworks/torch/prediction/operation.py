@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -118,6 +119,15 @@ class Operation:
         if pullback is not None and inputs:
             self.trace.steps.append(Step(made, tuple(inputs), pullback, name=self.name))
         return made
+
+    def learns(self, parameter: Any, inputs: Field | None, *, times: float = 1.0) -> None:
+        """Note that the output was made with a parameter: of ``inputs``, or added to it."""
+        value = self.value(parameter) if isinstance(parameter, torch.Tensor) else parameter
+        name = getattr(value, "name", None)
+        is_learned = isinstance(value, Weight) or (isinstance(value, Constant) and value.learned)
+        if name is not None and is_learned:
+            shape = value.shape if isinstance(value, Weight) else value.value.shape
+            self.trace.pending.append((name, inputs, math.prod(shape), times))
 
     @property
     def first(self) -> torch.Tensor:

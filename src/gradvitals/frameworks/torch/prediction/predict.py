@@ -25,6 +25,7 @@ from gradvitals.frameworks.torch.prediction import rules  # noqa: F401 - fills t
 from gradvitals.frameworks.torch.prediction.backward import sent_back
 from gradvitals.frameworks.torch.prediction.calls import Calls, Row
 from gradvitals.frameworks.torch.prediction.objective import gradients_at_outputs
+from gradvitals.frameworks.torch.prediction.parameter_gradients import parameter_gradients, said
 from gradvitals.frameworks.torch.prediction.shapes import Shapes
 from gradvitals.frameworks.torch.prediction.trace import Trace, Tracing, Unmodelled
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
@@ -131,7 +132,7 @@ def _predicted(
     depths = _depths(trace, calls.rows)
     return Prediction(
         calls=tuple(_call(row, gradients, depths) for row in calls.rows),
-        parameters=tuple(_parameters(model, trace)),
+        parameters=tuple(_parameters(model, trace, gradients)),
         unmodelled=tuple(_unmodelled(trace.unmodelled)),
         objective=objective,
         tensors=kind,
@@ -291,14 +292,17 @@ def _cosine(field: Field) -> float | None:
     return float(min(1.0, (cosines.sum() - cosines.trace()) / (n * (n - 1))))
 
 
-def _parameters(model: nn.Module, trace: Trace) -> Any:
+def _parameters(model: nn.Module, trace: Trace, gradients: Mapping[int, Field]) -> Iterator[PredictedParameter]:
+    learned = parameter_gradients(trace.uses, gradients)
     for name, parameter in model.named_parameters():
         value = trace.values.get(id(parameter))
         if isinstance(value, Weight):
             rms = math.sqrt(value.second)
         else:
             rms = math.sqrt((value if isinstance(value, Constant) else Constant(parameter)).mean_and_square[1])
-        yield PredictedParameter(name, rms, None)
+        known = learned.get(name) if parameter.requires_grad else None
+        gradient = None if known is None else said(known[0], known[1], parameter.numel())
+        yield PredictedParameter(written(name), rms, gradient)
 
 
 def _unmodelled(found: list[Unmodelled]) -> Any:

@@ -16,9 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_map
 
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, Step, rule_for
+from gradvitals.frameworks.torch.prediction.parameter_gradients import Use
 from gradvitals.frameworks.torch.prediction.shapes import Shapes
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
-from gradvitals.maths.field import Field, Role
+from gradvitals.maths.field import Field
 
 #: Constants larger than this aren't computed on the side: they are masks and tables, not signals.
 _LARGEST_CONSTANT = 2**26
@@ -76,6 +77,8 @@ class Trace:
     steps: list[Step] = field(default_factory=list)
     unmodelled: list[Unmodelled] = field(default_factory=list)
     entries: list[tuple[Constant, Node]] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
+    pending: list[tuple[str, Field | None, int, float]] = field(default_factory=list)
     where: Callable[[], str] = lambda: ""
     values: dict[int, Any] = field(default_factory=dict)
     _alive: list[Any] = field(default_factory=list)
@@ -291,16 +294,26 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise NotImplementedError("no rule")  # noqa: TRY301
             with _disable_current_modes():
                 found(operation)
+            self._learn(operation)
             for tensor in _mutated(func, args, kwargs):
                 self.trace.bind(tensor, self.trace.value(operation.first))
                 self.trace.overwrite(tensor, name)
         except Exception as error:  # noqa: BLE001 - whatever a rule stumbles over is reported as S209
+            self.trace.pending.clear()
             if any(tensor.is_floating_point() or tensor.is_complex() for tensor in made):
                 self.trace.unmodelled.append(Unmodelled(name, self.trace.where(), str(error)))
             for tensor in made:
                 self.trace.bind(tensor, None)
             for tensor in _mutated(func, args, kwargs):
                 self.trace.overwrite(tensor, name)
+
+    def _learn(self, operation: Operation) -> None:
+        """Note which parameters the rule said that it used, now that the output is known."""
+        made = self.trace.value(operation.first) if self.trace.pending else None
+        if isinstance(made, Node):
+            for name, inputs, entries, times in self.trace.pending:
+                self.trace.uses.append(Use(name, made, inputs, entries, times))
+        self.trace.pending.clear()
 
 
 #: Elementwise operations of two tensors, one of which may be noise.
@@ -399,9 +412,4 @@ def _name(values: Sequence[Any]) -> str | None:
     return next((v.name for v in values if getattr(v, "name", None)), None)
 
 
-def meta_weight(parameter: torch.Tensor, name: str, rms: float) -> Weight:
-    """A parameter on the meta device as a weight of zero mean."""
-    return Weight(tuple(parameter.shape), rms * rms, 0.0, name)
-
-
-__all__ = ["Role", "Trace", "Tracing", "Unmodelled", "is_fake", "meta_weight"]
+__all__ = ["Trace", "Tracing", "Unmodelled", "is_fake"]
