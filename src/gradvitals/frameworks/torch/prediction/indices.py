@@ -76,7 +76,7 @@ def _from_table(operation: Operation, table: Constant) -> None:
     indices = [None if item is None else item.value for item in known]
     values = operation.function(table.value.detach(), indices)
     first = next(at for at, item in enumerate(indices) if item is not None)
-    positions = torch.broadcast_shapes(*(item.shape for item in indices if item is not None))
+    positions = np.broadcast_shapes(*(tuple(item.shape) for item in indices if item is not None))
     roles = [Role.UNIT] * values.dim()
     roles[first : first + len(positions)] = place_roles(positions)
     node = Node(measured(values, roles))

@@ -156,7 +156,7 @@ def with_added(scores: Scores, other: Any, sign: float = 1.0) -> Scores:
         field = other.field
         extra = float(field.second.mean() - (field.mean**2).mean())
         bias = scores.bias
-        hidden = other.tags.get("hidden")
+        hidden: Any = other.tags.get("hidden")
         if hidden is not None:
             bias = _fitted(np.where(hidden, -np.inf, 0.0 if bias is None else bias), scores.shape)
         return replace(scores, bias=bias, extra=scores.extra + extra, added=(*scores.added, (other, sign)))
