@@ -128,7 +128,141 @@ def convolutional(norm):
     )
 
 
+class Biased(nn.Module):
+    """Attention with a table of biases by relative position, capped scores, and a mask that hides keys."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(64, 64) for _ in range(4))
+        self.table = nn.Embedding(23, 4)
+        self.head = nn.Linear(64, 8)
+
+    def forward(self, x):
+        q, k, v = (layer(x).unflatten(-1, (4, 16)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        at = torch.arange(12)
+        bias = self.table(at[None] - at[:, None] + 11).permute(2, 0, 1)[None]
+        scores = 5 * torch.tanh(q @ k.transpose(-1, -2) / 4 / 5) + bias
+        scores = torch.where(at[None] <= at[:, None], scores, torch.finfo(scores.dtype).min)
+        mixed = scores.softmax(-1) @ v
+        return self.head(x + self.out(mixed.transpose(1, 2).flatten(2)))
+
+
+class DropPath(nn.Module):
+    """Whole branches left out at random, sample by sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(nn.LayerNorm(128), nn.Linear(128, 128)) for _ in range(4))
+
+    def forward(self, x):
+        for branch in self.branches:
+            kept = torch.floor(0.8 + torch.rand(x.shape[0], 1))
+            x = x + branch(x) / 0.8 * kept
+        return x
+
+
+class Dense(nn.Module):
+    """Channels of different sizes side by side, normalised together."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 24, 3, padding=1), nn.Linear(72, 8)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(n), nn.ReLU(), nn.Conv2d(n, 16, 3, padding=1, bias=False))
+            for n in (24, 40, 56)
+        )
+
+    def forward(self, x):
+        x = self.first(x)
+        for layer in self.layers:
+            x = torch.cat([x, layer(x)], 1)
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+class Points(nn.Module):
+    """A maximum over all points of a set."""
+
+    def __init__(self):
+        super().__init__()
+        self.each, self.head = nn.Sequential(nn.Conv1d(3, 64, 1), nn.ReLU(), nn.Conv1d(64, 128, 1)), nn.Linear(128, 8)
+
+    def forward(self, x):
+        return self.head(self.each(x).amax(-1))
+
+
+class Messages(nn.Module):
+    """Rows taken and added by known positions, as graph networks do it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(32, 128), nn.Linear(128, 8)
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("edges", torch.randint(0, 30, (2, 90), generator=generator))
+
+    def forward(self, x):
+        y = torch.tanh(self.first(x))
+        return self.last(y + torch.zeros_like(y).index_add(0, self.edges[1], y[self.edges[0]]))
+
+
+class OwnLoss(nn.Module):
+    """A model that computes its loss itself, as those of Hugging Face do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = dense(128, 3, nn.Tanh, 1.3)
+
+    def forward(self, x):
+        y = self.layers(x)
+        return {"loss": functional.cross_entropy(y, torch.arange(len(x)) % 4), "logits": y}
+
+
+def mobile():
+    """Convolutions of single channels, whose variances differ from channel to channel."""
+    layers = [nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
+    for _ in range(2):
+        layers += [nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
+        layers += [nn.Conv2d(32, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 8))
+
+
+def upsampled(mode):
+    return nn.Sequential(
+        *(nn.Conv2d(3, 48, 3, stride=2, padding=1), nn.Tanh(), nn.Upsample(scale_factor=2, mode=mode)),
+        nn.Conv2d(48, 16, 3, padding=1),
+    )
+
+
 CASES = {
+    "biased, capped and masked scores": (lambda: (Biased(), (torch.randn(4, 12, 64),)), 0.03, 0.10),
+    "branches left out": (lambda: (DropPath(), (torch.randn(64, 128),)), 0.03, 0.05),
+    "channels side by side": (lambda: (Dense(), (images(),)), 0.03, 0.10),
+    "the largest of all": (lambda: (Points(), (torch.randn(8, 3, 40),)), 0.06, 0.10),
+    "messages over edges": (lambda: (Messages(), (torch.randn(30, 32),)), 0.03, 0.05),
+    "a loss inside": (lambda: (OwnLoss(), (torch.randn(48, 128),)), 0.03, 0.06),
+    "single channels": (lambda: (mobile(), (images(),)), 0.03, 0.15),
+    "bilinear upsampling": (lambda: (upsampled("bilinear"), (images(),)), 0.03, 0.06),
+    "nearest upsampling": (lambda: (upsampled("nearest"), (images(),)), 0.03, 0.06),
+    "padding that reflects": (
+        lambda: (
+            nn.Sequential(nn.ReflectionPad2d(2), nn.Conv2d(3, 48, 5), nn.ReLU(), nn.Conv2d(48, 8, 3)),
+            (images(),),
+        ),
+        0.03,
+        0.06,
+    ),
+    "channels into pixels": (
+        lambda: (nn.Sequential(nn.Conv2d(3, 64, 3), nn.PixelShuffle(2), nn.Conv2d(16, 8, 3)), (images(),)),
+        0.03,
+        0.06,
+    ),
+    "windows that overlap": (
+        lambda: (
+            nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.MaxPool2d(3, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            (images(),),
+        ),
+        0.03,
+        0.10,
+    ),
     "gated": (lambda: (nn.Sequential(Gated(), Gated(), nn.Linear(128, 8)), (torch.randn(32, 128),)), 0.02, 0.05),
     "squeeze and excitation": (lambda: (Squeezed(), (images(),)), 0.03, 0.10),
     "rms norm by hand": (

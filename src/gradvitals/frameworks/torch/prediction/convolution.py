@@ -126,8 +126,11 @@ def _as_spatial(gradient: Field, before: Field) -> Field:
 
 def convolved(field: Field, windows: Windows, factor: float, channels: int, groups: int = 1) -> Field:
     """A sum over windows with independent weights; ``factor`` is channels times their variance."""
-    # What a unit sums has its own correlations by chance: less over many taps, more where it sees one group only.
-    shared = field.shared_blur + max(field.blur - field.shared_blur, 0.0) * groups / windows.taps
+    # What a unit sums has correlations by chance: less over taps that differ, more where it sees one group only.
+    same, different = field.pair_means()
+    alike = (different / same) ** 2 if same > 0 else 1.0
+    taps = 1 / (alike + (1 - alike) / windows.taps)
+    shared = field.shared_blur + max(field.blur - field.shared_blur, 0.0) * groups / taps
     rank = len(field.layout)
     axes = [field.array_axis(d, 0) for d in range(2, rank)]
     second = np.maximum(windows.summed_map(field.second, [m for m, _ in axes]), 0.0) * factor

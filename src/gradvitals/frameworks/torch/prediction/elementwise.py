@@ -239,11 +239,14 @@ def masked(operation: Operation, signal: Node, noise: Noise, shape: Sequence[int
 
 def _product(operation: Operation, a: Any, b: Any) -> None:
     va, vb = operation.value(a), operation.value(b)
-    normalises = _normalisation(va, vb)
+    normalised = _normalisation(va, vb)
+    if normalised is not None:
+        from gradvitals.frameworks.torch.prediction.normalisation import by_hand
+
+        by_hand(operation, *normalised)
+        return
     first, second, signals = _both(operation, a, b)
     made = times(first, second)
-    if normalises:
-        made = replace(made, inherited=0.0, kurtosis=1.0, own=None)
 
     def pullback(gradient: Field) -> Sequence[Field]:
         found = []
@@ -257,12 +260,12 @@ def _product(operation: Operation, a: Any, b: Any) -> None:
         combinations.remember_product(node_, va, vb)
 
 
-def _normalisation(a: Any, b: Any) -> bool:
-    """Whether one operand is a function of the other's mean square, as a hand-written RMS norm has it."""
+def _normalisation(a: Any, b: Any) -> tuple[Node, Node] | None:
+    """The signal and the function of its mean square that it is multiplied by, in a hand-written RMS norm."""
     for one, other in ((a, b), (b, a)):
         if isinstance(one, Node) and isinstance(other, Node) and other.root.tags.get("mean-square-of") == one.key:
-            return True
-    return False
+            return one, other
+    return None
 
 
 @rule("pow", "pow_")
@@ -286,6 +289,14 @@ def _pow(operation: Operation) -> None:
 def _prelu(operation: Operation) -> None:
     weight = operation.value(operation.args[1])
     slope = weight.mean if isinstance(weight, Weight) else float(weight.value.detach().double().mean())
+    composed(operation, operation.node(operation.args[0]), lambda z: torch.where(z > 0, z, slope * z))
+
+
+@rule("rrelu_with_noise", "rrelu_with_noise_")
+def _rrelu(operation: Operation) -> None:
+    """A random slope below zero: of its mean square."""
+    low, high = float(operation.argument(2, "lower", 1 / 8)), float(operation.argument(3, "upper", 1 / 3))
+    slope = ((low * low + low * high + high * high) / 3) ** 0.5
     composed(operation, operation.node(operation.args[0]), lambda z: torch.where(z > 0, z, slope * z))
 
 

@@ -67,7 +67,15 @@ def _cat(operation: Operation) -> None:
         return found
 
     node = Node(made)
+    if role is Role.UNIT and len(inputs) == len(tensors) and not stack and dim == 1:
+        node.tags["joined"] = tuple(part for given in inputs for part in _parts(given))
     operation.emit(made, inputs, pullback, node=node)
+
+
+def _parts(node: Node) -> tuple[Node, ...]:
+    """What a signal was put together of: itself, if it wasn't."""
+    known = node.tags.get("joined")
+    return known if isinstance(known, tuple) else (node,)
 
 
 def _together(parts: Sequence[Field], sizes: Sequence[int], dim: int, role: Role, layout: Any) -> Field:

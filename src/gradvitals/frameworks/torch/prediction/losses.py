@@ -115,7 +115,7 @@ def _outer(field: Field, shift: Any) -> Any:
     """What a shift by place adds to the kernel."""
     import numpy as np
 
-    from gradvitals.frameworks.torch.prediction.normalisation import _by_place
+    from gradvitals.frameworks.torch.prediction.normalisation import by_place
 
-    mean, by = _by_place(field, field.mean), _by_place(field, shift)
+    mean, by = by_place(field, field.mean), by_place(field, shift)
     return np.multiply.outer(by, by) - np.multiply.outer(mean, by) - np.multiply.outer(by, mean)

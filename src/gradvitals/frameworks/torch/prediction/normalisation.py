@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from gradvitals.frameworks.torch.prediction.linear import plus
-from gradvitals.frameworks.torch.prediction.operation import Operation, rule
+from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
 from gradvitals.maths.alignment import alike, gathered_to, spread_to
-from gradvitals.maths.field import Axis, Field, Role, layout_of, shape_of
+from gradvitals.maths.field import Field, Role
 from gradvitals.maths.roles import with_role
 
 #: Of a relative variance of the channels' variances: with more, the mean of their inverse hardly exists.
 _MOST_SCATTER = 0.5
+#: Mean squares that differ by less than this share between places tell what was added to them under the root.
+_EVEN = 1e-3
 #: And of one that counts as none.
 _LEAST_SCATTER = 1e-6
 
@@ -35,7 +38,7 @@ def _scale(operation: Operation, given: Any) -> tuple[float, float]:
     raise NotImplementedError("a scale that is no parameter")
 
 
-def _affine(operation: Operation, field: Field, weight: Any, bias: Any) -> tuple[Field, float]:
+def affine(operation: Operation, field: Field, weight: Any, bias: Any) -> tuple[Field, float]:
     """Apply a learned scale and shift; returns the factor on a gradient's square as well."""
     square, _ = _scale(operation, weight)
     made = field.scaled(square)
@@ -64,9 +67,9 @@ def _within(field: Field, dims: Sequence[int], *, centred: bool, epsilon: float)
     own = 1 / n if centred else 0.0
     variance = np.maximum((field.second - mean * mean) * (1 - own), 0.0)
     root = 1 / np.sqrt(variance + epsilon)
-    by_place = _by_place(field, root)
-    centre = np.multiply.outer(_by_place(field, mean), _by_place(field, mean))
-    kernel = (field.kernel - centre) * (1 - own) * np.multiply.outer(by_place, by_place)
+    inverse_root = by_place(field, root)
+    centre = np.multiply.outer(by_place(field, mean), by_place(field, mean))
+    kernel = (field.kernel - centre) * (1 - own) * np.multiply.outer(inverse_root, inverse_root)
     made = replace(
         field,
         mean=np.zeros_like(field.mean) if centred else field.mean * root,
@@ -79,7 +82,20 @@ def _within(field: Field, dims: Sequence[int], *, centred: bool, epsilon: float)
     return made.consistent(), root, own, n
 
 
-def _by_place(field: Field, array: Any) -> Any:
+def _scatter(field: Field, weights: Any) -> float:
+    """The variance over networks of log Σ w/v, with the mean squares v of the places: those that weigh most count."""
+    if field.has_pixels or weights.shape != field.second.shape or not weights.any():
+        return field.spread
+    n = field.second.size
+    w = weights.reshape(-1) / weights.sum()
+    root = np.sqrt(np.maximum(field.second.reshape(-1), 1e-300))
+    alike = (field.kernel.reshape(n, n) / np.multiply.outer(root, root)) ** 2 + field.shared_blur
+    agreement = float(w @ np.minimum(alike, 1.0) @ w)
+    return field.inherited + max(field.kurtosis - 1, 0.0) * agreement / max(field.units, 1)
+
+
+def by_place(field: Field, array: Any) -> Any:
+    """An array over places and pixels, averaged over the pixels."""
     pixels = tuple(at for at, axis in enumerate(field.mapped) if axis.role is Role.PIXEL)
     return array.mean(axis=pixels) if pixels else array
 
@@ -100,7 +116,7 @@ def _layer_norm(
         for at in range(len(before.layout[d])):
             before = with_role(before, d, at, Role.UNIT)
     made, root, _, n = _within(before, dims, centred=centred, epsilon=epsilon)
-    made, square = _affine(operation, made, weight, bias)
+    made, square = affine(operation, made, weight, bias)
     directions = 2.0 if centred else 1.0
     # E[1/v] exceeds 1/E[v] where v varies: from place to place (over n units), and over weights for all at once.
     inverse = math.exp(before.inherited + max(before.kurtosis - 1, 0.0) / n)
@@ -108,14 +124,14 @@ def _layer_norm(
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, before.layout)
         kept = max(1 - directions / n, 0.0) * inverse
-        by_place = _by_place(before, root)
+        inverse_root = by_place(before, root)
         g, _ = alike(g, before)
         g = replace(
             g,
             mean=np.zeros_like(g.mean),
-            inherited=g.inherited + before.spread,
+            inherited=g.inherited + _scatter(before, g.second * root * root),
             second=g.second * square * kept * root * root,
-            kernel=g.kernel * square * kept * np.multiply.outer(by_place, by_place),
+            kernel=g.kernel * square * kept * np.multiply.outer(inverse_root, inverse_root),
         )
         return [gathered_to(g, x.field.layout)]
 
@@ -145,6 +161,19 @@ def _rms_norm(operation: Operation) -> None:
     epsilon = operation.argument(3, "eps")
     dims = list(range(rank - len(shape), rank))
     _layer_norm(operation, x, dims, weight, None, 1.2e-7 if epsilon is None else float(epsilon), centred=False)
+
+
+def by_hand(operation: Operation, x: Node, root: Node) -> None:
+    """A signal times the inverse root of its own mean square, as models spell RMS norm."""
+    dims = [
+        d
+        for d, (own, rest) in enumerate(zip(x.field.layout, root.field.layout, strict=True))
+        if own and not rest and all(axis.role is Role.UNIT for axis in own)
+    ]
+    divided = float(np.mean(root.field.mean)) ** -2
+    epsilon = max(divided - x.field.mean_square, 0.0) if divided > 0 else 0.0
+    spread = np.ptp(x.field.second) > _EVEN * x.field.mean_square
+    _layer_norm(operation, x, dims, None, None, 0.0 if spread else epsilon, centred=False)
 
 
 # ---- over the batch ----
@@ -210,30 +239,47 @@ def _fixed(operation: Operation, x: Node, weight: Any, bias: Any, running: Any, 
 
 
 def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: float) -> None:
-    before = x.field
-    field = _channels_as_units(before)
+    field = channels_as_units(x.field)
+    normal, inverse = _normal_over_batch(field, epsilon)
+    made, square = affine(operation, normal, weight, bias)
+
+    def back(gradient: Field, before: Field, field: Field, normal: Field, inverse: float) -> Sequence[Field]:
+        g, x_hat = alike(gathered_to(gradient, field.layout), normal)
+        g_row, g_total = _means(g)
+        kernel, second = _centred(g, g_row, g_total)
+        kernel, second = _without_signal(replace(g, kernel=kernel, second=second), x_hat)
+        factor = square * inverse
+        g = replace(g, second=np.maximum(second, 0.0) * factor, kernel=kernel * factor, mean=np.zeros_like(g.mean))
+        channels = channels_as_units(before).layout[1]
+        g = g.consistent().with_layout((g.layout[0], channels, *g.layout[2:]))
+        return [gathered_to(g, before.layout)]
+
+    node = operation.emit(made)
+    joined = x.tags.get("joined")
+    parts: tuple[Node, ...] = joined if isinstance(joined, tuple) else ()
+    whole = Step(node, (x,), lambda g: back(g, x.field, field, normal, inverse), shown=bool(parts), name=operation.name)
+    operation.trace.steps.append(whole)
+    for part in parts:  # channels of different sizes, each divided by its own
+        own = channels_as_units(part.field)
+        own = own.with_layout((own.layout[0], field.layout[1], *own.layout[2:]))
+        step = functools.partial(back, before=part.field, field=own)
+        found = _normal_over_batch(own, epsilon)
+        operation.trace.steps.append(
+            Step(node, (part,), functools.partial(step, normal=found[0], inverse=found[1]), name=operation.name)
+        )
+
+
+def _normal_over_batch(field: Field, epsilon: float) -> tuple[Field, float]:
+    """A signal less its batch mean, over its deviation; and E[1/(v + ε)] over channels."""
     row, total = _means(field)
     centred_kernel, centred_second = _centred(field, row, total)
     variance = max(float(centred_second.mean()), 0.0)
     centred = replace(field, mean=np.zeros_like(field.mean), second=centred_second, kernel=centred_kernel)
     scatter = max(field.kurtosis - 1, 0.0) * centred.agreement()
     share, inverse = _over_channels(variance, scatter, epsilon)
-    normal = replace(
-        centred.scaled(share / max(variance, 1e-300)), inherited=field.spread * (1 - share) ** 2, kurtosis=1.0, own=None
-    ).consistent()
-    made, square = _affine(operation, normal, weight, bias)
-
-    def pullback(gradient: Field) -> Sequence[Field]:
-        g = gathered_to(gradient, field.layout)
-        g, x_hat = alike(g, normal)
-        g_row, g_total = _means(g)
-        kernel, second = _centred(g, g_row, g_total)
-        kernel, second = _without_signal(replace(g, kernel=kernel, second=second), x_hat)
-        factor = square * inverse
-        g = replace(g, second=np.maximum(second, 0.0) * factor, kernel=kernel * factor, mean=np.zeros_like(g.mean))
-        return [gathered_to(g.consistent(), before.layout)]
-
-    operation.emit(made, [x], pullback)
+    normal = centred.scaled(share / max(variance, 1e-300))
+    inherited = field.spread * (1 - share) ** 2
+    return replace(normal, inherited=inherited, kurtosis=1.0, own=None).consistent(), inverse
 
 
 def _over_channels(variance: float, scatter: float, epsilon: float) -> tuple[float, float]:
@@ -246,7 +292,8 @@ def _over_channels(variance: float, scatter: float, epsilon: float) -> tuple[flo
     return float((weights * v / (v + epsilon)).sum()), float((weights / (v + epsilon)).sum())
 
 
-def _channels_as_units(field: Field) -> Field:
+def channels_as_units(field: Field) -> Field:
+    """A field whose second dimension holds units only."""
     for at in range(len(field.layout[1]) if len(field.layout) > 1 else 0):
         field = with_role(field, 1, at, Role.UNIT)
     return field
@@ -271,9 +318,9 @@ def _centred(field: Field, row: Any, total: float) -> tuple[Any, Any]:
     n = len(row)
     shape = field.kernel.shape
     kernel = (field.kernel.reshape(n, n) - row[:, None] - row[None, :] + total).reshape(shape)
-    by_place = row.reshape(shape[: field.places])
-    mapped = iter(by_place.shape)
-    spread = by_place.reshape([next(mapped) if axis.role is Role.PLACE else 1 for axis in field.mapped])
+    rows = row.reshape(shape[: field.places])
+    mapped = iter(rows.shape)
+    spread = rows.reshape([next(mapped) if axis.role is Role.PLACE else 1 for axis in field.mapped])
     second = field.second - 2 * spread * field.rows + total
     return kernel, np.maximum(second, 0.0)
 
@@ -291,81 +338,10 @@ def _without_signal(gradient: Field, normal: Field) -> tuple[Any, Any]:
     row = inside / places + (1 - 1 / places) * (product.sum(axis=1) - own) / max(n - 1, 1)
     total = float(row.mean())
     kernel = g + c * (total - row[:, None] - row[None, :])
-    by_place = (total - 2 * row).reshape(gradient.kernel.shape[: gradient.places])
-    mapped = iter(by_place.shape)
-    spread = by_place.reshape([next(mapped) if axis.role is Role.PLACE else 1 for axis in gradient.mapped])
+    rows = (total - 2 * row).reshape(gradient.kernel.shape[: gradient.places])
+    mapped = iter(rows.shape)
+    spread = rows.reshape([next(mapped) if axis.role is Role.PLACE else 1 for axis in gradient.mapped])
     return kernel.reshape(gradient.kernel.shape), gradient.second + normal.second * spread
 
 
-# ---- over groups ----
-
-
-@rule("native_group_norm", "group_norm")
-def _group_norm(operation: Operation) -> None:
-    shape = operation.args[0].shape
-    x = operation.node(operation.args[0])
-    if operation.name == "aten::native_group_norm":
-        weight, bias, groups, epsilon = operation.args[1], operation.args[2], operation.args[6], operation.args[7]
-    else:
-        groups, weight, bias = operation.args[1], operation.argument(2, "weight"), operation.argument(3, "bias")
-        epsilon = operation.argument(4, "eps", 1e-5)
-    _grouped(operation, x, weight, bias, int(shape[1]) // int(groups), float(epsilon))
-
-
-def _grouped(operation: Operation, x: Node, weight: Any, bias: Any, units: int, epsilon: float) -> None:
-    """Normalise each sample over some channels and all its positions, which here all become pixels."""
-    before = x.field
-    field = _channels_as_units(before)
-    for d in range(2, len(field.layout)):
-        for at in range(len(field.layout[d])):
-            field = with_role(field, d, at, Role.PIXEL)
-    pixels = math.prod(axis.size for axis in field.axes if axis.role is Role.PIXEL)
-    n = field.kernel.shape[0] if field.places else 1
-    flat = field.kernel.reshape(n, n)
-    own = np.diagonal(flat)
-    second = field.place_second().reshape(-1)
-    mean = _by_place(field, field.mean).reshape(-1)
-    average = (second / pixels + (1 - 1 / pixels) * own) / units + (1 - 1 / units) * mean**2
-    variance = np.maximum(second - average, 0.0)
-    root = 1 / np.sqrt(variance + epsilon)
-    cross = flat / units + (1 - 1 / units) * np.multiply.outer(mean, mean)
-    kernel = (flat - cross) * np.multiply.outer(root, root)
-    np.fill_diagonal(kernel, (own - average) * root**2)
-    mapped_shape = [n if axis.role is Role.PLACE else 1 for axis in field.mapped]
-    spread = average.reshape(mapped_shape)
-    by = root.reshape(mapped_shape)
-    normal = replace(
-        field,
-        mean=(field.mean - mean.reshape(mapped_shape)) * by,
-        second=np.maximum(field.second - spread, 0.0) * by**2,
-        kernel=kernel.reshape(field.kernel.shape),
-        inherited=0.0,
-        kurtosis=1.0,
-        own=None,
-    )
-    made, square = _affine(operation, normal, weight, bias)
-    entries = units * pixels
-
-    def pullback(gradient: Field) -> Sequence[Field]:
-        g = gathered_to(gradient, field.layout)
-        g, _ = alike(g, field)
-        k = g.kernel.reshape(n, n)
-        g_second = g.place_second().reshape(-1)
-        g_own = np.diagonal(k)
-        g_average = (g_second / pixels + (1 - 1 / pixels) * g_own) / units
-        along = g_second / entries
-        new = np.array(k) * np.multiply.outer(root, root) * square
-        np.fill_diagonal(new, (g_own - g_average) * root**2 * square)
-        taken = (g_average + along).reshape(mapped_shape)
-        back = replace(
-            g,
-            second=np.maximum(g.second - taken, 0.0) * by**2 * square,
-            kernel=new.reshape(g.kernel.shape),
-            mean=np.zeros_like(g.mean),
-        )
-        return [gathered_to(back, before.layout)]
-
-    operation.emit(spread_to(made, made.layout), [x], pullback)
-
-
-__all__ = ["Axis", "layout_of", "shape_of"]
+__all__ = ["affine", "by_hand", "by_place", "channels_as_units"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -163,11 +164,14 @@ def _maximum(operation: Operation) -> None:
         made = replace(made, kernel=_between(before, made, top, common))
     made = _settled(made.consistent())
     share = math.prod(windows.outputs) / math.prod(windows.inputs)
+    twice = _shared_maxima(windows)
 
     def back(gradient: Field, factor: float) -> Field:
         g = _as_spatial(gathered_to(gradient, made.layout), before)
         axes = [g.array_axis(d, 0) for d in range(2, len(g.layout))]
         spread = windows.reversed().summed_map(g.second, [m for m, _ in axes]) * factor / seen
+        shared = float(_own(g).mean()) if g.has_pixels else g.pair_means()[1]
+        spread = spread + max(shared, 0.0) * factor * share * twice
         if g.has_pixels:
             kernel = g.kernel * factor * share**2
         else:
@@ -216,6 +220,22 @@ def increases(node: Node) -> bool:
     with torch.no_grad():
         values = node.root_function(grid)
     return bool((values.diff() >= -1e-12 * scale).all())
+
+
+def _shared_maxima(windows: Windows) -> float:
+    """How many other windows have the same entry as their largest: of two, where the largest of both lies in both."""
+    reach: list[list[tuple[int, int]]] = []
+    for table in windows.tables:
+        taps, outputs = table.shape
+        middle = table[taps // 2]
+        step = int(middle[outputs // 2] - middle[outputs // 2 - 1]) if outputs > 1 else taps
+        reach.append([(n, taps - abs(n) * step) for n in range(1 - taps, taps) if abs(n) * max(step, 1) < taps])
+    found = 0.0
+    for offsets in itertools.product(*reach):
+        both = math.prod(overlap for _, overlap in offsets)
+        if any(n for n, _ in offsets):
+            found += both / (2 * windows.taps - both)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

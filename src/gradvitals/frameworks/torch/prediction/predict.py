@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -183,8 +184,14 @@ def _without_values(kind: str) -> Any:
         if kind == "fake":
             from torch._subclasses.fake_tensor import FakeTensorMode
 
-            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                yield fake.from_tensor, Shapes(fake)
+            log = logging.getLogger("torch._subclasses.fake_tensor")
+            level = log.level
+            log.setLevel(logging.CRITICAL)  # where an operation has no fake form, real tensors are tried next
+            try:
+                with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+                    yield fake.from_tensor, Shapes(fake)
+            finally:
+                log.setLevel(level)
         elif kind == "meta":
             yield lambda tensor: tensor.to("meta"), Shapes(None)
         else:

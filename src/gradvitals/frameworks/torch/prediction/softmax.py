@@ -26,6 +26,10 @@ _MOST_TERMS, _NEGLIGIBLE = 16, 1e-4
 _LARGEST = 6.0
 
 
+#: Rows of which less than this is left beside single keys see one key.
+_ONE_KEY = 1e-6
+
+
 def bias_by_batch(bias: Any, shape: tuple[int, ...], batch: int, rows: int, columns: int) -> Any:
     """A bias as (B, T, S), the mean over heads; zeros where there is none."""
     if bias is None:
@@ -146,7 +150,7 @@ class Parts:
         b, t = np.arange(made.shape[0])[:, None], np.arange(made.shape[1])[None, :]
         diagonal = np.einsum("bibi->bi", value)
         single = np.einsum("bti,bi->bt", own, diagonal)
-        rest = (made[b, t, b, t] - single) / np.maximum(1 - own.sum(axis=2), 1e-12)
+        rest = np.maximum(made[b, t, b, t] - single, 0.0) / np.maximum(1 - own.sum(axis=2), _ONE_KEY)
         made[b, t, b, t] += np.einsum("bti,bi->bt", change, diagonal) - change.sum(axis=2) * rest
         return made
 
@@ -155,9 +159,9 @@ class Parts:
         b = np.arange(len(self.weights))
         own_q = np.einsum("btt->bt", self.query[b, b])
         own_k = np.einsum("bss->bs", self.key[b, b])
-        cov = self.factor * own_q[:, :, None] * own_k[:, None, :] + self.extra
-        total = np.einsum("btt->bt", self.total[b, b])[:, :, None]
-        return np.minimum(self.weights**2 * np.exp(cov) / np.maximum(total, 1e-300), self.weights)
+        squares = self.weights**2 * np.exp(self.factor * own_q[:, :, None] * own_k[:, None, :])
+        total = np.einsum("btt->bt", self.total[b, b]) + squares.sum(axis=2) * math.expm1(self.extra)
+        return np.minimum(squares * math.exp(self.extra) / np.maximum(total[:, :, None], 1e-300), self.weights)
 
     def sharper(self, own: Any) -> Any:
         """What first order gets wrong in E[a²], (B, T, S): a softmax of strong scores is less sharp than that."""

@@ -156,7 +156,7 @@ class Node:
     @property
     def lasting_tags(self) -> dict[str, object]:
         """What stays true of a function of it, or of its entries in another order."""
-        return {name: value for name, value in self.tags.items() if name != "terms"}
+        return {name: value for name, value in self.tags.items() if name not in {"terms", "joined"}}
 
     def replaced(self, new: Field) -> Node:
         """The same history with other moments (a layout that changed)."""
