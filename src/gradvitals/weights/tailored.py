@@ -57,8 +57,8 @@ def _point(place: Place) -> tuple[WorkingPoint | None, bool]:
 def _bends(place: Place) -> bool:
     """Whether it has to mix positions. Averaged over them, what pairs make of the image would say little about it.
 
-    Measured (digits, 50 convolutions, average pool, 200 Adam steps): 95.5 % for ReLU with the first four shifted and the
-    others in pairs, 98.2 % for tanh, which needs no pairs.
+    Measured (digits, 50 convolutions, average pool, 200 Adam steps): 95.5 % for ReLU with the first four shifted and
+    the others in pairs, 98.2 % for tanh, which needs no pairs.
     """
     return is_convolution(place.weight) and not place.chain.mixed
 
