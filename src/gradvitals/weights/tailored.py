@@ -45,10 +45,10 @@ def _point(place: Place) -> tuple[WorkingPoint | None, bool]:
     near, depth = place.near, place.chain.depth
     if near.after is None or not near.feeds or near.branches > 1:
         return None, False
-    mirrored = mirrored_point(near.after, depth) if place.chain.mirror.units else None
+    mirrored = mirrored_point(near.after) if place.chain.mirror.units else None
     if mirrored is not None:
         return mirrored, True
-    in_pairs = mirrored_point(near.after, depth) if _bends(place) else None
+    in_pairs = mirrored_point(near.after) if _bends(place) else None
     if in_pairs is not None and _has_bias(place):
         return shifted_point(near.after, in_pairs.alpha, place.chain.mixing), False
     return working_point(near.after, depth, shifted=_has_bias(place)), False
@@ -68,7 +68,7 @@ def _point_before(place: Place) -> tuple[WorkingPoint | None, bool]:
     before, depth = place.near.before, place.chain.depth_before
     if before is None:
         return None, False
-    mirrored = mirrored_point(before, depth) if place.chain.mirror.inputs else None
+    mirrored = mirrored_point(before) if place.chain.mirror.inputs else None
     if mirrored is not None:
         return mirrored, True
     return working_point(before, depth), False

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import nn
 
-from gradvitals.frameworks.torch.orthogonal import orthogonal, truncated_normal
+from gradvitals.frameworks.torch.orthogonal import balanced, orthogonal, truncated_normal
 from gradvitals.frameworks.weights import Fill, Layout
 
 
@@ -87,11 +87,9 @@ def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | No
     shift: torch.Tensor | None = None
     if (item.centre or item.shift) and len(biases) == 1:
         shift = item.shift - item.centre * drawn.sum(dim=2).flatten() / weight.layout.overlap
-    elif item.centre and drawn.shape[2] > 1:
+    elif item.centre or item.balanced:
         # without a bias, rows that sum to zero don't see the mean
-        size = drawn.square().mean().sqrt()
-        drawn = drawn - drawn.mean(dim=2, keepdim=True)
-        drawn *= size / drawn.square().mean().sqrt()
+        drawn = balanced(drawn, 1 if weight.layout.transposed else math.prod(target.shape[2:]))
     if padding is not None:
         drawn[0, padding] = 0
     target.copy_(from_matrices(drawn, target.shape, weight.layout))
