@@ -141,6 +141,8 @@ class Fill:
     shift : float
         Mean that the layer's outputs should have, which its bias gives them.
     mirror : Mirror
+    balanced : bool
+        Every unit's weights sum to zero, at each position of a kernel: inputs of equal mean cancel, also at borders.
 
     """
 
@@ -150,6 +152,7 @@ class Fill:
     centre: float = 0.0
     shift: float = 0.0
     mirror: Mirror = UNMIRRORED
+    balanced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,8 +95,9 @@ class Recipe:
             return None
         if self.goal is None:
             return Fill(self.weight, self.draw, self.std or 0.0, self.centre, self.shift, self.mirror)
-        rows = 1.0 if self.bias == "rows" else 0.0
-        return Fill(self.weight, self.draw, 1.0 / math.sqrt(fan_in(self.weight)), rows, 0.0, self.mirror)
+        is_mixing = self.draw == "orthogonal" and self.centre != 0 and is_convolution(self.weight)
+        std = 1.0 / math.sqrt(fan_in(self.weight))
+        return Fill(self.weight, self.draw, std, mirror=self.mirror, balanced=is_mixing or self.bias == "rows")
 
 
 def plain(place: Place, scheme: str, reason: str, gain: float = 1.0) -> Recipe:

@@ -45,10 +45,10 @@ def _point(place: Place) -> tuple[WorkingPoint | None, bool]:
     near, depth = place.near, place.chain.depth
     if near.after is None or not near.feeds or near.branches > 1:
         return None, False
-    mirrored = mirrored_point(near.after, depth) if place.chain.mirror.units else None
+    mirrored = mirrored_point(near.after) if place.chain.mirror.units else None
     if mirrored is not None:
         return mirrored, True
-    in_pairs = mirrored_point(near.after, depth) if _bends(place) else None
+    in_pairs = mirrored_point(near.after) if _bends(place) else None
     if in_pairs is not None and _has_bias(place):
         return shifted_point(near.after, in_pairs.alpha, place.chain.mixing), False
     return working_point(near.after, depth, shifted=_has_bias(place)), False
@@ -57,8 +57,8 @@ def _point(place: Place) -> tuple[WorkingPoint | None, bool]:
 def _bends(place: Place) -> bool:
     """Whether it has to mix positions. Averaged over them, what pairs make of the image would say little about it.
 
-    Measured (digits, 50 convolutions, average pool, 200 Adam steps): 95.5 % for ReLU with the first four shifted and the
-    others in pairs, 98.2 % for tanh, which needs no pairs.
+    Measured (digits, 50 convolutions, average pool, 200 Adam steps): 95.5 % for ReLU with the first four shifted and
+    the others in pairs, 98.2 % for tanh, which needs no pairs.
     """
     return is_convolution(place.weight) and not place.chain.mixed
 
@@ -68,7 +68,7 @@ def _point_before(place: Place) -> tuple[WorkingPoint | None, bool]:
     before, depth = place.near.before, place.chain.depth_before
     if before is None:
         return None, False
-    mirrored = mirrored_point(before, depth) if place.chain.mirror.inputs else None
+    mirrored = mirrored_point(before) if place.chain.mirror.inputs else None
     if mirrored is not None:
         return mirrored, True
     return working_point(before, depth), False

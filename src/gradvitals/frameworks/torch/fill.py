@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gradvitals.frameworks.torch.draws import INDEPENDENT, generator_for, independent
-from gradvitals.frameworks.torch.orthogonal import orthogonal, truncated_normal
+from gradvitals.frameworks.torch.orthogonal import balanced, orthogonal, truncated_normal
 from gradvitals.frameworks.torch.shards import is_sharded, own_part, own_values, write
 from gradvitals.frameworks.weights import Fill, Layout
 
@@ -82,7 +82,8 @@ def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | No
     weight = item.weight
     target = parameters[weight.path]
     biases = [parameters[path] for path in weight.biases]
-    if is_sharded(target) and item.draw in INDEPENDENT and not item.centre and padding is None and not item.shift:
+    is_plain = item.draw in INDEPENDENT and not (item.centre or item.shift or item.balanced) and padding is None
+    if is_sharded(target) and is_plain:
         part = own_part(target)
         own_values(target).copy_(
             independent(item.draw, weight.path, seed, part, target.shape, _dtype(target)) * item.std
@@ -94,11 +95,9 @@ def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | No
     shift: torch.Tensor | None = None
     if (item.centre or item.shift) and len(biases) == 1:
         shift = item.shift - item.centre * drawn.sum(dim=2).flatten() / weight.layout.overlap
-    elif item.centre and drawn.shape[2] > 1:
+    elif item.centre or item.balanced:
         # without a bias, rows that sum to zero don't see the mean
-        size = drawn.square().mean().sqrt()
-        drawn = drawn - drawn.mean(dim=2, keepdim=True)
-        drawn *= size / drawn.square().mean().sqrt()
+        drawn = balanced(drawn, 1 if weight.layout.transposed else math.prod(target.shape[2:]))
     if padding is not None:
         drawn[0, padding] = 0
     write(target, from_matrices(drawn, target.shape, weight.layout))

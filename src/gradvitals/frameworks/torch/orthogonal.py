@@ -64,6 +64,19 @@ def truncated_normal(shape: tuple[int, ...], generator: torch.Generator, dtype: 
     return drawn.clamp_(-TRUNCATION, TRUNCATION) / truncated_deviation(TRUNCATION)
 
 
+def balanced(drawn: torch.Tensor, size: int) -> torch.Tensor:
+    """Matrices (blocks, units, inputs · size) whose rows sum to zero at each of ``size`` positions, of the same RMS.
+
+    With one input there is nothing to balance but the positions.
+    """
+    blocks, units, columns = drawn.shape
+    if columns == 1:
+        return drawn
+    split = drawn.reshape(blocks, units, columns // size, size)
+    centred = split - split.mean(dim=2 if columns > size else (2, 3), keepdim=True)
+    return (centred * (drawn.square().mean() / centred.square().mean()).sqrt()).reshape(drawn.shape)
+
+
 def _one(noise: torch.Tensor) -> torch.Tensor:
     """An orthogonal matrix from Gaussian noise, uniform over all of them (Mezzadri, 2007, section 5)."""
     tall = noise if noise.shape[0] >= noise.shape[1] else noise.T

@@ -1,0 +1,247 @@
+"""What each method does to whole networks, and that it is undone when anything fails."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gradvitals.vocabulary import UsageError
+from gradvitals.weights import init_, plan_init, variance
+
+X = torch.randn(128, 32, generator=torch.Generator().manual_seed(2))
+IMAGES = torch.randn(16, 3, 6, 6, generator=torch.Generator().manual_seed(3))
+
+
+def deep(activation, depth=24, width=32, *, bias=True):
+    layers = [layer for _ in range(depth - 1) for layer in (nn.Linear(width, width, bias=bias), activation())]
+    return nn.Sequential(*layers, nn.Linear(width, 10, bias=bias))
+
+
+def convolutions(activation, depth=12, channels=8, *, pooled=False):
+    layers = [nn.Conv2d(3, channels, 3, padding=1), activation()]
+    layers += [layer for _ in range(depth - 2) for layer in (nn.Conv2d(channels, channels, 3, padding=1), activation())]
+    if pooled:
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * 36, 5))
+
+
+def spreads(model, x):
+    """Largest over smallest standard deviation over the hidden layers, forwards and backwards: by hand, with hooks."""
+    outputs = []
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][:-1]
+    handles = [layer.register_forward_hook(lambda _m, _i, output: outputs.append(output)) for layer in layers]
+    torch.manual_seed(0)
+    y = model(x)
+    gradients = torch.autograd.grad(y, outputs, torch.randn_like(y))
+    for handle in handles:
+        handle.remove()
+    return [max(s) / min(s) for s in ([t.std().item() for t in tensors] for tensors in (outputs, gradients))]
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.Sigmoid, nn.ELU, nn.LeakyReLU, nn.Softplus]
+)
+def test_auto_keeps_signal_and_gradient_level_over_a_plain_network(activation):
+    model = deep(activation)
+    report = init_(model, X)
+    assert report.settings["method"] == "tailored"
+    forward, backward = spreads(model, X)
+    assert forward <= 1.05
+    assert backward <= 2.5
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid])
+@pytest.mark.parametrize("pooled", [False, True], ids=["flatten", "average pool"])
+def test_auto_keeps_signal_and_gradient_level_over_convolutions(activation, pooled):
+    model = convolutions(activation, pooled=pooled)
+    init_(model, IMAGES)
+    forward, backward = spreads(model, IMAGES)
+    assert forward <= 1.05
+    assert backward <= 2.5
+
+
+def test_the_plan_says_what_is_done():
+    model = deep(nn.Sigmoid, depth=8)
+    planned = plan_init(model, X).table("plan")
+    done = init_(model, X).table("plan")
+    assert planned == done
+
+
+def test_rectifiers_get_units_in_pairs_of_opposite_sign():
+    model = deep(nn.ReLU, depth=8)
+    report = init_(model, X)
+    assert report.table("plan").column("reason") == ("mirrored",) * 7 + ("head",)
+    middle = model[4].weight.detach()
+    assert torch.equal(middle[:16], -middle[16:])
+    assert torch.equal(middle[:, :16], -middle[:, 16:])
+
+
+def test_an_odd_width_is_shifted_instead():
+    report = init_(deep(nn.ReLU, depth=8, width=33), torch.randn(64, 33))
+    assert set(report.table("plan").column("reason")) == {"tailored", "head"}
+
+
+def test_kernels_mix_until_the_image_is_seen_where_positions_are_averaged():
+    flat, pooled = (
+        plan_init(convolutions(nn.ReLU, pooled=pooled), IMAGES).table("plan").column("scheme")
+        for pooled in (False, True)
+    )
+    assert flat[:-1] == ("delta_orthogonal",) * 11
+    assert pooled[:-1] == ("orthogonal",) * 3 + ("delta_orthogonal",) * 8  # a 7 x 7 field sees a 6 x 6 image
+
+
+def test_without_a_bias_the_rows_sum_to_zero():
+    model = deep(nn.Sigmoid, depth=6, width=33, bias=False)
+    init_(model, torch.randn(64, 33))
+    assert model[4].weight.detach().sum(1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
+def test_calibrated_outputs_have_the_planned_spread(activation):
+    model = deep(activation, depth=10)
+    report = init_(model, X, method="calibrated")
+    rows = {row["path"]: row for row in report.table("after").records()}
+    for row in report.table("plan").records():
+        seen = rows[row["path"].removesuffix(".weight")]
+        assert seen["forward_rms"] == pytest.approx(row["output_std"], rel=1e-4)
+
+
+def test_critical_sigmoids_get_gain_four_and_lose_their_mean():
+    model = deep(nn.Sigmoid, depth=6)
+    rows = plan_init(model, X, method="critical").table("plan").records()
+    assert rows[2]["std_after"] == pytest.approx(4 / math.sqrt(32))
+    assert rows[2]["bias"] == "centred"
+    init_(model, X, method="critical")
+    weight = model[4].weight.detach()
+    assert torch.allclose(weight @ weight.T, 16 * torch.eye(32), atol=1e-3)
+
+
+class Residual(nn.Module):
+    def __init__(self, *, normalised=False, blocks=9):
+        super().__init__()
+        self.stem, self.head = nn.Linear(32, 32), nn.Linear(32, 4)
+        end = nn.LayerNorm if normalised else nn.Identity
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), end(32)) for _ in range(blocks)
+        )
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+
+
+def test_residual_networks_without_normalisation_get_small_branches():
+    model = Residual()
+    report = init_(model, X)
+    assert (report.settings["method"], report.settings["why"]) == ("scaled-residual", "residual-unnormalised")
+    sizes = [row["forward_rms"] for row in report.table("after").records() if row["path"] in {"stem", "head"}]
+    assert sizes[1] < 3 * sizes[0]
+
+
+def test_normalised_branches_start_small_when_asked_to():
+    model = Residual(normalised=True)
+    init_(model, X, method="scaled-residual")
+    assert torch.allclose(model.blocks[0][3].weight, torch.full((32,), 1 / 3))
+    init_(model, X, method="analytic")
+    assert torch.equal(model.blocks[0][3].weight, torch.ones(32))
+
+
+def test_normalised_networks_are_analytic():
+    layers = [layer for _ in range(10) for layer in (nn.Linear(32, 32), nn.LayerNorm(32), nn.ReLU())]
+    report = plan_init(nn.Sequential(*layers), X)
+    assert (report.settings["method"], report.settings["why"]) == ("analytic", "held-by-normalisation")
+
+
+class Bent(nn.Module):
+    def forward(self, x):
+        return x * torch.sigmoid(2 * x)
+
+
+def test_an_activation_of_the_users_own_is_known_by_what_it_does():
+    model = deep(Bent, depth=8)
+    report = init_(model, X)
+    assert set(report.table("plan").column("activation")) == {"Bent", ""}
+    assert report.settings["method"] == "tailored"
+    assert spreads(model, X)[0] <= 1.05
+
+
+def test_modules_marked_as_initialised_stay_unless_they_are_named():
+    model = deep(nn.ReLU, depth=4)
+    model[2]._is_hf_initialized = True
+    before = model[2].weight.detach().clone()
+    report = init_(model, X)
+    assert {row["path"]: row["reason"] for row in report.table("plan").records()}["2.weight"] == "marked"
+    assert torch.equal(model[2].weight, before)
+    init_(model, X, only="*")
+    assert not torch.equal(model[2].weight, before)
+
+
+class RaisesLater(nn.Module):
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+
+    def forward(self, x):
+        self.calls.append(1)
+        if len(self.calls) == 2:
+            raise KeyboardInterrupt
+        return x
+
+
+def test_an_interrupt_while_fitting_leaves_the_weights_as_they_were():
+    calls = []
+    model = nn.Sequential(*deep(nn.Tanh, depth=6), RaisesLater(calls))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    with pytest.raises(KeyboardInterrupt):
+        init_(model, X)
+    assert len(calls) == 2
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    assert all(not module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_cost_is_five_passes():
+    cost = init_(deep(nn.ReLU), X).cost
+    assert (cost["forwards"], cost["backwards"]) == (3, 2)
+
+
+def test_the_balance_table_shows_what_theory_expects():
+    rows = init_(deep(nn.Tanh), X).table("balance").records()
+    assert len(rows) == 23
+    for row in rows[:-1]:
+        assert row["variance_ratio_after"] == pytest.approx(row["variance_ratio_expected"], rel=0.1)
+        assert row["gradient_ratio_after"] == pytest.approx(row["gradient_ratio_expected"], rel=0.25)
+
+
+def test_the_learning_rate_falls_with_depth_and_a_deep_network_is_warned_of_the_usual_one():
+    shallow, deeper = (init_(deep(nn.ReLU, depth=depth, width=64), torch.randn(64, 64)) for depth in (5, 60))
+    assert 8 < shallow.settings["learning_rate"] / deeper.settings["learning_rate"] < 25
+    odd = init_(deep(nn.ReLU, depth=80, width=65), torch.randn(64, 65))
+    assert "W306" in {finding.code for finding in odd.findings}
+    assert "W306" not in {finding.code for finding in shallow.findings}
+
+
+def test_truncated_numbers_have_the_variance_that_was_asked_for():
+    model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 4))
+    init_(model, method="truncated_normal")
+    weight = model[0].weight.detach()
+    assert weight.std().item() == pytest.approx(1 / 16, rel=0.02)
+    assert weight.abs().max().item() <= 2 / 16 / 0.8796 + 1e-6
+
+
+@pytest.mark.parametrize("activation", ["gelu", nn.GELU(), torch.nn.functional.gelu])
+def test_the_variance_takes_any_activation(activation):
+    assert variance("he", 100, 50, activation) == pytest.approx(0.0235164, rel=1e-4)
+
+
+def test_the_variance_is_for_numpy_users_too():
+    assert variance("he", 100, 50, lambda x: np.maximum(x, 0)) == pytest.approx(0.02, rel=1e-6)
+    with pytest.raises(UsageError, match="did you mean 'xavier'"):
+        variance("xavir", 3)
+    with pytest.raises(UsageError, match="fans are positive"):
+        variance("he", 0)
