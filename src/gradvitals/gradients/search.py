@@ -302,7 +302,8 @@ class Search:
                 wrong = any(verdicts.values())
                 if wrong and (len(company.reach) > 1 or len(rays) >= _OF_A_WRONG_ONE):
                     break
-                if not wrong and len(lines) in LOOKS and self._is_open(judged, company):
+                is_open = max(self._resolved(judged, company).values()) > self.sensitivity
+                if not wrong and len(lines) in LOOKS and is_open:
                     bounds = company.bounded(judged, self._reference)
                     if max(bounds.values()) <= self.sensitivity:
                         break
@@ -330,9 +331,6 @@ class Search:
             doubtful = line.suspect(material) and not verdicts.get(number, False)
             judged.append(line.widened(abs(line.missing)) if doubtful else line)
         return judged
-
-    def _is_open(self, lines: Sequence[Line], company: Company) -> bool:
-        return max(self._resolved(lines, company).values()) > self.sensitivity
 
     def _has_seen_enough(self, lines: Sequence[Line], company: Company) -> bool:
         worst = max(self._resolved(lines, company).values())

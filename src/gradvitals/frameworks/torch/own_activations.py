@@ -49,7 +49,8 @@ def _tabulated(phi: Activation) -> Activation:
 
     def value(x: Array) -> Array:
         outside = np.where(x > _TABLE[-1], (x - _TABLE[-1]) * slopes[-1], np.minimum(x - _TABLE[0], 0) * slopes[0])
-        return np.interp(x, _TABLE, values) + outside
+        found: Array = np.interp(x, _TABLE, values) + outside
+        return found
 
     return Activation(phi.name, value, lambda x: np.interp(x, _TABLE, slopes), phi.kinks)
 
