@@ -138,7 +138,8 @@ def init_(
     Returns
     -------
     Report
-        With the tables ``plan``, ``before``, ``after`` and ``balance`` (all but the first need inputs); findings are on the state after.
+        With the tables ``plan``, ``before``, ``after`` and ``balance`` (all but the first need inputs); findings
+        are on the state after.
 
     Raises
     ------
@@ -151,13 +152,13 @@ def init_(
     neither normalisations nor skip connections hold, ``"scaled-residual"`` for residual branches without a
     normalisation, ``"analytic"`` else.
 
-    - ``"analytic"``: the variance from the structure. Before a ReLU or LeakyReLU He, normal; before any other activation
-      orthogonal weights with that activation's own gain, computed by integration; behind a sigmoid or softplus the bias
-      takes the mean away. Before a normalisation, or where no activation follows, LeCun. At the end of a residual branch
-      that no normalisation follows, divided by √(number of branches).
+    - ``"analytic"``: the variance from the structure. Before a ReLU or LeakyReLU He, normal; before any other
+      activation orthogonal weights with that activation's own gain, computed by integration; behind a sigmoid or
+      softplus the bias takes the mean away. Before a normalisation, or where no activation follows, LeCun. At the end
+      of a residual branch that no normalisation follows, divided by √(number of branches).
     - ``"calibrated"``: the same, every output brought to its planned size on the batch, in one forward pass.
-    - ``"tailored"``: every activation at a working point at which the whole chain is as nonlinear as one moderate layer;
-      units in pairs of opposite sign before ReLU, GELU, SiLU and softplus. See docs/weights.md for the derivation.
+    - ``"tailored"``: every activation at a working point at which the whole chain is as nonlinear as one moderate
+      layer; units in pairs of opposite sign before ReLU, GELU, SiLU and softplus. docs/weights.md derives it.
     - ``"critical"``: orthogonal weights with gain 1/φ′(0); of convolutions in the middle of the kernel.
     - ``"scaled-residual"``: as ``"analytic"``; the weight of a normalisation that ends a branch starts small as well.
     - attention: Xavier, for query, key and value each. Recurrent layers: Xavier for the input weights, orthogonal
