@@ -90,6 +90,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "weights":  # a package with a function of its own, gradvitals.weights.variance
+        return importlib.import_module("gradvitals.weights")
     if name not in _HOME:
         raise AttributeError(f"module 'gradvitals' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -49,14 +49,15 @@ def plan_init(
         One batch: the model is run on it once to see which activation follows which layer. Without inputs the order of
         its modules is assumed, and ``settings["order"]`` says so.
     method : str
-        ``"auto"``, or a scheme for all layers as its paper gives it: ``"lecun"``, ``"xavier"``, ``"he"``,
-        ``"orthogonal"``. See :func:`init_`.
+        ``"auto"``, ``"analytic"``, ``"calibrated"``, ``"tailored"``, ``"critical"``, ``"scaled-residual"``; or a scheme
+        for all layers as its paper gives it: ``"lecun"``, ``"xavier"``, ``"he"``, ``"orthogonal"``,
+        ``"delta_orthogonal"``, ``"truncated_normal"``. See :func:`init_`.
     seed : int
         Of the numbers that would be drawn.
     only, skip : str or sequence of str
         Patterns (``"encoder.*"``) of the layers or parameters to fill, or to leave out.
     distribution : str
-        ``"normal"`` or ``"uniform"``, where the scheme leaves it open.
+        ``"normal"``, ``"uniform"`` or ``"truncated"`` (at two standard deviations), where the scheme leaves it open.
     kwargs : mapping, optional
         Keyword inputs of the model.
     loss : callable, optional
@@ -142,7 +143,8 @@ def init_(
     Returns
     -------
     Report
-        With the tables ``plan``, ``before`` and ``after`` (the last two need inputs); findings are on the state after.
+        With the tables ``plan``, ``before``, ``after`` and ``balance`` (all but the first need inputs); findings
+        are on the state after.
 
     Raises
     ------
@@ -151,28 +153,30 @@ def init_(
 
     Notes
     -----
-    ``"auto"`` chooses by what stands around a layer. The activation behind it says which variance its outputs should
-    have, the one before it how much arrives:
+    ``"auto"`` chooses for the whole network, and ``settings["why"]`` says so: ``"tailored"`` for a deep chain that
+    neither normalisations nor skip connections hold, ``"scaled-residual"`` for residual branches without a
+    normalisation, ``"analytic"`` else.
 
-    - before a ReLU or LeakyReLU: He, normal. Before any other activation: orthogonal weights with that activation's
-      own gain, computed by integration (GELU 1.53, SiLU 1.68); bounded ones work where they are still nearly linear
-      (tanh: gain 1.2).
-    - behind a sigmoid or softplus, whose mean isn't zero: the bias takes the mean away, b = −E[φ]·ΣW, and the gain
-      keeps the variance that is left (sigmoid: 4.8; at 1/φ′(0) = 4 only a very small signal keeps its size). Without a
-      bias, each row of the weights sums to zero.
-    - before a normalisation, or where no activation follows (a head): LeCun. At the end of a residual branch that no
-      normalisation follows: divided by √(number of branches).
+    - ``"analytic"``: the variance from the structure. Before a ReLU or LeakyReLU He, normal; before any other
+      activation orthogonal weights with that activation's own gain, computed by integration; behind a sigmoid or
+      softplus the bias takes the mean away. Before a normalisation, or where no activation follows, LeCun. At the end
+      of a residual branch that no normalisation follows, divided by √(number of branches).
+    - ``"calibrated"``: the same, every output brought to its planned size on the batch, in one forward pass.
+    - ``"tailored"``: every activation at a working point at which the whole chain is as nonlinear as one moderate
+      layer; units in pairs of opposite sign before ReLU, GELU, SiLU and softplus. docs/weights.md derives it.
+    - ``"critical"``: orthogonal weights with gain 1/φ′(0); of convolutions in the middle of the kernel.
+    - ``"scaled-residual"``: as ``"analytic"``; the weight of a normalisation that ends a branch starts small as well.
     - attention: Xavier, for query, key and value each. Recurrent layers: Xavier for the input weights, orthogonal
       hidden weights, gate by gate. Embeddings: N(0, 1), or LeCun where the head shares them; the padding row stays
       zero. Normalisations: weight 1, bias 0. All other biases 0.
 
-    A named method is the paper's scheme for layers and attention, without a gain of its own or centring.
-    A deep network starts well but is still deep: with Adam, learning rates around 1e-3 work for 20 layers, 3e-4 for 50.
+    A scheme is the paper's for layers and attention, without a gain of its own or centring.
+    ``settings["learning_rate"]`` is where to start Adam: deep networks start well but are still deep.
 
     References
     ----------
     LeCun et al. (1998), sections 4.4 and 4.6; Glorot and Bengio (2010); Saxe et al. (2014); He et al. (2015);
-    Pennington et al. (2017).
+    Pennington et al. (2017); Martens et al. (2021); Balduzzi et al. (2017).
 
     Examples
     --------

@@ -49,10 +49,9 @@ def _tabulated(phi: Activation) -> Activation:
 
     def value(x: Array) -> Array:
         outside = np.where(x > _TABLE[-1], (x - _TABLE[-1]) * slopes[-1], np.minimum(x - _TABLE[0], 0) * slopes[0])
-        found: Array = np.interp(x, _TABLE, values) + outside
-        return found
+        return np.asarray(np.interp(x, _TABLE, values) + outside, dtype=np.float64)
 
-    return Activation(phi.name, value, lambda x: np.interp(x, _TABLE, slopes), phi.kinks)
+    return Activation(phi.name, value, lambda x: np.asarray(np.interp(x, _TABLE, slopes)), phi.kinks)
 
 
 def _is_candidate(call: Call, calls: Sequence[Call]) -> bool:
