@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from gradvitals.frameworks.torch import layers
 from gradvitals.frameworks.torch.objective import output_tensors
-from gradvitals.frameworks.torch.prediction.trace import Trace
+from gradvitals.frameworks.torch.prediction.knowledge import Trace
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.objective import output_tensors, scalar
+from gradvitals.frameworks.torch.prediction.knowledge import Trace
 from gradvitals.frameworks.torch.prediction.measured import measured_as
-from gradvitals.frameworks.torch.prediction.trace import Trace
 from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import cut, gathered_to
 from gradvitals.maths.field import Axis, Field, Role, constant_field

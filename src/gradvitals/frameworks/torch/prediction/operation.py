@@ -15,7 +15,7 @@ from gradvitals.maths.alignment import spread_to
 from gradvitals.maths.field import Axis, Field, Role, constant_field
 
 if TYPE_CHECKING:
-    from gradvitals.frameworks.torch.prediction.trace import Trace
+    from gradvitals.frameworks.torch.prediction.knowledge import Trace
 
 #: Functions of one tensor and numbers, each of which has an in-place form.
 ELEMENTWISE = (

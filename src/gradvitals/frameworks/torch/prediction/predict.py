@@ -25,10 +25,11 @@ from gradvitals.frameworks.torch.objective import tensors_in
 from gradvitals.frameworks.torch.prediction import rules  # noqa: F401 - fills the table of rules
 from gradvitals.frameworks.torch.prediction.backward import sent_back
 from gradvitals.frameworks.torch.prediction.calls import Calls, Row
+from gradvitals.frameworks.torch.prediction.knowledge import Trace, Unmodelled
 from gradvitals.frameworks.torch.prediction.objective import gradients_at_outputs
 from gradvitals.frameworks.torch.prediction.parameter_gradients import parameter_gradients, said
 from gradvitals.frameworks.torch.prediction.shapes import Shapes
-from gradvitals.frameworks.torch.prediction.trace import Trace, Tracing, Unmodelled
+from gradvitals.frameworks.torch.prediction.trace import Tracing
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
 from gradvitals.frameworks.torch.prediction.weights import meta_weights
 from gradvitals.frameworks.torch.state import RandomState, preserved, seed_everything
