@@ -6,8 +6,9 @@ serve it best, and an output at a kink can be left out afterwards without asking
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +23,9 @@ _KINK_NOISE = 4.0
 #: as the steps do, those across a jump stay. Between lies this power (measured on functions with a passage of 1e-8);
 #: they must be well above noise.
 _LOOKED_BACK, _TOO_SLOW, _ABOVE_NOISE = 2, 0.55, 20.0
+#: Numbers of points that are held at a time: fresh memory for all points of a model with 10⁶ parameters took as long
+#: as evaluating it.
+_HELD = 2**21
 #: The bits of a float64 that hold its exponent.
 _EXPONENT = np.int64(0x7FF0_0000_0000_0000)
 
@@ -124,24 +128,37 @@ def side_by_side(base: Base, rays: Sequence[Ray]) -> tuple[Ray, Array]:
 
 
 def cast(problem: Problem, base: Base, directions: Sequence[Mapping[int, Array]], steps: Sequence[Array]) -> list[Ray]:
-    """Evaluate F at steps to both sides along directions that :func:`exact` made: all points in one call."""
-    points: list[Mapping[int, Array]] = [] if problem.evaluation.startswith("sequential") else [{}]
-    for direction, along in zip(directions, steps, strict=True):
-        ahead_of, behind_it = list[Mapping[int, Array]](), list[Mapping[int, Array]]()
-        for step in along:
-            moves = {at: float(step) * u for at, u in direction.items()}
-            ahead_of.append({at: base.points[at] + move for at, move in moves.items()})
-            behind_it.append({at: base.points[at] - move for at, move in moves.items()})
-        points += ahead_of + behind_it
-    values = problem.values(points) if points else np.empty((0, base.value.size))
-    # Many points at once may round differently than one: what is compared comes from one call.
-    centre, start = (base.value, 0) if not points or points[0] else (values[0], 1)
+    """Evaluate F at steps to both sides along directions that :func:`exact` made."""
+    # Many points at once may round differently than one: what is compared comes from one call then.
+    with_centre = not problem.evaluation.startswith("sequential")
+    points = _points(base, directions, steps, with_centre=with_centre)
+    size = max((sum(u.size for u in direction.values()) for direction in directions), default=1)
+    held = None if with_centre else max(1, _HELD // max(size, 1))
+    found = [np.empty((0, base.value.size))]
+    while some := list(itertools.islice(points, held)):
+        found.append(problem.values(some))
+    values = found[-1] if len(found) == 2 else np.vstack(found)
+    centre, start = (values[0], 1) if with_centre else (base.value, 0)
     rays = []
     for direction, along in zip(directions, steps, strict=True):
-        ahead, behind = values[start : start + len(along)], values[start + len(along) : start + 2 * len(along)]
+        stop = start + 2 * len(along)
+        ahead, behind = values[start:stop:2], values[start + 1 : stop : 2]
         rays.append(Ray(direction, along, ahead, behind, np.where(np.isfinite(centre), centre, base.value)))
-        start += 2 * len(along)
+        start = stop
     return rays
+
+
+def _points(
+    base: Base, directions: Sequence[Mapping[int, Array]], steps: Sequence[Array], *, with_centre: bool
+) -> Iterator[Mapping[int, Array]]:
+    """At every step along every direction a point ahead and one behind, made when they are asked for."""
+    if with_centre:
+        yield {}
+    for direction, along in zip(directions, steps, strict=True):
+        for step in along:
+            moves = {at: float(step) * u for at, u in direction.items()}
+            yield {at: base.points[at] + move for at, move in moves.items()}
+            yield {at: base.points[at] - move for at, move in moves.items()}
 
 
 def exact(problem: Problem, base: Base, direction: Mapping[int, Array], ladder: Ladder) -> dict[int, Array]:
