@@ -112,7 +112,7 @@ def test_calibrated_outputs_have_the_planned_spread(activation):
 
 def test_critical_sigmoids_get_gain_four_and_lose_their_mean():
     model = deep(nn.Sigmoid, depth=6)
-    rows = plan_init(model, X, method="critical").table("plan").records()
+    rows = list(plan_init(model, X, method="critical").table("plan").records())
     assert rows[2]["std_after"] == pytest.approx(4 / math.sqrt(32))
     assert rows[2]["bias"] == "centred"
     init_(model, X, method="critical")
@@ -211,7 +211,7 @@ def test_the_cost_is_five_passes():
 
 
 def test_the_balance_table_shows_what_theory_expects():
-    rows = init_(deep(nn.Tanh), X).table("balance").records()
+    rows = list(init_(deep(nn.Tanh), X).table("balance").records())
     assert len(rows) == 23
     for row in rows[:-1]:
         assert row["variance_ratio_after"] == pytest.approx(row["variance_ratio_expected"], rel=0.1)
