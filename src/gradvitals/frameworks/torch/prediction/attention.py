@@ -76,8 +76,8 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
     def pullback(gradient: Field) -> Sequence[Field]:
         g, _, _ = _batched(gathered_to(gradient, made.layout))
         g = g[:small, :, :small, :]
-        to_value = parts.back_to_value(g, scores.kept, own)
-        to_query, to_key = parts.back_to_scores(g * deep, scores.kept, own)
+        to_value = parts.back_to_value(g, scores.kept)
+        to_query, to_key = parts.back_to_scores(g * deep, scores.kept)
         scale = scores.scale**2
         # Products of two random projections: the scatter of both is in the gradient of the third.
         shared = gradient.spread

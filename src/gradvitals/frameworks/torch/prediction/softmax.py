@@ -145,8 +145,7 @@ class Parts:
     def mixed(self, value: Any) -> Any:
         """The kernel of the mixture, (B, T, B, T)."""
         made = np.array((self._series(_pairs(value)) / np.maximum(self.total, 1e-300)).transpose(0, 2, 1, 3))
-        own = self.own_share()
-        change = self.sharper(own)
+        own, change = self._change()
         b, t = np.arange(made.shape[0])[:, None], np.arange(made.shape[1])[None, :]
         diagonal = np.einsum("bibi->bi", value)
         single = np.einsum("bti,bi->bt", own, diagonal)
@@ -154,14 +153,20 @@ class Parts:
         made[b, t, b, t] += np.einsum("bti,bi->bt", change, diagonal) - change.sum(axis=2) * rest
         return made
 
-    def own_share(self) -> Any:
-        """E[a²] of every weight, (B, T, S)."""
+    def _change(self) -> tuple[Any, Any]:
+        """E[a²] as the series has it, and what is wrong with that."""
+        base, own = self.own_share(products_only=True), self.own_share()
+        return base, own + self.sharper(own) - base
+
+    def own_share(self, *, products_only: bool = False) -> Any:
+        """E[a²] of every weight to first order, (B, T, S); of products alone, as the series has it."""
+        extra = 0.0 if products_only else self.extra
         b = np.arange(len(self.weights))
         own_q = np.einsum("btt->bt", self.query[b, b])
         own_k = np.einsum("bss->bs", self.key[b, b])
         squares = self.weights**2 * np.exp(self.factor * own_q[:, :, None] * own_k[:, None, :])
-        total = np.einsum("btt->bt", self.total[b, b]) + squares.sum(axis=2) * math.expm1(self.extra)
-        return np.minimum(squares * math.exp(self.extra) / np.maximum(total[:, :, None], 1e-300), self.weights)
+        total = np.einsum("btt->bt", self.total[b, b]) + squares.sum(axis=2) * math.expm1(extra)
+        return np.minimum(squares * math.exp(extra) / np.maximum(total[:, :, None], 1e-300), self.weights)
 
     def sharper(self, own: Any) -> Any:
         """What first order gets wrong in E[a²], (B, T, S): a softmax of strong scores is less sharp than that."""
@@ -180,7 +185,7 @@ class Parts:
         between = (between - np.einsum("bti,bii->bt", self.weights**2, key)) / np.maximum(1 - squares, 1e-12)
         return squares, np.where(squares < 1, self.factor * own_q * (mean - between) + self.extra, 0.0)
 
-    def back_to_value(self, gradient: Any, kept: float, own: Any) -> Any:
+    def back_to_value(self, gradient: Any, kept: float) -> Any:
         """The gradient's kernel at the values, (B, S, B, S)."""
         g = _pairs(gradient) / np.maximum(self.total, 1e-300)
         total: Any = 0.0
@@ -192,8 +197,8 @@ class Parts:
                 key_power = key_power * self.key
                 query_power = query_power * self.query
         made = np.array(total.transpose(0, 2, 1, 3))
-        sharper = self.sharper(own)
-        extra = np.einsum("bti,btbt->bi", (kept - 1) * (own + sharper) + sharper, gradient)
+        base, change = self._change()
+        extra = np.einsum("bti,btbt->bi", (kept - 1) * (base + change) + change, gradient)
         b, s = np.arange(made.shape[0])[:, None], np.arange(made.shape[1])[None, :]
         made[b, s, b, s] += extra
         return made
@@ -218,7 +223,7 @@ class Parts:
                 total = total + made if summed else [*total, made]
         return np.maximum(np.asarray(total), 0.0)
 
-    def back_to_scores(self, gradient: Any, kept: float, own: Any) -> tuple[Any, Any]:
+    def back_to_scores(self, gradient: Any, kept: float) -> tuple[Any, Any]:
         """The gradients' kernels at queries and keys: ∂s = a(∂a − Σ a∂a), ∂a = g·v, per unit scale."""
         root = np.sqrt(_by_row(passed_on, *self._spread()))
         gradient = gradient * np.multiply.outer(root, root)
@@ -257,8 +262,8 @@ class Parts:
         own_v = np.einsum("bss->bs", v[b, b])
         own_k = np.einsum("bss->bs", self.key[b, b])
         own_q = np.einsum("btt->bt", self.query[b, b])
-        sharper = self.sharper(own)
-        single = (kept - 1) * (own + sharper) + sharper
+        base, change = self._change()
+        single = (kept - 1) * (base + change) + change
         i, t, s = b[:, None], np.arange(to_query.shape[1])[None], np.arange(to_key.shape[1])[None]
         to_query[i, t, i, t] += own_g * np.einsum("bti,bi->bt", single, own_v * own_k)
         to_key[i, s, i, s] += own_v * np.einsum("bti,bt->bi", single, own_g * own_q)
