@@ -17,7 +17,7 @@ x = torch.randn(128, 64)
 
 def main():
     print(gv.plan_init(model, x))  # changes nothing
-    report = gv.init_(model, x, seed=0)  # He's scheme before each ReLU, chosen by what follows each layer
+    report = gv.init_(model, x, seed=0)  # chosen by what stands around each layer, and how deep the network is
     print(report)
     for name in ("before", "after"):
         rms = [row["forward_rms"] for row in report.table(name).records() if row["kind"] == "Linear"]

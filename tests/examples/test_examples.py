@@ -24,7 +24,7 @@ SHOWN = {
     "check_reference.py": ["PASS Values and gradients are as exact", "weight is wrong", "computed too coarsely"],
     "probe.py": ["S203 gradient-vanishing", "gradient at 0:"],
     "scaling.py": ["make_model: WARN", "make_small_output: PASS"],
-    "init.py": ["he normal", "before: the signal's RMS", "after: the signal's RMS"],
+    "init.py": ["tailored", "before: the signal's RMS", "after: the signal's RMS"],
     "checkup.py": ["a small classifier", "PASS"],
 }
 

@@ -193,7 +193,7 @@ def shifted_point(phi: Activation, alpha: float, depth: int, *, zeta: float = ZE
     >>> from gradvitals.maths.activations import activation
     >>> point = shifted_point(activation("tanh"), 0.4, 4)
     >>> round(point.beta, 1), round(point.chi, 2)
-    (2.2, 1.19)
+    (-1.3, 1.17)
     """
     shifts = np.linspace(*_SHIFTS, _LINE.size)
     chi, _, square, power = _line(phi, np.full(len(shifts), alpha), shifts)

@@ -77,4 +77,4 @@ def _tabulated(keys: int, variance: int) -> tuple[float, float]:
     cubes = n * step * float((t**3 / 2 * m[3] * others ** (n - 1)).sum())
     fourths = n * step * float((t**4 / 6 * m[4] * others ** (n - 1)).sum())
     pairs = n * (n - 1) * step * float((t**4 / 6 * m[2] ** 2 * others ** (n - 2)).sum())
-    return squares, squares - 2 * cubes + fourths + pairs
+    return float(squares), float(squares - 2 * cubes + fourths + pairs)
