@@ -200,7 +200,6 @@ def test_an_interrupt_while_fitting_leaves_the_weights_as_they_were():
     before = [parameter.detach().clone() for parameter in model.parameters()]
     with pytest.raises(KeyboardInterrupt):
         init_(model, X)
-    assert next(calls) == 3
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
     assert all(not module._forward_pre_hooks for module in model.modules())
 
