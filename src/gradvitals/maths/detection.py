@@ -10,6 +10,8 @@ from collections.abc import Sequence
 OVERLOOK = 0.005
 #: The chance of taking noise for an error.
 _BY_CHANCE = 0.001
+#: No single line counts for more: a kink nearby may have bent it.
+_FROM_ONE_LINE = 3.0
 #: Relative to the widest of several bars, smaller errors aren't looked for.
 _LEAST = 1e-15
 #: Of the ratio between the largest and the smallest error, whose logarithm is 48: what is left of it is 1e-10.
@@ -96,8 +98,9 @@ def shows(missing: Sequence[float], errors: Sequence[float]) -> bool:
     (True, False)
 
     """
-    ratios = [m / e for m, e in zip(missing, errors, strict=True) if e > 0 and math.isfinite(m / e)]
-    return bool(ratios) and sum(r * r for r in ratios) > _chi_square_quantile(len(ratios), 1 - _BY_CHANCE)
+    ratios = [abs(m / e) for m, e in zip(missing, errors, strict=True) if e > 0 and math.isfinite(m / e)]
+    together = sum(min(ratio, _FROM_ONE_LINE) ** 2 for ratio in ratios)
+    return bool(ratios) and together > _chi_square_quantile(len(ratios), 1 - _BY_CHANCE)
 
 
 @functools.lru_cache(maxsize=64)
