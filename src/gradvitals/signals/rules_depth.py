@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from gradvitals.frameworks.capture import ParameterRecord
 from gradvitals.signals.measure import Gain, Place, Signal, Way
+from gradvitals.signals.measure_predicted import PredictedGain
 from gradvitals.signals.remedies import remedy_facts
 from gradvitals.signals.trunk import node
 from gradvitals.vocabulary.finding import Estimate, Fact, Finding, Severity, Site
@@ -99,12 +100,12 @@ def over_time(signal: Signal, *, backwards: bool) -> list[Finding]:
 
 def _constant_factor(signal: Signal, gain: Gain) -> Iterator[Finding]:
     """A finding where little or too much is left, and the layers agree on the direction."""
-    rule = _rule(gain.direction, gain.left)
+    rule = rule_of(gain.direction, gain.left)
     if rule is None or not gain.fit.differs_from_one:
         return
     if rule is GRADIENT_EXPLODING and gain.left < rule["normalised"] and _is_normalised(signal, gain):
         return
-    facts = _facts(gain, rule)
+    facts = gain_facts(gain, rule)
     end = gain.last if gain.direction == "forward" else gain.first
     severity = rule.severity
     if gain.way is not None and gain.direction == "forward" and gain.way.places[-1].normalised_later:
@@ -145,7 +146,7 @@ def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Col
     at = max(range(len(changes)), key=lambda step: math.copysign(1, total) * changes[step])
     # Going back, what stands between two gradients is the layer nearer to the loss.
     culprit = places[at + 1] if way.direction == "forward" else places[at]
-    rule = _rule(way.direction, math.exp(min(total, 700.0))) or _confirmed(signal, way.direction, total, culprit)
+    rule = rule_of(way.direction, math.exp(min(total, 700.0))) or _confirmed(signal, way.direction, total, culprit)
     if rule is None or changes[at] / total < rule["at_one"]:
         return
     if culprit.label in explained or (way.direction == "forward" and culprit.normalised_later):
@@ -206,7 +207,7 @@ def _paces(signal: Signal) -> dict[str, float]:
 
 def _through_time(signal: Signal, gain: Gain) -> Iterator[Finding]:
     """What lies many steps back: an explosion is an error, forgetting is natural to a degree."""
-    rule = _rule(gain.direction, gain.left)
+    rule = rule_of(gain.direction, gain.left)
     if rule is None or not gain.fit.differs_from_one:
         return
     severity = rule.severity
@@ -214,7 +215,7 @@ def _through_time(signal: Signal, gain: Gain) -> Iterator[Finding]:
         # The one weight still learns from the last steps; only what lies far back is lost.
         forgotten = gain.fit.gain < GRADIENT_VANISHING["forgotten"]
         severity = Severity.WARNING if forgotten and rule is GRADIENT_VANISHING else Severity.INFO
-    facts = {**_facts(gain, rule), "likely": "through-time", **remedy_facts(signal, f"{rule.name}-through-time")}
+    facts = {**gain_facts(gain, rule), "likely": "through-time", **remedy_facts(signal, f"{rule.name}-through-time")}
     path = gain.way.path if gain.way is not None and gain.way.over_steps else ""
     yield Finding(rule.code, severity, Site(path or (gain.last if gain.direction == "forward" else gain.first)), facts)
 
@@ -232,14 +233,16 @@ def _left(finding: Finding) -> float:
     return left if isinstance(left, float) else 1.0
 
 
-def _rule(direction: str, left: float) -> Rule | None:
+def rule_of(direction: str, left: float) -> Rule | None:
+    """Vanishing or exploding, where too little or too much is left."""
     vanishing, exploding = _BY_DIRECTION[direction]
     if left < vanishing["left"]:
         return vanishing
     return exploding if left > exploding["left"] else None
 
 
-def _facts(gain: Gain, rule: Rule) -> dict[str, Fact]:
+def gain_facts(gain: Gain | PredictedGain, rule: Rule) -> dict[str, Fact]:
+    """What a finding over depth says, measured or predicted."""
     facts: dict[str, Fact] = {
         "gain": gain.fit.estimate,
         "left": gain.left,
@@ -249,7 +252,7 @@ def _facts(gain: Gain, rule: Rule) -> dict[str, Fact]:
     }
     if rule is GRADIENT_VANISHING:
         facts["lost_at"] = gain.lost_at
-    if gain.through_time:
+    if isinstance(gain, Gain) and gain.through_time:
         facts["likely"] = "through-time"
     return facts
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from gradvitals.frameworks.prediction import Prediction
 from gradvitals.signals.measure_predicted import Comparison, PredictedGain
-from gradvitals.signals.rules_depth import GRADIENT_EXPLODING, GRADIENT_VANISHING, SIGNAL_EXPLODING, SIGNAL_VANISHING
+from gradvitals.signals.rules_depth import gain_facts, rule_of
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
 
@@ -32,35 +32,16 @@ def judge(
     """Findings of a prediction, the worst first."""
     found = [*_unmodelled(prediction), *_disagreement(comparisons)]
     for gain in gains:
-        pair = (
-            (SIGNAL_VANISHING, SIGNAL_EXPLODING)
-            if gain.direction == "forward"
-            else (GRADIENT_VANISHING, GRADIENT_EXPLODING)
-        )
-        found += _over_depth(gain, *pair)
+        found += _over_depth(gain)
     return tuple(sorted(found, key=lambda finding: -finding.severity))
 
 
-def _over_depth(gain: PredictedGain, vanishing: Rule, exploding: Rule) -> Iterator[Finding]:
+def _over_depth(gain: PredictedGain) -> Iterator[Finding]:
     """A finding where little or too much is left."""
-    if not gain.fit.differs_from_one:
-        return
-    if gain.left < vanishing["left"]:
-        rule = vanishing
-    elif gain.left > exploding["left"]:
-        rule = exploding
-    else:
-        return
-    facts: dict[str, Fact] = {
-        "gain": gain.fit.estimate,
-        "left": gain.left,
-        "layers": gain.layers,
-        "first": gain.first,
-        "last": gain.last,
-    }
-    if rule is GRADIENT_VANISHING:
-        facts["lost_at"] = gain.lost_at
-    yield Finding(rule.code, rule.severity, Site(gain.last if gain.direction == "forward" else gain.first), facts)
+    rule = rule_of(gain.direction, gain.left) if gain.fit.differs_from_one else None
+    if rule is not None:
+        site = Site(gain.last if gain.direction == "forward" else gain.first)
+        yield Finding(rule.code, rule.severity, site, gain_facts(gain, rule))
 
 
 def _unmodelled(prediction: Prediction) -> Iterator[Finding]:

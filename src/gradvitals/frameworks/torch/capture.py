@@ -73,7 +73,7 @@ def capture(case: Case, *, seed: int = 0, backward: bool = True) -> Capture:
         seed_everything(seed)
         with contextlib.closing(Recorder(model, inputs)) as recorder:
             with run_eagerly(), resharded(model):
-                output = _forward(model, case, recorder)
+                output = forward(model, case, recorder)
             value, objective = scalar(output, case.loss)
             leaves = [tensor for tensor in (*model.parameters(), *inputs) if tensor.requires_grad]
             with resharded(model):
@@ -124,7 +124,8 @@ def _unseen(model: nn.Module) -> tuple[str, ...]:
     return tuple(path or type(model).__name__ for path in found)
 
 
-def _forward(model: nn.Module, case: Case, recorder: Recorder) -> Any:
+def forward(model: nn.Module, case: Case, recorder: Recorder) -> Any:
+    """The model's output, with the recorder listening. Raises ModelError, with the layer in which it happened."""
     try:
         with recorder.listening():
             return model(*case.args, **case.keywords)

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from gradvitals.frameworks.capture import Capture
 from gradvitals.frameworks.case import Case
+from gradvitals.frameworks.torch.capture import forward
 from gradvitals.frameworks.torch.inputs import named_inputs, validate
 from gradvitals.frameworks.torch.jacobian import TorchJacobian
 from gradvitals.frameworks.torch.objective import output_tensors
@@ -134,7 +135,7 @@ def _recorded(model: nn.Module, case: Case, seed: int) -> Linearised:
     seed_everything(seed)
     with contextlib.closing(Recorder(model, inputs, hold=nodes.__setitem__)) as recorder:
         with run_eagerly():
-            output = _forward(model, given, recorder)
+            output = forward(model, given, recorder)
         calls, streams = recorder.calls, recorder.streams
     outputs = [(path, tensor) for path, tensor in output_tensors(output) if tensor.requires_grad]
     large = [(path, tensor) for path, tensor in outputs if tensor.numel() > 1]
@@ -159,18 +160,6 @@ def _replaced(case: Case, old: torch.Tensor, new: torch.Tensor) -> Case:
     """The same case with another tensor in the place of one."""
     args, kwargs = tree_map(lambda item: new if item is old else item, (case.args, dict(case.keywords)))
     return replace(case, args=args, kwargs=kwargs)
-
-
-def _forward(model: nn.Module, case: Case, recorder: Recorder) -> Any:
-    try:
-        with recorder.listening():
-            return model(*case.args, **case.keywords)
-    except Exception as error:
-        raise ModelError(
-            "the model raised in its forward pass",
-            f"in {recorder.innermost}: {type(error).__name__}: {error}",
-            "call it by hand with these inputs, which require a gradient, to see it fail",
-        ) from error
 
 
 def _forward_mode(

@@ -10,17 +10,17 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from gradvitals.frameworks.capture import Attention, Call, Moments, Stream
 from gradvitals.frameworks.torch import attention, layers
 from gradvitals.frameworks.torch.dataflow import NOWHERE, Dataflow, Origin
+from gradvitals.frameworks.torch.functions import Functions
 from gradvitals.frameworks.torch.moments import Health, is_readable, moments, rms
 from gradvitals.frameworks.torch.objective import output_tensors
 from gradvitals.frameworks.torch.observation import (
@@ -134,7 +134,7 @@ class Recorder:
             self._handles.append(module.register_forward_hook(self._left, always_call=True))
         self._is_forward = True
         try:
-            with _Functions(self._function):
+            with Functions(self._function):
                 yield
         finally:
             self._is_forward = False
@@ -343,19 +343,6 @@ class Recorder:
         indices = self._by_path.get(self._paths[module], [])
         if len(indices) == 1 and indices[0] not in self._gradients:
             self._watch(indices[0], [tensor for _, tensor in output_tensors(output)])
-
-
-class _Functions(TorchFunctionMode):
-    """Hands every torch function to a recorder."""
-
-    def __init__(self, record: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]) -> None:
-        super().__init__()
-        self._record = record
-
-    def __torch_function__(
-        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        return self._record(func, args, dict(kwargs or {}))
 
 
 def _parameters(module: nn.Module) -> Iterable[nn.Parameter]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from gradvitals.frameworks.torch import layers
+from gradvitals.frameworks.torch.functions import Functions
 from gradvitals.frameworks.torch.objective import output_tensors
 from gradvitals.frameworks.torch.prediction.knowledge import Trace
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
@@ -55,7 +55,7 @@ class Calls:
             for module in self._paths:
                 handles.append(module.register_forward_pre_hook(self._entered))
                 handles.append(module.register_forward_hook(self._left, always_call=True))
-            with _Functions(self._function):
+            with Functions(self._function):
                 yield
         finally:
             for handle in handles:
@@ -125,14 +125,3 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from _tensors(item)
-
-
-class _Functions(TorchFunctionMode):
-    def __init__(self, record: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]) -> None:
-        super().__init__()
-        self._record = record
-
-    def __torch_function__(
-        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        return self._record(func, args, dict(kwargs or {}))
