@@ -21,6 +21,9 @@ _OPEN_ROWS = 12
 #: Beyond so many rows a page gets slow; both ends and what needs a look stay.
 _MOST_ROWS = 600
 
+#: A cell of so many characters holds words in a row, which need room.
+_SENTENCE = 24
+
 #: The line of a pulse: the mark of the tool.
 _MARK = (
     '<svg class="gv-mark" viewBox="0 0 48 20" aria-hidden="true"><path d="M1 11h11l3-5 4 11 5-16 5 15 3-5h15"/></svg>'
@@ -211,7 +214,9 @@ def _cell(column: tables.Column, row: int, *, is_first: bool) -> str:
     state = column.states[row] if column.states else ""
     if state:
         text = f'<span class="gv-state gv-{state}">{text}</span>'
-    return f"<td{_align(column)}>{text}</td>"
+    is_sentence = not column.numeric and len(column.cells[row]) >= _SENTENCE
+    attribute = ' class="gv-sentence"' if is_sentence else _align(column)
+    return f"<td{attribute}>{text}</td>"
 
 
 def _align(column: tables.Column) -> str:
