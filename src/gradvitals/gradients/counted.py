@@ -102,13 +102,14 @@ class Counted:
         known: Array | None = getattr(self.problem, "start", None)
         return self.problem.value({}) if known is None else known
 
-    def repeats(self, value: Array) -> bool:
-        """Whether F at the point, asked again, is this to the last bit, after the gradient was asked for there.
+    def again(self, value: Array) -> Array:
+        """F at the point once more, after the gradient was asked for there.
 
-        What some problems' gradients computed on their way counts; recorded for it, a function may round otherwise.
+        What some problems' gradients computed on their way counts where it is ``value`` to the last bit; recorded for
+        it, a function may round otherwise.
         """
         known: Array | None = getattr(self.problem, "start_again", None)
-        return (known is not None and np.array_equal(known, value)) or np.array_equal(self.value({}), value)
+        return value if known is not None and np.array_equal(known, value) else self.value({})
 
     def values(self, points: Sequence[Mapping[int, Array]]) -> Array:
         self.count.add(len(points))

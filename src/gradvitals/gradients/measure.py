@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from gradvitals.frameworks.problem import Array, Gradient, Problem
+from gradvitals.gradients.cotangent import claimed, cotangent_of
 from gradvitals.gradients.counted import BudgetSpent, Count, Counted
 from gradvitals.gradients.measure_base import (
     Base,
     Surroundings,
     assumed_surroundings,
-    cotangent_of,
     measure_base,
     surroundings,
 )
@@ -78,7 +78,7 @@ def measure(
     shadow = problem.shadow() if precision == "float64" else None
     count = Count(USUAL_POINTS, progress, budget)
     counted = Counted(shadow or problem, count)
-    value = again = counted.start()
+    value = counted.start()
     if value.size == 0:
         raise InputError("the function's value is empty", "it has no entries", "pass at least one sample")
     finite = bool(np.isfinite(value).all())
@@ -87,20 +87,20 @@ def measure(
             found = _at_a_glance(counted, value, sensitivity, np.random.default_rng((seed, 1)))
             if found is not None:
                 return found
-    with contextlib.suppress(BudgetSpent):
-        again = counted.value({})
-    size = float(np.linalg.norm(value))
-    spread = float(np.linalg.norm(again - value)) / size if size and np.isfinite(size) else 0.0
     around, rng = None, np.random.default_rng(seed)
     with contextlib.suppress(BudgetSpent):
-        around = surroundings(counted, value, np.abs(again - value), rng) if finite else None
+        around = surroundings(counted, value, rng) if finite else None
     if around is None:
         gradients = counted.gradient(cotangent_of(counted, np.zeros(value.size), rng))
         nothing = Outcome("unresolved", math.nan, math.nan, math.inf, math.inf)
         outcomes: tuple[Outcome, ...] = (nothing,) * len(problem.tensors)
         return Measurement(outcomes, gradients, count.evaluations, count.backwards, value_finite=finite)
-    cotangent = cotangent_of(counted, around.change, rng)
-    gradients = counted.gradient(cotangent)
+    cotangent, gradients = claimed(counted, around.change, rng)
+    again = value
+    with contextlib.suppress(BudgetSpent):
+        again = counted.again(value)
+    around, size = around.repeated(again - value), float(np.linalg.norm(value))
+    spread = float(np.linalg.norm(again - value)) / size if size else 0.0
     base = measure_base(counted, value, around, cotangent, gradients, rng)
     in_a_hurry = precision == "auto" and base.roundoff > EXACT
     search = Search(counted, base, sensitivity, rng, patient=not in_a_hurry)
@@ -163,7 +163,7 @@ def _at_a_glance(counted: Counted, value: Array, sensitivity: float, rng: np.ran
     around = assumed_surroundings(counted, value, rng)
     cotangent = cotangent_of(counted, around.change, rng)
     gradients = counted.gradient(cotangent)
-    if not (all(map(_can_be_judged, gradients)) and counted.repeats(value)):
+    if not (all(map(_can_be_judged, gradients)) and np.array_equal(counted.again(value), value)):
         return None
     base = measure_base(counted, value, around, cotangent, gradients, rng, pairs=0)
     search = Search(counted, base, sensitivity, rng)
@@ -244,7 +244,7 @@ def _in_shadow(
     around = assumed_surroundings(shadow, value, rng)
     search = Search(shadow, _widened(shadow, base, value, around, wide), native.sensitivity, rng)
     if not search.glance(asked):
-        around = surroundings(shadow, value, np.abs(shadow.value({}) - value), rng)
+        around = surroundings(shadow, value, rng).repeated(shadow.value({}) - value)
         search = _examined(shadow, _widened(shadow, base, value, around, wide), native.sensitivity, asked, rng)
     harmless = excused(native.problem.roundoff)
     found = {

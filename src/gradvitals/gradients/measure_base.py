@@ -52,8 +52,6 @@ _COARSER = 8.0
 _ROUNDING_OF_NEIGHBOURS = 1 / math.sqrt(3)
 #: Whatever changes faster than this is no change: an overflow.
 _FASTEST = 1e150
-#: Outputs that change less than this beside the others get no greater weight in the cotangent.
-_LEAST_CHANGE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +133,14 @@ class Surroundings:
     change: Array
     stairs: Array
 
+    def repeated(self, difference: Array) -> Surroundings:
+        """With what F differs by at the same point as noise more."""
+        return replace(self, noise=np.hypot(self.noise, difference))
+
 
 def surroundings(
     problem: Problem,
     value: Array,
-    repeat_noise: Array,
     rng: np.random.Generator,
     *,
     alone: int | None = None,
@@ -164,7 +165,7 @@ def surroundings(
         stairs = _stairs(problem, points, directions[-1], flat, spacing)
     own = rounding(value, 1.0) * problem.output_roundoff
     noise = np.hypot(np.fmax(noise, own), stairs / math.sqrt(12))
-    for part in _parts(problem.output_sizes):
+    for part in parts_of(problem.output_sizes):
         noise[part] = np.fmax(noise[part], _LEAST_OF_USUAL * np.median(noise[part]))
         shares = noise[part] / np.where(own[part] > 0, own[part], np.inf)
         usual = float(np.median(shares[shares > 0])) if (shares > 0).any() else 1.0
@@ -172,7 +173,7 @@ def surroundings(
     with np.errstate(over="ignore", invalid="ignore"):
         change = np.abs(near[-1][-1] - near[-1][0]) / ((NEARBY[-1] - NEARBY[0]) * spacing)
     change = np.where(change < _FASTEST, change, 0.0)
-    return Surroundings(np.hypot(noise, repeat_noise), change, stairs)
+    return Surroundings(noise, change, stairs)
 
 
 def assumed_surroundings(problem: Problem, value: Array, rng: np.random.Generator) -> Surroundings:
@@ -220,39 +221,18 @@ def _stairs(
 def _usual(problem: Problem, values: Array) -> Array:
     """Of each output the RMS of all in its tensor, of values of shape (K, M)."""
     usual = np.zeros(values.shape[1])
-    for part in _parts(problem.output_sizes):
+    for part in parts_of(problem.output_sizes):
         usual[part] = np.sqrt(np.mean(np.square(np.nan_to_num(values[:, part]))))
     return usual
 
 
-def _parts(sizes: Sequence[int]) -> Iterator[slice]:
+def parts_of(sizes: Sequence[int]) -> Iterator[slice]:
+    """Where each tensor's entries lie among all, those of empty tensors left out."""
     start = 0
     for size in sizes:
         if size:
             yield slice(start, start + size)
         start += size
-
-
-def cotangent_of(problem: Problem, change: Array, rng: np.random.Generator) -> Array:
-    """1 for a scalar objective; else random signs of random size, which no mistake cancels by accident, and larger for
-    output tensors that change little, so that each of several outputs counts alike.
-
-    Parameters
-    ----------
-    change : array of shape (M,)
-        How fast each output changes, roughly.
-
-    """
-    if problem.objective != "random":
-        return np.ones(change.size)
-    drawn = rng.choice((-1.0, 1.0), change.size) * rng.uniform(0.5, 1.0, change.size)
-    parts = list(_parts(problem.output_sizes))
-    rates = np.array([float(np.sqrt(np.mean(np.square(change[part])))) for part in parts])
-    rates = np.fmax(rates, _LEAST_CHANGE * rates.max(initial=0.0))
-    if (rates > 0).all():
-        for part, rate in zip(parts, rates / rates.max(), strict=True):
-            drawn[part] /= 2.0 ** round(math.log2(rate))
-    return problem.representable(drawn)
 
 
 def measure_base(

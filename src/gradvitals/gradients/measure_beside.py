@@ -38,7 +38,7 @@ def look_alone(searches: Mapping[int, Search], native: Search, rng: np.random.Ge
 def _alone(search: Search, at: int, rng: np.random.Generator) -> Search:
     """The search of one tensor, with the noise and rounding that are seen when nothing else moves."""
     problem, given = search.problem, search.given
-    around = surroundings(problem, given.value, np.abs(problem.value({}) - given.value), rng, alone=at)
+    around = surroundings(problem, given.value, rng, alone=at).repeated(problem.value({}) - given.value)
     base = replace(given, noise=around.noise, alone=at)
     base = with_gradients(problem, base, given.cotangent, problem.gradient(given.cotangent), rng)
     alone = Search(problem, base, search.sensitivity, rng, patient=search.patient)
@@ -104,7 +104,7 @@ def _searched(given: Problem, search: Search, group: Sequence[int], seed: int, s
     rng = np.random.default_rng(seed)
     problem = Counted(Beside(given, search.base, rng, step), search.problem.count)
     value, again = problem.value({}), problem.value({})
-    around = surroundings(problem, value, np.abs(again - value), rng)
+    around = surroundings(problem, value, rng).repeated(again - value)
     gradients = problem.gradient(search.base.cotangent)
     base = measure_base(problem, value, around, search.base.cotangent, gradients, rng)
     beside = Search(problem, base, search.sensitivity, rng)

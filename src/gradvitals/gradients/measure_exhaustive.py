@@ -118,7 +118,7 @@ class _Examination:
         self.base = base
         if base.roundoff != problem.roundoff:  # measured natively before, and in float64 now
             value, again = problem.value({}), problem.value({})
-            around = surroundings(problem, value, np.abs(again - value), rng)
+            around = surroundings(problem, value, rng).repeated(again - value)
             self.base = replace(base, **in_float64(problem, value, around))
 
     def census(self, sweep: Sweep) -> dict[int, Census]:

@@ -16,7 +16,7 @@ import numpy as np
 from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.layer_calls import CannotReplay, LayerCall, layer_calls
 from gradvitals.frameworks.problem import Tensor
-from gradvitals.gradients.measure_base import cotangent_of
+from gradvitals.gradients.cotangent import cotangent_of
 from gradvitals.gradients.measure_structure import Structure, examine_structure
 from gradvitals.vocabulary.errors import GradvitalsError
 

@@ -261,28 +261,43 @@ def confirmed(
     if abs(line.missing) <= max(SUSPECT_AT * math.sqrt(doubt), line.bar):
         return False  # at a neighbour, one unit in the last place away, the gradient differs by as much
     is_coarse = base.gradient_roundoff >= COARSE
-    for ladder in ladders or [ladder_for(base.roundoff).multiple(multiple) for multiple in CONFIRM_FROM]:
-        steps = ladder.steps
-        # The long steps of 16-bit formats meet kinks without end: there what is missing must show at short ones.
-        steps = steps[-_SHORT_STEPS:] if is_coarse else steps
-        if len(steps) > _MANY_STEPS:  # those around the one that decided, the finest and coarsest add nothing
-            first = min(max(line.rung - _MANY_STEPS // 2, 0), len(steps) - _MANY_STEPS)
-            steps = steps[first : first + _MANY_STEPS]
-        (ray,) = cast(problem, base, [line.direction], [steps])
-        again = read(base, ray)
-        is_part = is_coarse and not math.isfinite(again.error) and problem.objective == "random"
-        if is_part:  # of some outputs only as much of what is missing can show as these have of it
-            again = read(_without_jumps(problem, base, ray), ray)
+    asked = ladders or [ladder_for(base.roundoff).multiple(multiple) for multiple in CONFIRM_FROM]
+    told, is_plain = 0, False
+    for ladder in asked:
+        again, is_part = _again(problem, base, line, ladder.steps, is_coarse=is_coarse)
         agree = is_part or abs(again.missing - line.missing) <= 0.5 * abs(line.missing) + SUSPECT_AT * (
             line.error + again.error
         )
         shows = again.suspect(material)
         if is_coarse:
             enough = max(_SHOWS_AT * again.error + again.slack, material)
+            if not is_part and not enough < abs(line.missing):
+                continue  # these steps couldn't show it if it were there
+            is_plain = is_plain or shows
             shows = again.missing * line.missing > 0 and abs(again.missing) > enough
         if not (shows and agree):
             return False
-    return True
+        told += 1
+    return told == len(asked) or is_plain
+
+
+def _again(problem: Problem, base: Base, line: Line, steps: Array, *, is_coarse: bool) -> tuple[Line, bool]:
+    """A line by other steps, and whether only some of the outputs could be read: those without jumps."""
+    longer = steps[:0]
+    if is_coarse:  # the long steps of 16-bit formats meet kinks without end: short ones come first
+        longer, steps = steps[:-_SHORT_STEPS], steps[-_SHORT_STEPS:]
+    elif len(steps) > _MANY_STEPS:  # those around the one that decided, the finest and coarsest add nothing
+        first = min(max(line.rung - _MANY_STEPS // 2, 0), len(steps) - _MANY_STEPS)
+        steps = steps[first : first + _MANY_STEPS]
+    (ray,) = cast(problem, base, [line.direction], [steps])
+    again = read(base, ray)
+    if longer.size and again.noise > _MOSTLY * again.error:
+        ray = ray.extended(*cast(problem, base, [ray.direction] * 2, [longer, longer[:0]]))
+        again = read(base, ray)
+    if not is_coarse or math.isfinite(again.error) or problem.objective != "random":
+        return again, False
+    # Of some outputs only as much of what is missing can show as these have of it.
+    return read(_without_jumps(problem, base, ray), ray), True
 
 
 def relative_error_of(lines: Sequence[Line]) -> tuple[float, float]:
