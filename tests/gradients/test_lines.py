@@ -168,7 +168,7 @@ def measured_base(problem, seed):
     value, again = problem.value({}), problem.value({})
     cotangent = np.ones(value.size)
     rng = np.random.default_rng(seed)
-    around = surroundings(problem, value, abs(again - value), rng)
+    around = surroundings(problem, value, rng).repeated(again - value)
     return measure_base(problem, value, around, cotangent, problem.gradient(cotangent), rng)
 
 
