@@ -15,6 +15,10 @@ from gradvitals.weights.chains import Chain
 from gradvitals.weights.neighbours import Neighbours
 
 
+#: Biases of an LSTM's input, forget, cell and output gate: cells that keep what they hold (Jozefowicz et al., 2015, s. 4.3).
+FORGET = (0.0, 1.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A weight that is to be filled, and what stands around it.
@@ -94,7 +98,8 @@ class Recipe:
         if not self.draw:
             return None
         if self.goal is None:
-            return Fill(self.weight, self.draw, self.std or 0.0, self.centre, self.shift, self.mirror)
+            offsets = FORGET if self.bias == "forget" else ()
+            return Fill(self.weight, self.draw, self.std or 0.0, self.centre, self.shift, self.mirror, offsets=offsets)
         is_mixing = self.draw == "orthogonal" and self.centre != 0 and is_convolution(self.weight)
         std = 1.0 / math.sqrt(fan_in(self.weight))
         return Fill(self.weight, self.draw, std, mirror=self.mirror, balanced=is_mixing or self.bias == "rows")
