@@ -14,8 +14,7 @@ from gradvitals.maths.balance import is_homogeneous
 from gradvitals.weights.chains import Chain
 from gradvitals.weights.neighbours import Neighbours
 
-
-#: Biases of an LSTM's input, forget, cell and output gate: cells that keep what they hold (Jozefowicz et al., 2015, s. 4.3).
+#: Biases of an LSTM's input, forget, cell and output gates: cells keep what they hold (Jozefowicz et al., 2015).
 FORGET = (0.0, 1.0, 0.0, 0.0)
 
 

@@ -167,8 +167,8 @@ def init_(
     - ``"critical"``: orthogonal weights with gain 1/φ′(0); of convolutions in the middle of the kernel.
     - ``"scaled-residual"``: as ``"analytic"``; the weight of a normalisation that ends a branch starts small as well.
     - attention: Xavier, for query, key and value each. Recurrent layers: Xavier for the input weights, orthogonal
-      hidden weights, gate by gate; the forget gate of an LSTM starts with a bias of 1. Embeddings: N(0, 1), or LeCun where the head shares them; the padding row stays
-      zero. Normalisations: weight 1, bias 0. All other biases 0.
+      hidden weights, gate by gate; the forget gate of an LSTM starts with a bias of 1. Embeddings: N(0, 1), or LeCun
+      where the head shares them; the padding row stays zero. Normalisations: weight 1, bias 0. All other biases 0.
 
     A scheme is the paper's for layers and attention, without a gain of its own or centring.
     ``settings["learning_rate"]`` is where to start Adam: deep networks start well but are still deep.
@@ -176,7 +176,7 @@ def init_(
     References
     ----------
     LeCun et al. (1998), sections 4.4 and 4.6; Glorot and Bengio (2010); Saxe et al. (2014); He et al. (2015);
-    Pennington et al. (2017); Martens et al. (2021); Balduzzi et al. (2017).
+    Jozefowicz et al. (2015); Pennington et al. (2017); Martens et al. (2021); Balduzzi et al. (2017).
 
     Examples
     --------
