@@ -18,6 +18,7 @@ from gradvitals.vocabulary.report import Report
 from gradvitals.weights.balance_table import balance_table
 from gradvitals.weights.learning_rate import advised
 from gradvitals.weights.measure import module_of, survey
+from gradvitals.weights.overwriting import warn_of_loss
 from gradvitals.weights.plan import Plan, plan_of, plan_table
 from gradvitals.weights.recipes import DISTRIBUTIONS, METHODS
 from gradvitals.weights.rules import judge, judge_rate, trained_note
@@ -151,6 +152,11 @@ def init_(
     InputError, ModelError, UsageError
         As for :func:`plan_init`.
 
+    Warns
+    -----
+    TrainedWeightsWarning
+        When weights that are about to be overwritten look trained: their spectra have values that no random matrix has.
+
     Notes
     -----
     ``"auto"`` chooses for the whole network, and ``settings["why"]`` says so: ``"tailored"`` for a deep chain that
@@ -211,6 +217,7 @@ def init_(
     settings = _settings(plan, distribution, seed, only, skip)
     tables = [plan_table(plan)]
     findings: list[Finding] = [*trained_note(found)]
+    warn_of_loss(case.subject, plan.recipes)
     with filled(module, fills, seed=seed, filled_one=_counter(progress, len(fills))):
         if goals:
             write(module, fits(case, goals, seed=seed))
