@@ -160,7 +160,7 @@ def init_(
     Notes
     -----
     ``"auto"`` chooses for the whole network, and ``settings["why"]`` says so: ``"tailored"`` for a deep chain that
-    neither normalisations nor skip connections hold, ``"scaled-residual"`` for residual branches without a
+    neither normalisations nor skip connections hold, ``"calibrated"`` for residual branches without a
     normalisation, ``"analytic"`` else.
 
     - ``"analytic"``: the variance from the structure. Before a ReLU or LeakyReLU He, normal; before any other
