@@ -14,8 +14,10 @@ python benchmarks/weights_training.py [--networks PATTERN …] [--schemes NAME �
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
+import ctypes
 import fnmatch
-import functools
 import json
 import math
 import statistics
@@ -27,6 +29,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from weights_networks import PEERS, SCHEMES, networks, start
 
 RESULTS = Path(__file__).resolve().parents[1] / "build" / "weights_training"
 STEPS, BATCH, CLIP = 200, 64, 1.0
@@ -36,247 +40,6 @@ SEEDS = 5
 SEEN = 256
 #: Below this a run isn't told from guessing among ten.
 CHANCE = 15.0
-
-
-# ---- data ----
-
-
-@dataclass(frozen=True)
-class Data:
-    """Inputs and labels in three parts."""
-
-    train: tuple[torch.Tensor, torch.Tensor]
-    valid: tuple[torch.Tensor, torch.Tensor]
-    test: tuple[torch.Tensor, torch.Tensor]
-
-
-def split(x, y, test):
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    x, y = x[order], y[order]
-    return Data((x[: -2 * test], y[: -2 * test]), (x[-2 * test : -test], y[-2 * test : -test]), (x[-test:], y[-test:]))
-
-
-@functools.cache
-def digits(*, images):
-    from sklearn.datasets import load_digits
-
-    x, y = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
-    x = x.float()
-    x = (x - x.mean()) / x.std()
-    return split(x.reshape(-1, 1, 8, 8) if images else x, y, 300)
-
-
-ANIMALS = ("fox", "owl", "cat", "dog", "hen", "cow", "pig", "ape", "bat", "elk")
-ADJECTIVES = ("old", "red", "shy", "big", "sad", "new")
-THINGS = ("cake", "book", "coat", "drum", "lamp", "rope")
-SENTENCES = (
-    "the {a} {giver} gave the {b} {taker} a {thing}",
-    "the {b} {taker} was given a {thing} by the {a} {giver}",
-    "a {thing} was what the {a} {giver} gave the {b} {taker}",
-    "from the {a} {giver} came a {thing} for the {b} {taker}",
-)
-
-
-@functools.cache
-def stories():
-    """Who gave, or who got? The answer, one of ten animals, needs the order of the words and the question."""
-    generator = torch.Generator().manual_seed(0)
-
-    def choose(options):
-        return options[int(torch.randint(len(options), (), generator=generator))]
-
-    words, texts, labels = {"<pad>": 0}, [], []
-    for _ in range(6000):
-        giver = choose(ANIMALS)
-        taker = choose([animal for animal in ANIMALS if animal != giver])
-        who = choose(("gave", "got"))
-        sentence = choose(SENTENCES).format(
-            a=choose(ADJECTIVES), b=choose(ADJECTIVES), giver=giver, taker=taker, thing=choose(THINGS)
-        )
-        texts.append([words.setdefault(word, len(words)) for word in f"who {who} ? {sentence}".split()])
-        labels.append(ANIMALS.index(giver if who == "gave" else taker))
-    length = max(map(len, texts))
-    x = torch.tensor([text + [0] * (length - len(text)) for text in texts])
-    return split(x, torch.tensor(labels), 500)
-
-
-# ---- networks ----
-
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU, "sigmoid": nn.Sigmoid}
-WIDTH, CHANNELS, BLOCKS = 64, 16, 50
-
-
-def mlp(depth, activation):
-    hidden = [layer for _ in range(depth - 1) for layer in (nn.Linear(WIDTH, WIDTH), ACTIVATIONS[activation]())]
-    return nn.Sequential(*hidden, nn.Linear(WIDTH, 10))
-
-
-def head(kind):
-    if kind == "pool":
-        return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, 10)
-    return nn.Flatten(), nn.Linear(CHANNELS * 64, 10)
-
-
-def cnn(depth, activation, kind):
-    hidden = []
-    for at in range(depth - 1):
-        hidden += [nn.Conv2d(CHANNELS if at else 1, CHANNELS, 3, padding=1), ACTIVATIONS[activation]()]
-    return nn.Sequential(*hidden, *head(kind))
-
-
-class Residual(nn.Module):
-    """x + W₂φ(W₁φ(x)), with neither normalisation nor a scale of its own."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.first, self.second, self.act = layer(), layer(), nn.ReLU()
-
-    def forward(self, x):
-        return x + self.second(self.act(self.first(self.act(x))))
-
-
-def residual_mlp():
-    blocks = [Residual(lambda: nn.Linear(WIDTH, WIDTH)) for _ in range(BLOCKS)]
-    return nn.Sequential(nn.Linear(WIDTH, WIDTH), *blocks, nn.ReLU(), nn.Linear(WIDTH, 10))
-
-
-def residual_cnn():
-    blocks = [Residual(lambda: nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)) for _ in range(BLOCKS)]
-    return nn.Sequential(nn.Conv2d(1, CHANNELS, 3, padding=1), *blocks, nn.ReLU(), *head("flatten"))
-
-
-class Attending(nn.Module):
-    """One layer of a transformer: attention and two linear layers, each added to what comes in."""
-
-    def __init__(self, norm):
-        super().__init__()
-        self.attention = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
-        self.up, self.act, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH)
-        self.norm = norm
-        if norm:
-            self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-
-    def attend(self, x):
-        return self.attention(x, x, x, need_weights=False)[0]
-
-    def feed(self, x):
-        return self.down(self.act(self.up(x)))
-
-    def forward(self, x):
-        if self.norm == "pre":
-            x = x + self.attend(self.norm1(x))
-            return x + self.feed(self.norm2(x))
-        if self.norm == "post":
-            x = self.norm1(x + self.attend(x))
-            return self.norm2(x + self.feed(x))
-        x = x + self.attend(x)
-        return x + self.feed(x)
-
-
-class Reader(nn.Module):
-    """A transformer of twelve layers that reads a text and names one of ten animals."""
-
-    def __init__(self, norm):
-        super().__init__()
-        x = stories().train[0]
-        self.words = nn.Embedding(int(x.max()) + 1, WIDTH)
-        self.places = nn.Embedding(x.shape[1], WIDTH)
-        self.layers = nn.Sequential(*[Attending(norm) for _ in range(12)])
-        self.last = nn.LayerNorm(WIDTH) if norm == "pre" else nn.Identity()
-        self.head = nn.Linear(WIDTH, 10)
-
-    def forward(self, tokens):
-        x = self.words(tokens) + self.places(torch.arange(tokens.shape[1], device=tokens.device))
-        return self.head(self.last(self.layers(x)).mean(1))
-
-
-@dataclass(frozen=True)
-class Network:
-    """How it is built, what it is trained on, and the accuracy (%) that ``auto`` is to reach."""
-
-    build: functools.partial
-    data: functools.partial
-    activation: str
-    plain: bool = False
-    goal: float | None = None
-
-
-def networks():
-    flat, images = functools.partial(digits, images=False), functools.partial(digits, images=True)
-    made = {}
-    for depth in (50, 100):
-        for activation in ACTIVATIONS:
-            made[f"mlp{depth}-{activation}"] = Network(
-                functools.partial(mlp, depth, activation), flat, activation, plain=True, goal=92.0
-            )
-    for kind in ("flatten", "pool"):
-        for activation in ("relu", "tanh", "sigmoid"):
-            made[f"cnn50-{kind}-{activation}"] = Network(
-                functools.partial(cnn, 50, activation, kind), images, activation, plain=True, goal=85.0
-            )
-    made["residual-mlp50"] = Network(functools.partial(residual_mlp), flat, "relu")
-    made["residual-cnn50"] = Network(functools.partial(residual_cnn), images, "relu")
-    for norm in ("none", "pre", "post"):
-        built = functools.partial(Reader, "" if norm == "none" else norm)
-        made[f"transformer12-{norm}"] = Network(built, functools.partial(stories), "gelu")
-    return made
-
-
-# ---- schemes ----
-
-
-def matrices(model):
-    """The weights that mix, as the usual recipes treat them: packed query, key and value one by one."""
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            yield module.weight
-        elif isinstance(module, nn.MultiheadAttention):
-            yield from module.in_proj_weight.chunk(3)
-
-
-def gain_of(activation):
-    """The gain that torch's table has; that of ReLU for GELU and SiLU, which it lacks."""
-    return nn.init.calculate_gain(activation if activation in {"relu", "tanh", "sigmoid"} else "relu")
-
-
-def fill(model, draw):
-    with torch.no_grad():
-        for weight in matrices(model):
-            draw(weight)
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-
-
-def lsuv(model, x):
-    from lsuv import lsuv_with_singlebatch
-
-    lsuv_with_singlebatch(model, x, verbose=False)
-
-
-def gradvitals(model, x, seed, method):
-    import gradvitals as gv
-
-    gv.init_(model, x, method=method, seed=seed)
-
-
-def start(scheme, model, x, activation, seed):
-    if scheme == "default":
-        return
-    if scheme == "xavier":
-        fill(model, nn.init.xavier_uniform_)
-    elif scheme == "kaiming":
-        fill(model, functools.partial(nn.init.kaiming_normal_, nonlinearity="relu"))
-    elif scheme == "orthogonal":
-        fill(model, functools.partial(nn.init.orthogonal_, gain=gain_of(activation)))
-    elif scheme == "lsuv":
-        lsuv(model, x)
-    else:
-        gradvitals(model, x, seed, scheme)
-
-
-PEERS = ("default", "xavier", "kaiming", "orthogonal", "lsuv")
-SCHEMES = (*PEERS, "auto")
 
 
 # ---- measurement ----
@@ -306,38 +69,76 @@ def ratio(tensors):
     return max(sizes) / min(sizes) if min(sizes) > 0 and math.isfinite(sum(sizes)) else math.inf
 
 
-def accuracy(model, part):
-    with torch.no_grad():
-        return 100 * (model(part[0]).argmax(1) == part[1]).double().mean().item()
+def correct(logits, labels):
+    return 100 * (logits.argmax(-1) == labels).double().mean(-1)
 
 
-def trained(model, data, rate, steps, seed):
-    """Accuracy (%) on the validation and the test set, and the loss of the last steps."""
-    x, y = data.train
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+def batches(data, seed):
+    """Which examples come together, step by step."""
     generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield torch.randint(len(data.train[0]), (BATCH,), generator=generator)
+
+
+def one_by_one(models, seeds, rates, data, steps):
+    """Train every model; accuracies (%) on the validation and the test set, and the loss of the last steps."""
+    x, y = data.train
+    return [trained(*given, data, steps, x, y) for given in zip(models, seeds, rates, strict=True)]
+
+
+def trained(model, seed, rate, data, steps, x, y):
+    model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
     losses = []
-    for _ in range(steps):
-        chosen = torch.randint(len(x), (BATCH,), generator=generator)
+    for _, chosen in zip(range(steps), batches(data, seed), strict=False):
         loss = F.cross_entropy(model(x[chosen]), y[chosen])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            break
-    model.eval()
-    return {
-        "rate": rate,
-        "valid": accuracy(model, data.valid),
-        "test": accuracy(model, data.test),
-        "loss": statistics.fmean(losses[-10:]),
-    }
+    with torch.no_grad():
+        valid, test = (correct(model(part[0]), part[1]).item() for part in (data.valid, data.test))
+    return {"rate": rate, "valid": valid, "test": test, "loss": statistics.fmean(losses[-10:])}
 
 
-def one_seed(network, scheme, seed, rates, steps):
-    began = time.process_time()
+def together(models, seeds, rates, data, steps):
+    """The same, of models that differ in their weights only, as one: every product is a batch of products."""
+    x, y = data.train
+    stacked = {name: value.detach() for name, value in stack_module_state(models)[0].items()}
+
+    def logits(weights, x):
+        return functional_call(models[0], weights, (x,))
+
+    slope = vmap(grad_and_value(lambda weights, x, y: F.cross_entropy(logits(weights, x), y)))
+    groups = {rate: slice(rates.index(rate), rates.index(rate) + rates.count(rate)) for rate in rates}
+    parts = {rate: [value[group] for value in stacked.values()] for rate, group in groups.items()}
+    optimizer = torch.optim.Adam([{"params": part, "lr": rate} for rate, part in parts.items()], fused=True)
+    losses = []
+    for _, chosen in zip(range(steps), zip(*(batches(data, seed) for seed in seeds), strict=True), strict=False):
+        at = torch.stack(chosen)
+        slopes, loss = slope(stacked, x[at], y[at])
+        norms = sum(slope.flatten(1).square().sum(1) for slope in slopes.values()).sqrt()
+        clip = (CLIP / (norms + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_ has it
+        for name, each in slopes.items():
+            each.mul_(clip.view(-1, *[1] * (each.ndim - 1)))
+            for rate, part in zip(groups, optimizer.param_groups, strict=True):
+                part["params"][list(slopes).index(name)].grad = each[groups[rate]]
+        optimizer.step()
+        losses.append(loss)
+    last = torch.stack(losses[-10:]).double().mean(0).tolist()
+    with torch.no_grad():
+        valid, test = (
+            correct(vmap(logits, (0, None))(stacked, part[0]), part[1]).tolist() for part in (data.valid, data.test)
+        )
+    return [
+        {"rate": rate, "valid": v, "test": t, "loss": end}
+        for rate, v, t, end in zip(rates, valid, test, last, strict=True)
+    ]
+
+
+def started(network, scheme, seed):
+    """A model with its start, and what is known of it before it is trained."""
     data = network.data()
     order = torch.randperm(len(data.train[0]), generator=torch.Generator().manual_seed(1000 + seed))
     seen, unseen = order[:SEEN], order[SEEN : 2 * SEEN]
@@ -345,21 +146,26 @@ def one_seed(network, scheme, seed, rates, steps):
     model = network.build()
     start(scheme, model, data.train[0][seen], network.activation, seed)
     forward, gradient = spreads(model, data.train[0][unseen], data.train[1][unseen])
-    started = {name: value.clone() for name, value in model.state_dict().items()}
-    setting = time.process_time() - began
-    runs = []
-    for rate in rates:
-        model.load_state_dict(started)
-        model.train()
-        runs.append(trained(model, data, rate, steps, seed))
-    return {
-        "seed": seed,
-        "forward_ratio": forward,
-        "gradient_ratio": gradient,
-        "runs": runs,
-        "start_seconds": setting,
-        "seconds": time.process_time() - began,
-    }
+    return model, {"seed": seed, "forward_ratio": forward, "gradient_ratio": gradient}
+
+
+def rows(network, scheme, seeds, rates, steps):
+    """What some seeds of a row give, at every learning rate."""
+    began = time.process_time()
+    found = [started(network, scheme, seed) for seed in seeds]
+    copies = [(copy.deepcopy(model), row["seed"], rate) for rate in rates for model, row in found]
+    train = together if network.stacked else one_by_one
+    runs = train(*map(list, zip(*copies, strict=True)), network.data(), steps)
+    seconds = (time.process_time() - began) / len(seeds)
+    return [row | {"runs": runs[at :: len(seeds)], "seconds": seconds} for at, (_, row) in enumerate(found)]
+
+
+def keep_memory():
+    """Let glibc keep what is freed: a third of the time is spent on getting the same pages again at every step."""
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        for option, value in ((mmap_threshold, 1 << 30), (trim_threshold, (1 << 31) - 1), (top_pad, 1 << 28)):
+            ctypes.CDLL(None).mallopt(option, value)
 
 
 # ---- result files ----
@@ -378,15 +184,17 @@ def measure(name, scheme, asked):
     file = file_of(name, scheme, asked.steps)
     file.parent.mkdir(parents=True, exist_ok=True)
     result = {"network": name, "scheme": scheme, "seeds": [] if asked.fresh else read(file)["seeds"]}
-    for seed in sorted(set(range(asked.seeds)) - {row["seed"] for row in result["seeds"]}):
-        result["seeds"].append(one_seed(networks()[name], scheme, seed, asked.rates, asked.steps))
+    network = networks()[name]
+    missing = sorted(set(range(asked.seeds)) - {row["seed"] for row in result["seeds"]})
+    for seeds in [missing] if network.stacked and missing else [[seed] for seed in missing]:
+        result["seeds"] += rows(network, scheme, seeds, asked.rates, asked.steps)
         part = file.with_suffix(".part")
         part.write_text(json.dumps(result), encoding="utf-8")
         part.replace(file)
-        row = result["seeds"][-1]
-        told = ", ".join(f"{run['rate']:g}: {run['test']:.1f}" for run in row["runs"])
-        ratios = f"[{row['forward_ratio']:.3g}; {row['gradient_ratio']:.3g}]"
-        print(f"{name} {scheme} seed {seed}: {told} {ratios} {row['seconds']:.0f} s", flush=True)
+        for row in result["seeds"][-len(seeds) :]:
+            told = ", ".join(f"{run['rate']:g}: {run['test']:.1f}" for run in row["runs"])
+            ratios = f"[{row['forward_ratio']:.3g}; {row['gradient_ratio']:.3g}]"
+            print(f"{name} {scheme} seed {row['seed']}: {told} {ratios} {row['seconds']:.0f} s", flush=True)
 
 
 # ---- the table ----
@@ -479,11 +287,13 @@ def main():
     asked = parsed()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    keep_memory()
     names = [name for name in networks() if any(fnmatch.fnmatchcase(name, pattern) for pattern in asked.networks)]
     if not asked.table:
         part, parts = (int(number) for number in asked.shard.split("/"))
-        rows = [(name, scheme) for name in names for scheme in asked.schemes]
-        for name, scheme in rows[part - 1 :: parts]:
+        asked_for = [(name, scheme) for name in names for scheme in asked.schemes]
+        for name, scheme in asked_for[part - 1 :: parts]:
             measure(name, scheme, asked)
     table(names, asked.schemes, asked.steps)
 

@@ -215,3 +215,19 @@ def test_parameters_on_a_compiled_wrapper_are_reached():
     before = model[0].weight.detach().clone()
     init_(wrapped, X)
     assert not torch.equal(before, model[0].weight)
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(5, 7, 2, bidirectional=True), nn.LSTMCell(5, 7), nn.LSTM(5, 8, proj_size=4)])
+def test_the_forget_gate_of_an_lstm_starts_open(layer):
+    init_(layer, seed=1)
+    biases = {name: values.detach() for name, values in layer.named_parameters() if name.startswith("bias")}
+    for name, values in biases.items():
+        _, forget, *others = values.chunk(4)
+        assert bool((forget == (1.0 if "_ih" in name else 0.0)).all())
+        assert not torch.cat([values.chunk(4)[0], *others]).any()
+
+
+@pytest.mark.parametrize("layer", [nn.GRU(5, 7), nn.RNNCell(5, 7), nn.LSTM(5, 7, bias=False)])
+def test_other_recurrent_layers_have_no_gate_to_open(layer):
+    init_(layer, seed=1)
+    assert not any(values.any() for name, values in layer.named_parameters() if name.startswith("bias"))

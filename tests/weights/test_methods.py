@@ -91,7 +91,7 @@ def test_kernels_mix_until_the_image_is_seen_where_positions_are_averaged():
         plan_init(convolutions(nn.ReLU, pooled=pooled), IMAGES).table("plan").column("scheme")
         for pooled in (False, True)
     )
-    assert flat[:-1] == ("delta_orthogonal",) * 11
+    assert flat[:-1] == ("orthogonal",) + ("delta_orthogonal",) * 10  # the first reads three channels, and gives eight
     assert pooled[:-1] == ("orthogonal",) * 3 + ("delta_orthogonal",) * 8  # a 7 x 7 field sees a 6 x 6 image
 
 
@@ -140,7 +140,7 @@ class Residual(nn.Module):
 def test_residual_networks_without_normalisation_get_small_branches():
     model = Residual()
     report = init_(model, X)
-    assert (report.settings["method"], report.settings["why"]) == ("scaled-residual", "residual-unnormalised")
+    assert (report.settings["method"], report.settings["why"]) == ("calibrated", "residual-unnormalised")
     sizes = [row["forward_rms"] for row in report.table("after").records() if row["path"] in {"stem", "head"}]
     assert sizes[1] < 3 * sizes[0]
 

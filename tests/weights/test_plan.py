@@ -111,6 +111,7 @@ def test_recurrent_layers_are_planned_gate_by_gate():
     assert (rows["cell.weight_ih_l0"]["scheme"], rows["cell.weight_ih_l0"]["fan_out"]) == ("xavier normal", 7)
     assert (rows["cell.weight_hh_l0"]["scheme"], rows["cell.weight_hh_l0"]["fan_in"]) == ("orthogonal", 7)
     assert rows["cell.weight_ih_l0"]["std_after"] == pytest.approx(math.sqrt(2 / 12))
+    assert (rows["cell.weight_ih_l0"]["bias"], rows["cell.weight_hh_l0"]["bias"]) == ("forget", "zero")
 
 
 def test_attention_counts_query_key_and_value_each_on_its_own():

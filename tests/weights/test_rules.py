@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from gradvitals.vocabulary import Severity, words
-from gradvitals.weights import init_, plan_init
+from gradvitals.weights import TrainedWeightsWarning, compare_init, init_, plan_init
 from gradvitals.weights.rules import RULES
 from oracles import networks
 
@@ -193,10 +195,25 @@ def trained():
 def test_weights_that_look_trained_are_a_remark_before_they_are_lost(trained):
     found = findings(trained, X)["W301"]
     assert (found.severity, found.evidence["likely"]) == (Severity.INFO, "trained")
-    report = init_(trained, X)
+    trained = copy.deepcopy(trained)
+    with pytest.warns(TrainedWeightsWarning, match="look trained"):
+        report = init_(trained, X)
     assert report.verdict.value == "pass"
     assert [finding.evidence.get("likely") for finding in report.findings] == ["trained"]
     assert findings(trained, X) == {}
+
+
+def test_a_warning_that_is_made_an_error_comes_before_anything_is_overwritten(trained):
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    with pytest.raises(TrainedWeightsWarning):
+        init_(trained, X)
+    assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+
+
+def test_nothing_warns_where_trained_weights_are_kept_or_only_looked_at(trained):
+    plan_init(trained, X)
+    init_(copy.deepcopy(trained), X, skip="*.weight")
+    compare_init(trained, X, loss=lambda output: output.square().mean(), methods=["he"], steps=2, seeds=1)
 
 
 @pytest.mark.parametrize("name", networks.SOUND)

@@ -143,6 +143,8 @@ class Fill:
     mirror : Mirror
     balanced : bool
         Every unit's weights sum to zero, at each position of a kernel: inputs of equal mean cancel, also at borders.
+    offsets : tuple of float
+        What the biases of each block start at, gate by gate; ``()`` where the blocks are alike.
 
     """
 
@@ -153,6 +155,7 @@ class Fill:
     shift: float = 0.0
     mirror: Mirror = UNMIRRORED
     balanced: bool = False
+    offsets: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

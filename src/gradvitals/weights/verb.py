@@ -18,6 +18,7 @@ from gradvitals.vocabulary.report import Report
 from gradvitals.weights.balance_table import balance_table
 from gradvitals.weights.learning_rate import advised
 from gradvitals.weights.measure import module_of, survey
+from gradvitals.weights.overwriting import warn_of_loss
 from gradvitals.weights.plan import Plan, plan_of, plan_table
 from gradvitals.weights.recipes import DISTRIBUTIONS, METHODS
 from gradvitals.weights.rules import judge, judge_rate, trained_note
@@ -151,10 +152,15 @@ def init_(
     InputError, ModelError, UsageError
         As for :func:`plan_init`.
 
+    Warns
+    -----
+    TrainedWeightsWarning
+        When weights that are about to be overwritten look trained: their spectra have values that no random matrix has.
+
     Notes
     -----
     ``"auto"`` chooses for the whole network, and ``settings["why"]`` says so: ``"tailored"`` for a deep chain that
-    neither normalisations nor skip connections hold, ``"scaled-residual"`` for residual branches without a
+    neither normalisations nor skip connections hold, ``"calibrated"`` for residual branches without a
     normalisation, ``"analytic"`` else.
 
     - ``"analytic"``: the variance from the structure. Before a ReLU or LeakyReLU He, normal; before any other
@@ -167,8 +173,8 @@ def init_(
     - ``"critical"``: orthogonal weights with gain 1/φ′(0); of convolutions in the middle of the kernel.
     - ``"scaled-residual"``: as ``"analytic"``; the weight of a normalisation that ends a branch starts small as well.
     - attention: Xavier, for query, key and value each. Recurrent layers: Xavier for the input weights, orthogonal
-      hidden weights, gate by gate. Embeddings: N(0, 1), or LeCun where the head shares them; the padding row stays
-      zero. Normalisations: weight 1, bias 0. All other biases 0.
+      hidden weights, gate by gate; the forget gate of an LSTM starts with a bias of 1. Embeddings: N(0, 1), or LeCun
+      where the head shares them; the padding row stays zero. Normalisations: weight 1, bias 0. All other biases 0.
 
     A scheme is the paper's for layers and attention, without a gain of its own or centring.
     ``settings["learning_rate"]`` is where to start Adam: deep networks start well but are still deep.
@@ -176,7 +182,7 @@ def init_(
     References
     ----------
     LeCun et al. (1998), sections 4.4 and 4.6; Glorot and Bengio (2010); Saxe et al. (2014); He et al. (2015);
-    Pennington et al. (2017); Martens et al. (2021); Balduzzi et al. (2017).
+    Jozefowicz et al. (2015); Pennington et al. (2017); Martens et al. (2021); Balduzzi et al. (2017).
 
     Examples
     --------
@@ -211,6 +217,7 @@ def init_(
     settings = _settings(plan, distribution, seed, only, skip)
     tables = [plan_table(plan)]
     findings: list[Finding] = [*trained_note(found)]
+    warn_of_loss(case.subject, plan.recipes)
     with filled(module, fills, seed=seed, filled_one=_counter(progress, len(fills))):
         if goals:
             write(module, fits(case, goals, seed=seed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from gradvitals.vocabulary.errors import UsageError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Report
 from gradvitals.weights.measure import module_of
+from gradvitals.weights.overwriting import TrainedWeightsWarning
 from gradvitals.weights.recipes import METHODS
 from gradvitals.weights.trials import Trial, curves_table, outcomes, starts_table
 from gradvitals.weights.verb import init_
@@ -152,7 +154,12 @@ def compare_init(
 
 
 def _starter(method: str, seed: int) -> Callable[[Case], Report]:
-    return lambda case: init_(case, method=method, seed=seed)
+    def start(case: Case) -> Report:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TrainedWeightsWarning)  # it is a copy, of which nothing is kept
+            return init_(case, method=method, seed=seed)
+
+    return start
 
 
 def _require_sensible(methods: Sequence[str], steps: int, rates: Sequence[float], seeds: int) -> None:

@@ -82,8 +82,8 @@ def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | No
     weight = item.weight
     target = parameters[weight.path]
     biases = [parameters[path] for path in weight.biases]
-    is_plain = item.draw in INDEPENDENT and not (item.centre or item.shift or item.balanced) and padding is None
-    if is_sharded(target) and is_plain:
+    is_plain = item.draw in INDEPENDENT and not (item.centre or item.shift or item.balanced or item.offsets)
+    if is_sharded(target) and is_plain and padding is None:
         part = own_part(target)
         own_values(target).copy_(
             independent(item.draw, weight.path, seed, part, target.shape, _dtype(target)) * item.std
@@ -103,6 +103,8 @@ def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | No
     write(target, from_matrices(drawn, target.shape, weight.layout))
     for bias in biases:
         bias.zero_()
+    if item.offsets and biases:
+        shift = torch.tensor(item.offsets).repeat_interleave(biases[0].numel() // len(item.offsets))
     if shift is not None:
         write(biases[0], shift.reshape(biases[0].shape))
 
