@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradvitals.maths.meanfield import even_moments, expand
+from gradvitals.maths.expansion import even_moments, expand
 
 
 @pytest.mark.parametrize("f", [np.tanh, np.exp, np.sign, lambda z: 1 / z, np.log])

@@ -144,7 +144,7 @@ class Field:
         n = math.prod(self.kernel.shape[: self.places])
         flat = self.kernel.reshape(n, n) if self.places else self.kernel.reshape(1, 1)
         diagonal = self.place_second().reshape(-1)
-        off = (flat**2).sum() - (np.diagonal(flat) ** 2).sum()
+        off = np.vdot(flat, flat) - (np.diagonal(flat) ** 2).sum()
         pairs = max(n * (n - 1), 1)
         same = float((diagonal**2).mean())
         inside = float((np.diagonal(flat) ** 2).mean())

@@ -124,7 +124,8 @@ def _key(value: Any, given: list[torch.Tensor]) -> Any:
         if value.layout is not torch.strided or value.is_conj() or value.is_neg():
             return None
         given.append(value)
-        return tuple(value.shape), value.stride(), value.storage_offset(), value.dtype, value.device
+        device = value.fake_device if isinstance(value, FakeTensor) else value.device
+        return tuple(value.shape), value.stride(), value.storage_offset(), value.dtype, device
     if isinstance(value, (tuple, list, dict)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         keys = tuple((name, _key(item, given)) for name, item in items)

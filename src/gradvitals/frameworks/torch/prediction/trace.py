@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
@@ -21,6 +22,8 @@ from gradvitals.frameworks.torch.prediction.parameter_gradients import Use
 from gradvitals.frameworks.torch.prediction.shapes import Shapes
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
 
+#: Where a tensor is: asked for far more often than anything is done with it.
+_DEVICE = torch.ops.prim.device.default
 #: Constants larger than this aren't computed on the side: they are masks and tables, not signals.
 _LARGEST_CONSTANT = 2**26
 #: Operations that draw entries independently of one another.
@@ -51,6 +54,10 @@ _LIKE = frozenset(
         "aten::new_empty_strided",
     }
 )
+#: Operations that show the same entries in another shape.
+_SAME_ENTRIES = frozenset(
+    f"aten::{name}" for name in ("t", "transpose", "permute", "view", "unsqueeze", "squeeze", "detach", "alias")
+)
 
 
 class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -69,6 +76,8 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is _DEVICE and isinstance(args[0], FakeTensor):
+            return args[0].fake_device
         kwargs = dict(kwargs or {})
         name = func._schema.name  # noqa: SLF001
         tensors = _tensors((args, kwargs))
@@ -95,7 +104,12 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if self._noise(name, func, args, kwargs, values, made):
                 return output
         elif name in _LIKE or (not signal and not self._mixes(values, made)):
-            self._constant(func, args, kwargs, values, made)
+            if name in _SAME_ENTRIES and len(values) == 1 and isinstance(values[0], Constant):
+                with _disable_current_modes(), torch.no_grad():
+                    view = func(values[0].value, *args[1:], **kwargs)
+                self.trace.bind(made[0], values[0].seen_as(view))
+            else:
+                self._constant(func, args, kwargs, values, made)
             return output
         self._ruled(name, func, args, kwargs, output, made)
         return output
