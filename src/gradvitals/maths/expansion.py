@@ -34,8 +34,10 @@ _INTERPOLATED = 1e-11
 #: A Gaussian expectation is analytic in the logarithm of the variance up to this far from the real axis: there the
 #: real part of 1/v is zero, and the density no longer falls.
 _ANALYTIC = math.pi / 2
-#: Rows from which on interpolating is worth while, and more nodes than it ever is.
-_MANY = 20
+#: In the mean, by standard deviations, it is entire; up to here from the real axis it grows by √e at most.
+_ANALYTIC_SHIFT = 1.0
+#: Rows from which on interpolating is worth while, and more nodes than it is ever worth.
+_FEW, _MOST = 20, 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """Few rows between which many are interpolated: of one mean, and of variances that lie close together.
+    """Few rows between which many are interpolated, in the logarithm of the variance and the mean's deviations.
 
     Parameters
     ----------
@@ -127,19 +129,28 @@ class Nodes:
 
     @classmethod
     def of(cls, mean: Array, variance: Array) -> Nodes:
-        """As few as give what all rows would, to 1e-11.
+        """As few as give what all rows would, to 1e-11 where the integrals are as good as that.
 
         >>> import numpy as np
         >>> few = Nodes.of(np.zeros(100), np.linspace(0.9, 1.1, 100))
         >>> len(few.variance) < 12, bool(np.allclose(few.spread(few.variance**2), np.linspace(0.9, 1.1, 100) ** 2))
         (True, True)
         """
-        if len(mean) >= _MANY and variance.min() > 0 and mean.min() == mean.max():
-            logs = np.log(variance)
-            found = _Interpolation.between(float(logs.min()), float(logs.max()))
-            if found is not None and 2 * len(found.nodes) <= len(mean):
-                return cls(np.full(len(found.nodes), mean[0]), np.exp(found.nodes), found.weights(logs))
-        return cls(mean, variance, None)
+        if len(mean) < _FEW or not variance.min() > 0:
+            return cls(mean, variance, None)
+        sizes = _Interpolation.of(np.log(variance), _ANALYTIC)
+        if mean.min() == mean.max():
+            if 2 * len(sizes.nodes) <= len(mean):
+                variances = np.exp(sizes.nodes)
+                return cls(np.full(len(variances), mean[0]), variances, sizes.weights())
+            return cls(mean, variance, None)
+        shifts = _Interpolation.of(mean / np.sqrt(variance), _ANALYTIC_SHIFT)
+        count = len(shifts.nodes) * len(sizes.nodes)
+        if 2 * count > len(mean):
+            return cls(mean, variance, None)
+        between = (shifts.weights()[:, :, None] * sizes.weights()[:, None, :]).reshape(len(mean), count)
+        variances = np.tile(np.exp(sizes.nodes), len(shifts.nodes))
+        return cls(np.repeat(shifts.nodes, len(sizes.nodes)) * np.sqrt(variances), variances, between)
 
     def spread(self, values: Array) -> Array:
         """What is known at the nodes, at all rows."""
@@ -150,30 +161,33 @@ class Nodes:
 class _Interpolation:
     """Barycentric interpolation between Chebyshev points of the second kind (Berrut and Trefethen, 2004, eq. 5.4)."""
 
+    points: Array
     nodes: Array
     factors: Array
 
     @classmethod
-    def between(cls, low: float, high: float) -> _Interpolation | None:
-        """As many points as an analytic function needs (Trefethen, 2013, theorem 8.2); None where that is too many."""
+    def of(cls, points: Array, analytic: float) -> _Interpolation:
+        """As many nodes as a function needs that is analytic so far from the real axis (Trefethen, 2013, thm. 8.2)."""
+        low, high = float(points.min()), float(points.max())
         half = max((high - low) / 2, 1e-6)
-        rho = _ANALYTIC / half + math.hypot(_ANALYTIC / half, 1.0)
-        count = math.ceil(-math.log(_INTERPOLATED) / math.log(rho)) + 2
-        if count > _MANY:
-            return None
+        rho = analytic / half + math.hypot(analytic / half, 1.0)
+        count = min(math.ceil(-math.log(_INTERPOLATED) / math.log(rho)) + 2, _MOST)
         nodes = (low + high) / 2 + half * np.cos(np.pi * np.arange(count) / (count - 1))
         factors = np.where(np.arange(count) % 2, -1.0, 1.0)
         factors[[0, -1]] /= 2
-        return cls(nodes, factors)
+        return cls(points, nodes, factors)
 
-    def weights(self, x: Array) -> Array:
+    def weights(self) -> Array:
         """The share of each node in the value at each point, (points, nodes)."""
-        apart = x[:, None] - self.nodes
+        apart = self.points[:, None] - self.nodes
         hit = apart == 0
-        terms = self.factors / np.where(hit, 1.0, apart)
+        if hit.any():
+            apart[hit] = 1.0
+        terms = self.factors / apart
         exact = hit.any(axis=1)
         terms[exact] = hit[exact]
-        return np.asarray(terms / terms.sum(axis=1, keepdims=True))
+        terms /= terms.sum(axis=1, keepdims=True)
+        return np.asarray(terms)
 
 
 def expand(f: Callable[[Array], Array], mean: Array, variance: Array, order: int = ORDER) -> Expansion:

@@ -7,6 +7,7 @@ code that branches on such values runs as it would.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -105,7 +106,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return output
         elif name in _LIKE or (not signal and not self._mixes(values, made)):
             if name in _SAME_ENTRIES and len(values) == 1 and isinstance(values[0], Constant):
-                with _disable_current_modes(), torch.no_grad():
+                with _unwatched(), torch.no_grad():
                     view = func(values[0].value, *args[1:], **kwargs)
                 self.trace.bind(made[0], values[0].seen_as(view))
             else:
@@ -148,7 +149,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 real[id(tensor)] = known.value
             else:  # zeros_like of a signal: only its shape counts
                 real[id(tensor)] = torch.empty(0)
-        with _disable_current_modes(), torch.no_grad():
+        with _unwatched(), torch.no_grad():
             for tensor in mutated:
                 known = self.trace.value(tensor)
                 if isinstance(known, Constant) and not known.owned:
@@ -174,7 +175,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _number(self, func: Any, args: Any, kwargs: Any, values: Sequence[Any]) -> Any:
         known = values[0] if values else None
         if isinstance(known, Constant):
-            with _disable_current_modes():
+            with _unwatched():
                 return known.value.detach().item()
         return func(*args, **kwargs)
 
@@ -207,7 +208,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             known = self.trace.value(item)
             return torch.from_numpy(noise.quantiles.copy()) if known is noise else known.value.double()
 
-        with _disable_current_modes(), torch.no_grad():
+        with _unwatched(), torch.no_grad():
             result = func(*(real(item) for item in args), **{key: real(item) for key, item in kwargs.items()})
             changed = Noise(result.double().numpy())
         self.trace.bind(made, changed)
@@ -221,7 +222,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             if found is None:
                 raise NotImplementedError("no rule")  # noqa: TRY301
-            with _disable_current_modes():
+            with _unwatched():
                 found(operation)
             self._learn(operation)
             for tensor in _mutated(func, args, kwargs):
@@ -272,13 +273,21 @@ _UNCHANGED = frozenset(
 _PARTS = frozenset({"t", "numpy_T", "mT", "select", "slice", "narrow", "split", "split_with_sizes", "chunk", "unbind"})
 
 
+def _unwatched() -> contextlib.AbstractContextManager[Any]:
+    """Where no mode sees what is computed; asking whether there is one is far quicker than putting none aside."""
+    return _disable_current_modes() if torch._C._len_torch_dispatch_stack() else _NOTHING  # noqa: SLF001
+
+
+_NOTHING: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+
+
 def _drawn(name: str, args: Any, kwargs: Any, first: Any) -> Any:
     if "bernoulli" in name:
         p = args[1] if len(args) > 1 and isinstance(args[1], (int, float)) else kwargs.get("p")
         if p is None and name == "aten::bernoulli_":  # its default, which doesn't arrive
             p = 0.5
         if p is None and isinstance(first, Constant):
-            with _disable_current_modes():
+            with _unwatched():
                 p = float(first.value.double().mean())
         return Noise.of_two(0.0, 1.0, float(p)) if p is not None else None
     if "randn" in name:
