@@ -7,9 +7,7 @@ go through the Hermite expansion of φ (Mehler's formula): E[φ(z)φ(z′)] = Σ
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 

@@ -23,6 +23,8 @@ ORDER = 48
 _NEGLIGIBLE = 1e-9
 #: Rows of a kernel that are summed at once: they stay in the processor's cache.
 _BLOCK = 64
+#: As many rows are taken as they are; of more, fewer vectors are found that they are made of.
+_DIRECT = 16
 #: Of the vectors of which coefficients are made, those smaller than this share of the largest are dropped.
 _RANK = 1e-10
 
@@ -62,8 +64,8 @@ def kernel(a: Array, second: Array, correlation: Array, between: Array | None = 
     shares = (basis * basis / np.maximum(second, 1e-300)[:, None]).max(axis=0)
     np.fill_diagonal(c, c[0, -1])
     middle, turned = _series(shares, exponents, float(c.min()), float(c.max()))
-    rows, few = between, basis
-    if len(basis) > 1:
+    rows, few = between if between is not None or len(basis) == 1 else np.eye(len(basis)), basis
+    if len(basis) > _DIRECT:
         u, s, few = np.linalg.svd(basis, full_matrices=False)
         kept = max(int((s > _RANK * s[0]).sum()), 1)
         rows, few = (u if between is None else between @ u)[:, :kept] * s[:kept], few[:kept]
@@ -71,7 +73,9 @@ def kernel(a: Array, second: Array, correlation: Array, between: Array | None = 
     c -= middle
     total = _summed(rows, matrices, c)
     mine = basis if between is None else between @ basis
-    np.fill_diagonal(total, (mine * mine if np.all(own == 1.0) else mine * mine * own[:, None] ** exponents).sum(axis=1))
+    np.fill_diagonal(
+        total, (mine * mine if np.all(own == 1.0) else mine * mine * own[:, None] ** exponents).sum(axis=1)
+    )
     return total
 
 

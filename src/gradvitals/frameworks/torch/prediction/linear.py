@@ -39,8 +39,7 @@ def moments_of(value: Constant | Weight) -> Moments:
 def contracted(field: Field, dim: int, weight: Moments) -> Field:
     """Sum over a dimension with independent weights: the field without that dimension."""
     variance = max(weight.second - weight.mean**2, 0.0)
-    varied = _independent_sum(field, dim)
-    result = varied.scaled(variance).without_mean()
+    result = _independent_sum(field, dim, variance).without_mean()
     if weight.mean:
         alike = summed(field, [dim], keep=True).times(weight.mean)
         result = replace(
@@ -49,12 +48,12 @@ def contracted(field: Field, dim: int, weight: Moments) -> Field:
     return replace(result, inherited=field.spread, kurtosis=3.0, own=None)
 
 
-def _independent_sum(field: Field, dim: int) -> Field:
-    """The sum over a dimension of entries that each got a sign of its own."""
+def _independent_sum(field: Field, dim: int, variance: float) -> Field:
+    """The sum over a dimension of entries that were each multiplied with an independent one of zero mean."""
     for at in range(len(field.layout[dim])):
         field = with_role(field, dim, at, Role.UNIT)
     n = math.prod(axis.size for axis in field.layout[dim])
-    return field.scaled(n).with_layout((*field.layout[:dim], (), *field.layout[dim + 1 :]))
+    return field.scaled(n * variance).with_layout((*field.layout[:dim], (), *field.layout[dim + 1 :]))
 
 
 def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, units: int, at: int) -> Field:
@@ -129,10 +128,15 @@ def _add_bias(operation: Operation, bias: Any) -> None:
 
 def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
     """The sum of two independent fields under the first one's layout (or one that both can be spread to)."""
-    first, other = alike(first, spread_to(second, first.layout))
-    cross = sign * (np.multiply.outer(_place_mean(first), _place_mean(other)))
+    if second.second.ndim or not _fits(second, first):
+        first, other = alike(first, spread_to(second, first.layout))
+        cross = _symmetric(sign * (np.multiply.outer(_place_mean(first), _place_mean(other))), first.places)
+    else:  # the same everywhere (a bias over the units): broadcast
+        other = second
+        mean = _place_mean(first)
+        cross = sign * float(other.mean) * (mean[(..., *[None] * mean.ndim)] + mean)
     total = first.second + other.second + 2 * sign * first.mean * other.mean
-    kernel = first.kernel + other.kernel + _symmetric(cross, first.places)
+    kernel = first.kernel + other.kernel + cross
     shares = np.array([first.mean_square, other.mean_square])
     share = shares / max(shares.sum(), 1e-300)
     return replace(
@@ -147,6 +151,16 @@ def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
         own=None,
         kurtosis=3.0 + float(share[0] ** 2 * (first.kurtosis - 3) + share[1] ** 2 * (other.kurtosis - 3)),
     ).consistent()
+
+
+def _fits(field: Field, other: Field) -> bool:
+    """Whether each dimension has the other's axes, or is broadcast."""
+    missing = len(other.layout) - len(field.layout)
+    return (
+        missing >= 0
+        and not other.has_pixels
+        and all(not dim or dim == wanted for dim, wanted in zip(field.layout, other.layout[missing:], strict=True))
+    )
 
 
 def _blur(parts: tuple[float, float], share: Any, units: int) -> float:

@@ -328,12 +328,12 @@ def coarse(
         to_query = inner * max(own_k - max(apart, 0.0) * 0, 0.0)
         to_key = inner * own_q * rows / columns
         found = []
-        for node, field, size in zip(nodes, (q, k, v), (to_query, to_key, to_value), strict=True):
-            second = np.full(field.second.shape, size)
-            kernel = np.zeros_like(field.kernel)
-            if field is v:
+        for node, given, size in zip(nodes, (q, k, v), (to_query, to_key, to_value), strict=True):
+            second = np.full(given.second.shape, size)
+            kernel = np.zeros_like(given.kernel)
+            if given is v:
                 kernel = kernel + overlap * g_own * rows / columns * 0 + g_off
-            found.append(gathered_to(replace(field, mean=second * 0, second=second, kernel=kernel), node.field.layout))
+            found.append(gathered_to(replace(given, mean=second * 0, second=second, kernel=kernel), node.field.layout))
         return found
 
     operation.emit(made, list(nodes), pullback, output=output)

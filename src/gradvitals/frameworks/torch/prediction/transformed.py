@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
-from gradvitals.maths.field import Field, Role
 from gradvitals.maths.expansion import Expansion, Nodes, Values, expand
+from gradvitals.maths.field import Field, Role
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
