@@ -294,6 +294,37 @@ def two_signals(operation: Operation, a: Node, b: Node) -> None:
     operation.emit(made, [a, b], pullback)
 
 
+@rule("_trilinear")
+def _bilinear(operation: Operation) -> None:
+    """y_o = Σ_ij a_i W_oij b_j, as torch.nn.Bilinear has it."""
+    a, weight, b, *dims = operation.args
+    value = operation.value(weight)
+    if [list(d) for d in dims[:4]] != [[1, 3], [0], [1, 2], [2, 3]] or not _is_weight(value):
+        raise NotImplementedError("a product of three of this kind")
+    x, y = operation.node(a), operation.node(b)
+    last = len(x.field.layout) - 1
+    one, two = fused_dim(x.field, last), fused_dim(y.field, len(y.field.layout) - 1)
+    units, n, m = (int(size) for size in weight.shape)
+    moments = moments_of(value)
+    lead, other = contracted(one, last, Moments(0.0, 1 / n)), contracted(two, last, Moments(0.0, 1 / m))
+    lead, other = alike(lead, spread_to(other, lead.layout))
+    inside = replace(times(lead, other), inherited=lead.inherited + other.inherited)
+    layout = (*inside.layout[:last], (Axis(units, Role.UNIT),) if units > 1 else ())
+    made = replace(inside.scaled(n * m * moments.second), layout=layout, kurtosis=3.0, blur=1 / max(units, 1))
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = contracted(gathered_to(gradient, layout), last, Moments(0.0, 1 / max(units, 1)))
+        found = []
+        for node, beside, size in ((x, other, m), (y, lead, n)):
+            part = times(*alike(g, beside)).scaled(units * size * moments.second)
+            back = (*part.layout[:last], tuple(Axis(axis.size, Role.UNIT) for axis in node.field.layout[-1]))
+            found.append(gathered_to(replace(part, layout=back, kurtosis=3.0), node.field.layout))
+        return found
+
+    operation.emit(made, [x, y], pullback)
+    operation.learns(value, replace(inside, layout=layout))
+
+
 def times(first: Field, second: Field) -> Field:
     """The product of two independent fields of the same layout."""
     return replace(

@@ -156,12 +156,12 @@ class Parts:
         made[b, t, b, t] += np.einsum("bti,bi->bt", change, diagonal) - change.sum(axis=2) * rest
         return made
 
-    def _change(self) -> tuple[Any, Any]:
+    def _change(self) -> tuple[Any, ...]:
         """E[a²] as the series has it, and what is wrong with that."""
         if "change" not in self._known:
             base, own = self.own_share(products_only=True), self.own_share()
             self._known["change"] = base, own + self.sharper(own) - base
-        return self._known["change"]
+        return tuple(self._known["change"])
 
     def own_share(self, *, products_only: bool = False) -> Any:
         """E[a²] of every weight to first order, (B, T, S); of products alone, as the series has it."""
@@ -179,10 +179,10 @@ class Parts:
         ratio = _by_row(correction, squares, variance)
         return own * (ratio - 1)[:, :, None]
 
-    def _spread(self) -> tuple[Any, Any]:
+    def _spread(self) -> tuple[Any, ...]:
         """By row the sum of squared first-order weights, and the variance of scores over the keys that they see."""
         if "spread" in self._known:
-            return self._known["spread"]
+            return tuple(self._known["spread"])
         b = np.arange(len(self.weights))
         own_q = np.einsum("btt->bt", self.query[b, b])
         key = self.key[b, b]
