@@ -232,7 +232,74 @@ def upsampled(mode):
     )
 
 
+class Bags(nn.Module):
+    """Rows of a table averaged, added up, or their largest entries."""
+
+    def __init__(self, mode):
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(50, 96, mode=mode), nn.Linear(96, 8)
+
+    def forward(self, ids):
+        return self.head(torch.relu(self.bag(ids)))
+
+
+class Pairs(nn.Module):
+    """A bilinear form of two signals."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(24, 96), nn.Linear(24, 64)
+        self.form, self.head = nn.Bilinear(96, 64, 48), nn.Linear(48, 8)
+
+    def forward(self, x):
+        return self.head(self.form(torch.tanh(self.left(x)), torch.tanh(self.right(x))))
+
+
+class Columns(nn.Module):
+    """Windows laid side by side, mixed as vectors, and added back into an image."""
+
+    def __init__(self, *, folded):
+        super().__init__()
+        self.first, self.folded = nn.Conv2d(3, 24, 3, padding=1), folded
+        self.mix = nn.Linear(24 * 9, 24 * 9 if folded else 64)
+        self.last = nn.Conv2d(24, 8, 3) if folded else nn.Linear(64, 8)
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x))
+        mixed = self.mix(functional.unfold(x, 3, padding=1).transpose(1, 2))
+        if not self.folded:
+            return self.last(torch.relu(mixed))
+        return self.last(functional.fold(mixed.transpose(1, 2), x.shape[2:], 3, padding=1))
+
+
+class Picked(nn.Module):
+    """Positions picked by ``gather``: the same of every sample, or of each its own."""
+
+    def __init__(self, *, own):
+        super().__init__()
+        self.first, self.head, self.own = nn.Linear(24, 128), nn.Linear(128, 8), own
+
+    def forward(self, x):
+        y = torch.tanh(self.first(x))
+        at = (torch.arange(len(x)) % 8)[:, None] if self.own else torch.tensor([[0, 2, 5]]).expand(len(x), 3)
+        return self.head(torch.gather(y, 1, at[..., None].expand(*at.shape, 128)).sum(1))
+
+
 CASES = {
+    "means of rows of a table": (lambda: (Bags("mean"), (torch.randint(0, 50, (16, 7)),)), 0.02, 0.05),
+    "sums of rows of a table": (lambda: (Bags("sum"), (torch.randint(0, 50, (16, 7)),)), 0.02, 0.05),
+    "the largest of rows of a table": (lambda: (Bags("max"), (torch.randint(0, 50, (16, 7)),)), 0.02, 0.05),
+    "a bilinear form": (lambda: (Pairs(), (torch.randn(16, 24),)), 0.03, 0.05),
+    "windows as columns": (lambda: (Columns(folded=False), (torch.randn(4, 3, 10, 10),)), 0.03, 0.06),
+    "windows of large images as columns": (lambda: (Columns(folded=False), (torch.randn(4, 3, 24, 24),)), 0.03, 0.06),
+    "columns folded back": (lambda: (Columns(folded=True), (torch.randn(4, 3, 10, 10),)), 0.03, 0.06),
+    "columns folded back into large images": (
+        lambda: (Columns(folded=True), (torch.randn(4, 3, 24, 24),)),
+        0.03,
+        0.06,
+    ),
+    "the same positions of all samples": (lambda: (Picked(own=False), (torch.randn(16, 8, 24),)), 0.02, 0.05),
+    "each sample's own position": (lambda: (Picked(own=True), (torch.randn(16, 8, 24),)), 0.02, 0.05),
     "biased, capped and masked scores": (lambda: (Biased(), (torch.randn(4, 12, 64),)), 0.03, 0.10),
     "branches left out": (lambda: (DropPath(), (torch.randn(64, 128),)), 0.03, 0.05),
     "channels side by side": (lambda: (Dense(), (images(),)), 0.03, 0.10),

@@ -57,11 +57,24 @@ def _normalised():
     )
 
 
+class _Form(nn.Module):
+    """A bilinear form, of rows of a table that are averaged and of a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.bag, self.mix, self.form = nn.EmbeddingBag(40, 64, mode="mean"), nn.Linear(64, 64), nn.Bilinear(64, 64, 48)
+
+    def forward(self, ids):
+        rows = self.bag(ids)
+        return self.form(torch.relu(self.mix(rows)), torch.tanh(rows))
+
+
 def _ids():
     return torch.randint(0, 40, (16, 6))
 
 
 CASES = {
+    "a bilinear form of averaged rows": (_Form, _ids),
     "linear layers": (_plain, lambda: torch.randn(32, 96)),
     "convolutions": (_convolutions, lambda: torch.randn(8, 3, 12, 12)),
     "normalisations": (_normalised, lambda: torch.randn(16, 3, 8, 8)),

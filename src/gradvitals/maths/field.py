@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -88,6 +88,7 @@ class Field:
     blur: float = 0.0
     shared_blur: float = 0.0
     own: float | None = None
+    _known: dict[str, float] = field(init=False, default_factory=dict, repr=False)
 
     # ---- what it is ----
 
@@ -125,18 +126,29 @@ class Field:
     @property
     def mean_square(self) -> float:
         """E[x²] over all entries."""
-        return float(self.second.mean()) if self.second.size else 0.0
+        known = self._known.get("mean_square")
+        if known is None:
+            known = self._known["mean_square"] = float(self.second.mean()) if self.second.size else 0.0
+        return known
 
     @property
     def spread(self) -> float:
         """The variance of log E[x²] over random weights: inherited, and from the finite number of its own units."""
         if self.mean_square <= 0:
             return 0.0
-        own = max(self.kurtosis - 1, 0.0) * self.agreement() if self.own is None else self.own
+        own = self.own
+        if own is None:
+            own = max(self.kurtosis - 1, 0.0) * self.agreement() if self.kurtosis > 1 else 0.0
         return self.inherited + own / max(self.units, 1)
 
     def agreement(self) -> float:
         """The mean squared correlation between two places: 1 where all places have the same fluctuation."""
+        known = self._known.get("agreement")
+        if known is None:
+            known = self._known["agreement"] = self._agreement()
+        return known
+
+    def _agreement(self) -> float:
         total = self.mean_square
         if total <= 0:
             return 1.0
@@ -144,7 +156,7 @@ class Field:
         n = math.prod(self.kernel.shape[: self.places])
         flat = self.kernel.reshape(n, n) if self.places else self.kernel.reshape(1, 1)
         diagonal = self.place_second().reshape(-1)
-        off = (flat**2).sum() - (np.diagonal(flat) ** 2).sum()
+        off = np.vdot(flat, flat) - (np.diagonal(flat) ** 2).sum()
         pairs = max(n * (n - 1), 1)
         same = float((diagonal**2).mean())
         inside = float((np.diagonal(flat) ** 2).mean())

@@ -71,9 +71,10 @@ class Calls:
         _, leaf = self._frames.pop()
         if output is None or not leaf or self._inside_leaf():
             return
-        kind = layers.kind_of(module)
-        activation = layers.activation_of_module(module)
-        self._add(output, self._paths[module] or kind, kind, layers.mixes(module), activation)
+        with torch._C.DisableTorchFunction():  # noqa: SLF001 - what is asked here is nothing that the model does
+            kind = layers.kind_of(module)
+            activation = layers.activation_of_module(module)
+            self._add(output, self._paths[module] or kind, kind, layers.mixes(module), activation)
 
     def _inside_leaf(self) -> bool:
         return any(leaf for _, leaf in self._frames)

@@ -164,6 +164,13 @@ def _sum(operation: Operation, a: Any, b: Any, sign_a: float, sign_b: float) -> 
         return [gathered_to(gradient.times(signs[at]), node.field.layout) for at, node in signals]
 
     operation.emit(made, [node for _, node in signals], pullback)
+    for item in (a, b):
+        if (
+            isinstance(item, torch.Tensor)
+            and item.dim() == 1
+            and all(axis.role is Role.UNIT for axis in made.layout[-1])
+        ):
+            operation.learns(item, None, times=made.units / max(item.numel(), 1))  # a bias
 
 
 @rule("mul", "mul_", "div", "div_", "true_divide")

@@ -10,7 +10,7 @@ import torch
 from gradvitals.frameworks.torch.prediction.measured import MOST_KEPT, measured, place_roles
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
-from gradvitals.maths.field import Axis, Field, Role
+from gradvitals.maths.field import Axis, Field, Layout, Role
 
 
 @rule("embedding")
@@ -30,6 +30,47 @@ def _embedding(operation: Operation) -> None:
         _learned(operation, table, index.value, lead)
         return
     raise NotImplementedError("a lookup in a signal")
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def _bags(operation: Operation) -> None:
+    """Sums, means or maxima of rows: a mixture of the table's rows that is the same for all units."""
+    table, index, offsets = (operation.value(item) for item in operation.args[:3])
+    mode = _MODES[operation.argument(4, "mode", 0)]
+    weights = operation.argument(6, "per_sample_weights")
+    if not isinstance(index, Constant) or not isinstance(offsets, Constant) or weights is not None:
+        raise NotImplementedError("bags by numbers that aren't known")
+    rows, units = (int(n) for n in operation.args[0].shape)
+    count = int(operation.first.shape[0])
+    ends = [*offsets.value.tolist(), index.value.numel()]
+    skipped = int(operation.argument(8, "padding_idx", -1))
+    shares = np.zeros((min(count, MOST_KEPT), rows))
+    for bag in range(len(shares)):
+        found = index.value[ends[bag] : ends[bag + 1]].numpy()
+        found = found[found != skipped] if skipped >= 0 else found
+        np.add.at(shares[bag], found, 1.0 if mode == "sum" else 1 / max(len(found), 1))
+    layout = ((Axis(count, Role.PLACE),) if count > 1 else (), (Axis(units, Role.UNIT),))
+    # Of the largest of several each unit has one row, by its share.
+    own = shares.sum(axis=1) if mode == "max" else (shares * shares).sum(axis=1)
+    used = _mixture(layout, shares @ shares.T, own)
+    if isinstance(table, Constant):
+        result = operation.function(table.value.detach(), index.value, offsets.value, *operation.args[3:])[0]
+        operation.emit(None, node=Node(measured(result, [Role.PLACE, Role.UNIT])))
+    elif isinstance(table, Weight) and mode != "max" and not table.mean:
+        operation.emit(used.scaled(table.second))
+    else:
+        raise NotImplementedError("the largest of rows without values")
+    operation.learns(table, used, times=1 / max(rows, 1))
+
+
+_MODES = ("sum", "mean", "max")
+
+
+def _mixture(layout: Layout, kernel: np.ndarray, own: np.ndarray) -> Field:
+    """What mixtures of independent rows of mean square 1 have in common."""
+    n = len(own)
+    shape = (n,) if layout[0] else ()
+    return Field(layout, np.zeros(shape), own.reshape(shape), kernel.reshape((*shape, *shape))).consistent()
 
 
 def _learned(operation: Operation, table: Constant | Weight, index: torch.Tensor, lead: list[Role]) -> None:

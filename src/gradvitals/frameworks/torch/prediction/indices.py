@@ -33,6 +33,9 @@ def _index(operation: Operation) -> None:
         if isinstance(given, Constant):
             _taken(operation, x, dim, given.value.tolist(), operation.first, drop=False)
             return
+    if name in {"gather", "take_along_dim"}:
+        _gathered(operation)
+        return
     if name in {"index", "_unsafe_index"}:
         indices = operation.args[1]
         at = [d for d, item in enumerate(indices) if item is not None]
@@ -64,6 +67,27 @@ def _index(operation: Operation) -> None:
             moved(operation, node, field, pullback)
             return
     raise NotImplementedError("an index of this kind")
+
+
+def _gathered(operation: Operation) -> None:
+    """Entries by a known index that is the same for all units: one for everything, or each sample its own."""
+    along = "along" in operation.name
+    x, dim = operation.args[0], operation.argument(2 if along else 1, "dim")
+    given = operation.value(operation.args[1 if along else 2])
+    if not isinstance(given, Constant) or dim is None:
+        raise NotImplementedError("an index that isn't known")
+    dim %= x.dim()
+    index = given.value.expand(*operation.first.shape).movedim(dim, 0)
+    flat = index.reshape(len(index), -1)
+    if bool((flat == flat[:, :1]).all()):
+        _taken(operation, x, dim, flat[:, 0].tolist(), operation.first, drop=False)
+        return
+    by_sample = index.movedim(0, dim).reshape(*operation.first.shape[: dim + 1], -1)
+    if dim == 1 and bool((by_sample == by_sample[..., :1]).all()) and operation.first.shape[0] == x.shape[0]:
+        picked = by_sample[..., 0]
+        _rows_taken(operation, x, [torch.arange(len(picked))[:, None].expand_as(picked), picked])
+        return
+    raise NotImplementedError("entries picked each from its own place")
 
 
 def _from_table(operation: Operation, table: Constant) -> None:

@@ -39,8 +39,7 @@ def moments_of(value: Constant | Weight) -> Moments:
 def contracted(field: Field, dim: int, weight: Moments) -> Field:
     """Sum over a dimension with independent weights: the field without that dimension."""
     variance = max(weight.second - weight.mean**2, 0.0)
-    varied = _independent_sum(field, dim)
-    result = varied.scaled(variance).without_mean()
+    result = _independent_sum(field, dim, variance).without_mean()
     if weight.mean:
         alike = summed(field, [dim], keep=True).times(weight.mean)
         result = replace(
@@ -49,12 +48,12 @@ def contracted(field: Field, dim: int, weight: Moments) -> Field:
     return replace(result, inherited=field.spread, kurtosis=3.0, own=None)
 
 
-def _independent_sum(field: Field, dim: int) -> Field:
-    """The sum over a dimension of entries that each got a sign of its own."""
+def _independent_sum(field: Field, dim: int, variance: float) -> Field:
+    """The sum over a dimension of entries that were each multiplied with an independent one of zero mean."""
     for at in range(len(field.layout[dim])):
         field = with_role(field, dim, at, Role.UNIT)
     n = math.prod(axis.size for axis in field.layout[dim])
-    return field.scaled(n).with_layout((*field.layout[:dim], (), *field.layout[dim + 1 :]))
+    return field.scaled(n * variance).with_layout((*field.layout[:dim], (), *field.layout[dim + 1 :]))
 
 
 def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, units: int, at: int) -> Field:
@@ -129,10 +128,15 @@ def _add_bias(operation: Operation, bias: Any) -> None:
 
 def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
     """The sum of two independent fields under the first one's layout (or one that both can be spread to)."""
-    first, other = alike(first, spread_to(second, first.layout))
-    cross = sign * (np.multiply.outer(_place_mean(first), _place_mean(other)))
+    if second.second.ndim or not _fits(second, first):
+        first, other = alike(first, spread_to(second, first.layout))
+        cross = _symmetric(sign * (np.multiply.outer(_place_mean(first), _place_mean(other))), first.places)
+    else:  # the same everywhere (a bias over the units): broadcast
+        other = second
+        mean = _place_mean(first)
+        cross = sign * float(other.mean) * (mean[(..., *[None] * mean.ndim)] + mean)
     total = first.second + other.second + 2 * sign * first.mean * other.mean
-    kernel = first.kernel + other.kernel + _symmetric(cross, first.places)
+    kernel = first.kernel + other.kernel + cross
     shares = np.array([first.mean_square, other.mean_square])
     share = shares / max(shares.sum(), 1e-300)
     return replace(
@@ -147,6 +151,16 @@ def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
         own=None,
         kurtosis=3.0 + float(share[0] ** 2 * (first.kurtosis - 3) + share[1] ** 2 * (other.kurtosis - 3)),
     ).consistent()
+
+
+def _fits(field: Field, other: Field) -> bool:
+    """Whether each dimension has the other's axes, or is broadcast."""
+    missing = len(other.layout) - len(field.layout)
+    return (
+        missing >= 0
+        and not other.has_pixels
+        and all(not dim or dim == wanted for dim, wanted in zip(field.layout, other.layout[missing:], strict=True))
+    )
 
 
 def _blur(parts: tuple[float, float], share: Any, units: int) -> float:
@@ -278,6 +292,37 @@ def two_signals(operation: Operation, a: Node, b: Node) -> None:
         ]
 
     operation.emit(made, [a, b], pullback)
+
+
+@rule("_trilinear")
+def _bilinear(operation: Operation) -> None:
+    """y_o = Σ_ij a_i W_oij b_j, as torch.nn.Bilinear has it."""
+    a, weight, b, *dims = operation.args
+    value = operation.value(weight)
+    if [list(d) for d in dims[:4]] != [[1, 3], [0], [1, 2], [2, 3]] or not _is_weight(value):
+        raise NotImplementedError("a product of three of this kind")
+    x, y = operation.node(a), operation.node(b)
+    last = len(x.field.layout) - 1
+    one, two = fused_dim(x.field, last), fused_dim(y.field, len(y.field.layout) - 1)
+    units, n, m = (int(size) for size in weight.shape)
+    moments = moments_of(value)
+    lead, other = contracted(one, last, Moments(0.0, 1 / n)), contracted(two, last, Moments(0.0, 1 / m))
+    lead, other = alike(lead, spread_to(other, lead.layout))
+    inside = replace(times(lead, other), inherited=lead.inherited + other.inherited)
+    layout = (*inside.layout[:last], (Axis(units, Role.UNIT),) if units > 1 else ())
+    made = replace(inside.scaled(n * m * moments.second), layout=layout, kurtosis=3.0, blur=1 / max(units, 1))
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g = contracted(gathered_to(gradient, layout), last, Moments(0.0, 1 / max(units, 1)))
+        found = []
+        for node, beside, size in ((x, other, m), (y, lead, n)):
+            part = times(*alike(g, beside)).scaled(units * size * moments.second)
+            back = (*part.layout[:last], tuple(Axis(axis.size, Role.UNIT) for axis in node.field.layout[-1]))
+            found.append(gathered_to(replace(part, layout=back, kurtosis=3.0), node.field.layout))
+        return found
+
+    operation.emit(made, [x, y], pullback)
+    operation.learns(value, replace(inside, layout=layout))
 
 
 def times(first: Field, second: Field) -> Field:

@@ -189,8 +189,8 @@ def _without_values(kind: str) -> Any:
             level = log.level
             log.setLevel(logging.CRITICAL)  # where an operation has no fake form, real tensors are tried next
             try:
-                with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                    yield fake.from_tensor, Shapes(fake)
+                fake = FakeTensorMode(allow_non_fake_inputs=True)
+                yield fake.from_tensor, Shapes(fake)
             finally:
                 log.setLevel(level)
         elif kind == "meta":

@@ -19,6 +19,7 @@ from gradvitals.frameworks.torch.prediction import (
     reductions,
     resampling,
     scores,
+    unfolding,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "reductions",
     "resampling",
     "scores",
+    "unfolding",
 ]

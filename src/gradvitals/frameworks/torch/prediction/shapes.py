@@ -7,6 +7,7 @@ depends on values, is always run.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,12 +55,12 @@ class Shapes:
             args, kwargs = _each((args, dict(kwargs)), self._without_values)
             key = _key((args, kwargs), given)
         if key is None or not _is_repeatable(func):
-            return func(*args, **kwargs)
+            return self._asked(func, args, kwargs)
         key = (func, self._fake is None, torch.get_default_dtype(), key)
         known = _ANSWERS.get(key)
         if known is not None:
             return self._again(known, given)
-        output = func(*args, **kwargs)
+        output = self._asked(func, args, kwargs)
         answer = _answer(output, given)
         made_here = answer is not None and (
             self._fake is not None or all(one.device.type == "meta" for one in answer[1])
@@ -69,6 +70,11 @@ class Shapes:
                 _ANSWERS.clear()
             _ANSWERS[key] = answer
         return output
+
+    def _asked(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """PyTorch's own answer; what makes a tensor of none has to be told that it is to have no values."""
+        with self._fake if self._fake is not None else contextlib.nullcontext():
+            return func(*args, **kwargs)
 
     def _without_values(self, tensor: torch.Tensor) -> torch.Tensor:
         """A stand-in for a parameter or another real tensor: only its shape counts, so that it shares no memory."""
@@ -124,7 +130,8 @@ def _key(value: Any, given: list[torch.Tensor]) -> Any:
         if value.layout is not torch.strided or value.is_conj() or value.is_neg():
             return None
         given.append(value)
-        return tuple(value.shape), value.stride(), value.storage_offset(), value.dtype, value.device
+        device = value.fake_device if isinstance(value, FakeTensor) else value.device
+        return tuple(value.shape), value.stride(), value.storage_offset(), value.dtype, device
     if isinstance(value, (tuple, list, dict)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         keys = tuple((name, _key(item, given)) for name, item in items)

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+
+if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.float64]
 
 #: Steps in which the logarithm of the number of keys, and the variance, are tabulated.
 _KEYS_STEP, _VARIANCE_STEP = 0.05, 0.05
@@ -40,6 +46,12 @@ def passed_on(keys: float, variance: float) -> float:
         return 1.0
     squares, slopes = _tabulated(*_place(keys, variance))
     return slopes / max(squares - _first_order(keys, variance) / n, 1e-300)
+
+
+def places(keys: Array, variance: Array) -> Array:
+    """One number for each place in the table: those that share one have the same answers."""
+    rows = np.round(np.log(np.maximum(keys, 1.0)) / _KEYS_STEP)
+    return rows * 1e6 + np.round(np.maximum(variance, 0.0) / _VARIANCE_STEP)
 
 
 def _place(keys: float, variance: float) -> tuple[int, int]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from gradvitals.frameworks.torch.prediction.sharpness import correction, passed_on
+from gradvitals.frameworks.torch.prediction.sharpness import correction, passed_on, places
 from gradvitals.frameworks.torch.prediction.transformed import applied, backwards
 from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import gathered_to
@@ -66,8 +66,10 @@ def _on_diagonal(by_sample: Any) -> Any:
 
 def _by_row(function: Callable[[float, float], float], squares: Any, variance: Any) -> Any:
     """A function of the number of keys that a row sees, and the variance of their scores."""
-    rows = zip(squares.ravel(), variance.ravel(), strict=True)
-    return np.array([function(1 / max(s, 1e-12), v) for s, v in rows]).reshape(squares.shape)
+    keys = 1 / np.maximum(squares.ravel(), 1e-12)
+    _, first, which = np.unique(places(keys, variance.ravel()), return_index=True, return_inverse=True)
+    known = np.array([function(keys[at], variance.ravel()[at]) for at in first])
+    return known[which.reshape(-1)].reshape(squares.shape)
 
 
 def _pairs(array: Any) -> Any:
@@ -88,6 +90,7 @@ class Parts:
     total: Any
     extra: float
     chance: Any
+    _known: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, query: Any, key: Any, value: Any, bias: Any, factor: float, extra: float, blur: float = 0.0) -> Parts:
@@ -153,10 +156,12 @@ class Parts:
         made[b, t, b, t] += np.einsum("bti,bi->bt", change, diagonal) - change.sum(axis=2) * rest
         return made
 
-    def _change(self) -> tuple[Any, Any]:
+    def _change(self) -> tuple[Any, ...]:
         """E[a²] as the series has it, and what is wrong with that."""
-        base, own = self.own_share(products_only=True), self.own_share()
-        return base, own + self.sharper(own) - base
+        if "change" not in self._known:
+            base, own = self.own_share(products_only=True), self.own_share()
+            self._known["change"] = base, own + self.sharper(own) - base
+        return tuple(self._known["change"])
 
     def own_share(self, *, products_only: bool = False) -> Any:
         """E[a²] of every weight to first order, (B, T, S); of products alone, as the series has it."""
@@ -174,8 +179,10 @@ class Parts:
         ratio = _by_row(correction, squares, variance)
         return own * (ratio - 1)[:, :, None]
 
-    def _spread(self) -> tuple[Any, Any]:
+    def _spread(self) -> tuple[Any, ...]:
         """By row the sum of squared first-order weights, and the variance of scores over the keys that they see."""
+        if "spread" in self._known:
+            return tuple(self._known["spread"])
         b = np.arange(len(self.weights))
         own_q = np.einsum("btt->bt", self.query[b, b])
         key = self.key[b, b]
@@ -183,7 +190,9 @@ class Parts:
         mean = np.einsum("bti,bii->bt", self.weights, key)
         between = np.einsum("bti,bij,btj->bt", self.weights, key, self.weights)
         between = (between - np.einsum("bti,bii->bt", self.weights**2, key)) / np.maximum(1 - squares, 1e-12)
-        return squares, np.where(squares < 1, self.factor * own_q * (mean - between) + self.extra, 0.0)
+        found = squares, np.where(squares < 1, self.factor * own_q * (mean - between) + self.extra, 0.0)
+        self._known["spread"] = found
+        return found
 
     def back_to_value(self, gradient: Any, kept: float) -> Any:
         """The gradient's kernel at the values, (B, S, B, S)."""
@@ -319,12 +328,12 @@ def coarse(
         to_query = inner * max(own_k - max(apart, 0.0) * 0, 0.0)
         to_key = inner * own_q * rows / columns
         found = []
-        for node, field, size in zip(nodes, (q, k, v), (to_query, to_key, to_value), strict=True):
-            second = np.full(field.second.shape, size)
-            kernel = np.zeros_like(field.kernel)
-            if field is v:
+        for node, given, size in zip(nodes, (q, k, v), (to_query, to_key, to_value), strict=True):
+            second = np.full(given.second.shape, size)
+            kernel = np.zeros_like(given.kernel)
+            if given is v:
                 kernel = kernel + overlap * g_own * rows / columns * 0 + g_off
-            found.append(gathered_to(replace(field, mean=second * 0, second=second, kernel=kernel), node.field.layout))
+            found.append(gathered_to(replace(given, mean=second * 0, second=second, kernel=kernel), node.field.layout))
         return found
 
     operation.emit(made, list(nodes), pullback, output=output)

@@ -7,11 +7,13 @@ code that branches on such values runs as it would.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
@@ -21,6 +23,8 @@ from gradvitals.frameworks.torch.prediction.parameter_gradients import Use
 from gradvitals.frameworks.torch.prediction.shapes import Shapes
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
 
+#: Where a tensor is: asked for far more often than anything is done with it.
+_DEVICE = torch.ops.prim.device.default
 #: Constants larger than this aren't computed on the side: they are masks and tables, not signals.
 _LARGEST_CONSTANT = 2**26
 #: Operations that draw entries independently of one another.
@@ -51,6 +55,10 @@ _LIKE = frozenset(
         "aten::new_empty_strided",
     }
 )
+#: Operations that show the same entries in another shape.
+_SAME_ENTRIES = frozenset(
+    f"aten::{name}" for name in ("t", "transpose", "permute", "view", "unsqueeze", "squeeze", "detach", "alias")
+)
 
 
 class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -69,6 +77,8 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is _DEVICE and isinstance(args[0], FakeTensor):
+            return args[0].fake_device
         kwargs = dict(kwargs or {})
         name = func._schema.name  # noqa: SLF001
         tensors = _tensors((args, kwargs))
@@ -95,7 +105,12 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if self._noise(name, func, args, kwargs, values, made):
                 return output
         elif name in _LIKE or (not signal and not self._mixes(values, made)):
-            self._constant(func, args, kwargs, values, made)
+            if name in _SAME_ENTRIES and len(values) == 1 and isinstance(values[0], Constant):
+                with _unwatched(), torch.no_grad():
+                    view = func(values[0].value, *args[1:], **kwargs)
+                self.trace.bind(made[0], values[0].seen_as(view))
+            else:
+                self._constant(func, args, kwargs, values, made)
             return output
         self._ruled(name, func, args, kwargs, output, made)
         return output
@@ -134,7 +149,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 real[id(tensor)] = known.value
             else:  # zeros_like of a signal: only its shape counts
                 real[id(tensor)] = torch.empty(0)
-        with _disable_current_modes(), torch.no_grad():
+        with _unwatched(), torch.no_grad():
             for tensor in mutated:
                 known = self.trace.value(tensor)
                 if isinstance(known, Constant) and not known.owned:
@@ -160,7 +175,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _number(self, func: Any, args: Any, kwargs: Any, values: Sequence[Any]) -> Any:
         known = values[0] if values else None
         if isinstance(known, Constant):
-            with _disable_current_modes():
+            with _unwatched():
                 return known.value.detach().item()
         return func(*args, **kwargs)
 
@@ -193,7 +208,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             known = self.trace.value(item)
             return torch.from_numpy(noise.quantiles.copy()) if known is noise else known.value.double()
 
-        with _disable_current_modes(), torch.no_grad():
+        with _unwatched(), torch.no_grad():
             result = func(*(real(item) for item in args), **{key: real(item) for key, item in kwargs.items()})
             changed = Noise(result.double().numpy())
         self.trace.bind(made, changed)
@@ -207,7 +222,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             if found is None:
                 raise NotImplementedError("no rule")  # noqa: TRY301
-            with _disable_current_modes():
+            with _unwatched():
                 found(operation)
             self._learn(operation)
             for tensor in _mutated(func, args, kwargs):
@@ -258,13 +273,21 @@ _UNCHANGED = frozenset(
 _PARTS = frozenset({"t", "numpy_T", "mT", "select", "slice", "narrow", "split", "split_with_sizes", "chunk", "unbind"})
 
 
+def _unwatched() -> contextlib.AbstractContextManager[Any]:
+    """Where no mode sees what is computed; asking whether there is one is far quicker than putting none aside."""
+    return _disable_current_modes() if torch._C._len_torch_dispatch_stack() else _NOTHING  # noqa: SLF001
+
+
+_NOTHING: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+
+
 def _drawn(name: str, args: Any, kwargs: Any, first: Any) -> Any:
     if "bernoulli" in name:
         p = args[1] if len(args) > 1 and isinstance(args[1], (int, float)) else kwargs.get("p")
         if p is None and name == "aten::bernoulli_":  # its default, which doesn't arrive
             p = 0.5
         if p is None and isinstance(first, Constant):
-            with _disable_current_modes():
+            with _unwatched():
                 p = float(first.value.double().mean())
         return Noise.of_two(0.0, 1.0, float(p)) if p is not None else None
     if "randn" in name:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
+from gradvitals.maths.expansion import Expansion, Nodes, Values, expand
 from gradvitals.maths.field import Field, Role
-from gradvitals.maths.meanfield import Expansion, even_moments, expand
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
@@ -28,6 +28,8 @@ _ALIKE = 2e-3
 _CERTAIN = 1e-12
 #: The relative step by which an activation's answer to a change of variance is measured.
 _NUDGE = 0.02
+#: Of what is evaluated at once: the rows themselves, the one of least variance, the same nudged, and the average.
+_ROWS, _LEAST, _NUDGED, _AVERAGE = slice(0, -3), slice(-3, -2), slice(-2, -1), slice(-1, None)
 
 
 def in_numpy(function: Function) -> Callable[[Array], Array]:
@@ -69,52 +71,53 @@ class Transformed:
 
     def forwards(self) -> Field:
         """The function's field."""
-        field, rows, inverse = self._field, self._rows, self._inverse
-        means, variances = self._points
+        field, rows = self._field, self._rows
+        mean, second, fourth = (self._nodes.spread(moment) for moment in (rows.mean, rows.second, rows.fourth))
+        inverse = self._inverse
         kernel = self._kernel(rows, lambda m, v: expand(self._function, m, v))
-        carried = self._answer(rows) ** 2
-        least = slice(self._least, self._least + 1)
-        nudged, _ = even_moments(self._function, means[least] * np.sqrt(1 + _NUDGE), variances[least] * (1 + _NUDGE))
-        before = max(float(rows.second[self._least]), 1e-300)
-        slope = np.log(max(float(nudged[0]), 1e-300) / before) / np.log1p(_NUDGE)
-        kurtosis = self._kurtosis(rows.second, rows.fourth)
+        least = self._values.expansion(_LEAST)
+        carried = self._answer(least) ** 2
+        nudged = float(self._values.even_moments(_NUDGED)[0][0])
+        slope = np.log(max(nudged, 1e-300) / max(float(least.second[0]), 1e-300)) / np.log1p(_NUDGE)
+        kurtosis = self._kurtosis(second, fourth)
         shape = field.second.shape
+        by_place = mean[inverse].reshape(shape)
         profile = None
         if field.has_pixels:
-            mean = rows.mean[inverse].reshape(shape)
-            own = float(mean.mean()) ** 2
+            own = float(by_place.mean()) ** 2
             beyond = max(float(np.mean(kernel)) - own, 0.0)
-            profile = (mean * float(mean.mean()) + beyond * field.rows) / max(own + beyond, 1e-300)
+            profile = (by_place * float(by_place.mean()) + beyond * field.rows) / max(own + beyond, 1e-300)
         return Field(
             field.layout,
-            rows.mean[inverse].reshape(shape),
-            rows.second[inverse].reshape(shape),
+            by_place,
+            second[inverse].reshape(shape),
             kernel,
             inherited=float(slope**2) * field.inherited,
             profile=profile,
             blur=field.blur * carried,
             shared_blur=field.shared_blur * carried,
             kurtosis=kurtosis,
-            own=max(kurtosis - 1, 0.0) * self._together(self._function),
+            own=max(kurtosis - 1, 0.0) * self._together(self._values),
         ).consistent()
 
     def backwards(self, gradient: Field) -> Field:
         """The gradient with respect to the field, from that with respect to its function."""
         field = self._field
-        means, variances = self._points
-        second, fourth = even_moments(self._slope, means, variances)
-        derivative = self._rows.derivative(variances, second, fourth)
+        nodes = self._nodes
+        slopes = Values(self._slope, *self._with_others)
+        second, fourth = slopes.even_moments(_ROWS)
+        derivative = self._rows.derivative(nodes.variance, second, fourth)
+        second, fourth = nodes.spread(second), nodes.spread(fourth)
 
         def expansion(mean: Array, variance: Array) -> Expansion:
-            return expand(self._function, mean, variance).derivative(
-                variance, *even_moments(self._slope, mean, variance)
-            )
+            moments = Values(self._slope, mean, variance).even_moments()
+            return expand(self._function, mean, variance).derivative(variance, *moments)
 
         kernel = self._kernel(derivative, expansion) * gradient.kernel
         flatness = self._kurtosis(second, fourth)
         alike = gradient.agreement()
         # Hanin and Nica (2020): slopes that all samples share, and gradients that are (or by chance are) alike.
-        own = max(flatness - 1, 0.0) * self._together(self._slope) * (1 + 2 * alike) + 2 * alike
+        own = max(flatness - 1, 0.0) * self._together(slopes) * (1 + 2 * alike) + 2 * alike
         return Field(
             gradient.layout,
             np.zeros(field.second.shape),
@@ -154,14 +157,27 @@ class Transformed:
     def _inverse(self) -> NDArray[np.intp]:
         return self._grouped[2]
 
-    @property
-    def _least(self) -> int:
-        """The row of least variance."""
-        return int(np.argmin(self._points[1]))
+    @functools.cached_property
+    def _nodes(self) -> Nodes:
+        return Nodes.of(*self._points)
+
+    @functools.cached_property
+    def _with_others(self) -> tuple[Array, Array]:
+        """Means and variances to evaluate at: nodes; the row of least variance, and it nudged; and the average."""
+        means, variances = self._points
+        least = int(np.argmin(variances))
+        mean, variance, _ = self._correlations
+        more = [means[least], means[least] * math.sqrt(1 + _NUDGE), mean.mean()]
+        spread = [variances[least], variances[least] * (1 + _NUDGE), variance.mean()]
+        return np.append(self._nodes.mean, more), np.append(self._nodes.variance, spread)
+
+    @functools.cached_property
+    def _values(self) -> Values:
+        return Values(self._function, *self._with_others)
 
     @functools.cached_property
     def _rows(self) -> Expansion:
-        return expand(self._function, *self._points)
+        return self._values.expansion(_ROWS)
 
     @functools.cached_property
     def _correlations(self) -> tuple[Array, Array, Array]:
@@ -203,11 +219,13 @@ class Transformed:
     def _kernel(self, rows: Expansion, expansion: Callable[[Array, Array], Expansion]) -> Array:
         """The kernel by the places' expansions: those of the rows, where each place has a row or all share one."""
         mean, variance, correlation = self._correlations
+        between = self._nodes.between
         if self._is_uniform and len(rows.second) > 1:
-            rows = expansion(mean.mean(keepdims=True), variance.mean(keepdims=True))
+            rows, between = expansion(mean.mean(keepdims=True), variance.mean(keepdims=True)), None
         elif not self._is_uniform and self._field.has_pixels:
-            rows = expansion(mean, variance)
-        return rows.kernel(correlation).reshape(self._field.kernel.shape)
+            nodes = Nodes.of(mean, variance)
+            rows, between = expansion(nodes.mean, nodes.variance), nodes.between
+        return rows.kernel(correlation, between).reshape(self._field.kernel.shape)
 
     def _kurtosis(self, seconds: Array, fourths: Array) -> float:
         counts = np.bincount(self._inverse)
@@ -215,21 +233,21 @@ class Transformed:
         fourth = float((fourths * counts).sum() / counts.sum())
         return min(fourth / max(second * second, 1e-300), 1e3) if second > 0 else 1.0
 
-    def _answer(self, rows: Expansion) -> float:
+    def _answer(self, least: Expansion) -> float:
         """How strongly the correlation of two entries answers to that of what they are functions of."""
         same, different = self._field.pair_means()
         mean = float(self._field.mean.mean()) ** 2
         c = float(np.clip((different - mean) / max(same - mean, 1e-300), 0.0, 1.0))
-        power = rows.coefficients[self._least] ** 2
+        power = least.coefficients[0] ** 2
         order = np.arange(1, len(power))
-        second = max(float(rows.second[self._least]), 1e-300)
+        second = max(float(least.second[0]), 1e-300)
         return min(float((order * power[1:] * c ** (order - 1)).sum() / second), 1.0)
 
-    def _together(self, f: Callable[[Array], Array]) -> float:
+    def _together(self, values: Values) -> float:
         """The mean correlation of f² between two entries of a unit: how far its fluctuations are alike everywhere."""
         field = self._field
-        mean, variance, correlation = self._correlations
-        squares = expand(lambda z: f(z) ** 2, mean.mean(keepdims=True), variance.mean(keepdims=True))
+        correlation = self._correlations[2]
+        squares = values.expansion(_AVERAGE, squared=True)
         power = squares.coefficients[0] ** 2
         total = max(float(squares.second[0] - squares.mean[0] ** 2), 1e-300)
         count = max(field.count(), 1)
