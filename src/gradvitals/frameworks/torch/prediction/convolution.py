@@ -150,7 +150,7 @@ def convolved(field: Field, windows: Windows, factor: float, channels: int, grou
         *(((Axis(n, role),)) for n in windows.outputs),
     )
     made = Field(
-        layout, np.zeros_like(second), second, kernel, field.spread, 3.0, profile, shared + 1 / channels, shared
+        layout, np.zeros_like(second), second, kernel, field.scatter, 3.0, profile, shared + 1 / channels, shared
     )
     made = made.consistent()
     return _settled(made)

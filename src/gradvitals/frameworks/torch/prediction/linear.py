@@ -46,7 +46,7 @@ def contracted(field: Field, dim: int, weight: Moments) -> Field:
         result = replace(
             result, mean=alike.mean, second=result.second + alike.second, kernel=result.kernel + alike.kernel
         )
-    return replace(result, inherited=field.spread, kurtosis=3.0, own=None)
+    return result.drawn(field.scatter)
 
 
 def _independent_sum(field: Field, dim: int) -> Field:
@@ -81,7 +81,7 @@ def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, 
         back.pop(at)
         back.insert(dim, tuple(Axis(axis.size, Role.UNIT) for axis in before.layout[dim]))
         blur = gradient.blur + 1 / inputs
-        g = replace(g, inherited=gradient.spread, kurtosis=3.0, own=None, blur=blur, shared_blur=gradient.blur)
+        g = replace(g.drawn(gradient.scatter), blur=blur, shared_blur=gradient.blur)
         return [gathered_to(g.scaled(n * moments.second).with_layout(tuple(back)), before.layout)]
 
     operation.emit(made, [x], pullback)
@@ -140,7 +140,7 @@ def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
         mean=first.mean + sign * other.mean,
         second=total,
         kernel=kernel,
-        inherited=float(share[0] ** 2 * first.inherited + share[1] ** 2 * other.inherited),
+        inherited=first.inherited.times(float(share[0])) + other.inherited.times(float(share[1])),
         profile=common_rows(first, other),
         blur=_blur((first.blur, other.blur), share, first.units),
         shared_blur=_blur((first.shared_blur, other.shared_blur), share, first.units),
@@ -268,7 +268,7 @@ def two_signals(operation: Operation, a: Node, b: Node) -> None:
         raise NotImplementedError("a product of two signals over many places")
     one, two = spread_to(one, full), spread_to(two, full)
     made = summed(times(one, two), [rank - 1], keep=False)
-    made = replace(made, inherited=first.spread + second.spread, kurtosis=3.0)
+    made = made.drawn(first.scatter + second.scatter)
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = spread_to(gradient.with_layout((*gradient.layout[: rank - 1], (), gradient.layout[rank - 1])), full)
