@@ -78,6 +78,9 @@ class Field:
         What one unit adds to the variance of log E[x²]; else it is taken from the kurtosis and the kernel.
     cause : int
         Names the departure that its own units make.
+    excess : float
+        Of a gradient behind batch norm, which divides each unit by its own deviation: by how much that exceeds, on
+        average, what division by the mean deviation gives. A unit's weights made its deviation, and take it back.
     shared_blur : float
         The part of it that other tensors made of the same signal share.
 
@@ -94,6 +97,7 @@ class Field:
     shared_blur: float = 0.0
     own: float | None = None
     cause: int = dataclasses.field(default_factory=new_cause)
+    excess: float = 1.0
 
     # ---- what it is ----
 
@@ -150,7 +154,7 @@ class Field:
 
     def drawn(self, scatter: Scatter) -> Field:
         """The same as the work of new weights, on something that departed by a scatter: its entries are Gaussian."""
-        return replace(self, inherited=scatter, kurtosis=3.0, own=None, cause=new_cause())
+        return replace(self, inherited=scatter, kurtosis=3.0, own=None, cause=new_cause(), excess=1.0)
 
     def agreement(self) -> float:
         """The mean squared correlation between two places: 1 where all places have the same fluctuation."""

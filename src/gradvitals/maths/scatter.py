@@ -12,6 +12,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+#: The one cause of all that a theory of wide networks leaves out: terms of order 1/n of the mean itself. They don't
+#: average out over layers as chance does, and so they add up.
+LEFT_OUT = 0
 _numbers = itertools.count(1)
 
 
@@ -42,6 +45,11 @@ class Scatter:
         if variance <= 0:
             return NONE
         return cls({new_cause() if cause is None else cause: math.sqrt(variance)})
+
+    @classmethod
+    def left_out(cls, size: float) -> Scatter:
+        """What the theory may be off by, relative to E[x²]."""
+        return cls({LEFT_OUT: size})
 
     @property
     def variance(self) -> float:

@@ -35,6 +35,7 @@ def added(first: Field, second: Field) -> Field:
         inherited=inherited,
         own=0.0,
         cause=new_cause(),
+        excess=1 / max(share[0] / first.excess + share[1] / second.excess, 1e-300),
         blur=share[0] ** 2 * first.blur + share[1] ** 2 * second.blur + both,
         shared_blur=share[0] ** 2 * first.shared_blur + share[1] ** 2 * second.shared_blur + both,
         kurtosis=3 + share[0] ** 2 * (first.kurtosis - 3) + share[1] ** 2 * (second.kurtosis - 3),

@@ -130,7 +130,7 @@ def _layer_norm(
         g = replace(
             g,
             mean=np.zeros_like(g.mean),
-            inherited=g.inherited + _scatter(before, g.second * root * root).times(-1.0),
+            inherited=g.inherited + _scatter(before, g.second * root * root).times(-1.0) + Scatter.left_out(1 / n),
             second=g.second * square * kept * root * root,
             kernel=g.kernel * square * kept * np.multiply.outer(inverse_root, inverse_root),
         )
@@ -241,16 +241,18 @@ def _fixed(operation: Operation, x: Node, weight: Any, bias: Any, running: Any, 
 
 def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: float) -> None:
     field = channels_as_units(x.field)
-    normal, inverse = _normal_over_batch(field, epsilon)
-    made, square = affine(operation, normal, weight, bias)
+    whole = _normal_over_batch(field, epsilon)
+    made, square = affine(operation, whole[0], weight, bias)
 
-    def back(gradient: Field, before: Field, field: Field, normal: Field, inverse: float) -> Sequence[Field]:
+    def back(gradient: Field, before: Field, field: Field, normalised: tuple[Field, float, float]) -> Sequence[Field]:
+        normal, inverse, variance = normalised
         g, x_hat = alike(gathered_to(gradient, field.layout), normal)
         g_row, g_total = _means(g)
         kernel, second = _centred(g, g_row, g_total)
         kernel, second = _without_signal(replace(g, kernel=kernel, second=second), x_hat)
         factor = square * inverse
         g = replace(g, second=np.maximum(second, 0.0) * factor, kernel=kernel * factor, mean=np.zeros_like(g.mean))
+        g = replace(g, excess=max(inverse * variance, 1.0))
         channels = channels_as_units(before).layout[1]
         g = g.consistent().with_layout((g.layout[0], channels, *g.layout[2:]))
         return [gathered_to(g, before.layout)]
@@ -258,20 +260,18 @@ def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: 
     node = operation.emit(made)
     joined = x.tags.get("joined")
     parts: tuple[Node, ...] = joined if isinstance(joined, tuple) else ()
-    whole = Step(node, (x,), lambda g: back(g, x.field, field, normal, inverse), shown=bool(parts), name=operation.name)
-    operation.trace.steps.append(whole)
+    step = Step(node, (x,), lambda g: back(g, x.field, field, whole), shown=bool(parts), name=operation.name)
+    operation.trace.steps.append(step)
     for part in parts:  # channels of different sizes, each divided by its own
         own = channels_as_units(part.field)
         own = own.with_layout((own.layout[0], field.layout[1], *own.layout[2:]))
-        step = functools.partial(back, before=part.field, field=own)
-        found = _normal_over_batch(own, epsilon)
-        operation.trace.steps.append(
-            Step(node, (part,), functools.partial(step, normal=found[0], inverse=found[1]), name=operation.name)
-        )
+        normalised = _normal_over_batch(own, epsilon)
+        pullback = functools.partial(back, before=part.field, field=own, normalised=normalised)
+        operation.trace.steps.append(Step(node, (part,), pullback, name=operation.name))
 
 
-def _normal_over_batch(field: Field, epsilon: float) -> tuple[Field, float]:
-    """A signal less its batch mean, over its deviation; and E[1/(v + ε)] over channels."""
+def _normal_over_batch(field: Field, epsilon: float) -> tuple[Field, float, float]:
+    """A signal less its batch mean, over its deviation; E[1/(v + ε)] over channels, and E[v]."""
     row, total = _means(field)
     centred_kernel, centred_second = _centred(field, row, total)
     variance = max(float(centred_second.mean()), 0.0)
@@ -280,7 +280,7 @@ def _normal_over_batch(field: Field, epsilon: float) -> tuple[Field, float]:
     share, inverse = _over_channels(variance, scatter, epsilon)
     normal = centred.scaled(share / max(variance, 1e-300))
     inherited = field.scatter.times(1 - share)
-    return replace(normal, inherited=inherited, kurtosis=1.0, own=None).consistent(), inverse
+    return replace(normal, inherited=inherited, kurtosis=1.0, own=None).consistent(), inverse, variance
 
 
 def _over_channels(variance: float, scatter: float, epsilon: float) -> tuple[float, float]:
