@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
 from torch import nn
+from unseen_architectures import UNSEEN
 
 from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.torch.capture import capture
 from gradvitals.frameworks.torch.prediction.predict import predict
-from unseen_architectures import UNSEEN
 
 RESULTS = Path(__file__).resolve().parents[1] / "build" / "signals_prediction"
 SEEDS = 8

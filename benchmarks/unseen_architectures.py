@@ -300,12 +300,26 @@ UNSEEN = {
     "Qwen2": text("Qwen2", **PLAIN, num_key_value_heads=2),
     "Mistral": text("Mistral", **PLAIN, num_key_value_heads=2),
     "RWKV": text("Rwkv", hidden_size=64, num_hidden_layers=4, vocab_size=200, attention_hidden_size=64),
-    "Mamba 2": text("Mamba2", hidden_size=64, num_hidden_layers=2, vocab_size=200, state_size=8, num_heads=8, head_dim=16, n_groups=1, chunk_size=8),
+    "Mamba 2": text(
+        "Mamba2",
+        hidden_size=64,
+        num_hidden_layers=2,
+        vocab_size=200,
+        state_size=8,
+        num_heads=8,
+        head_dim=16,
+        n_groups=1,
+        chunk_size=8,
+    ),
     "DeiT": images("DeiT", **IMAGES),
     "Swin": images("Swin", **SWIN),
-    "ConvNeXt": images("ConvNext", hidden_sizes=[16, 32, 64], depths=[2, 2, 2], num_stages=3, image_size=32, patch_size=2),
+    "ConvNeXt": images(
+        "ConvNext", hidden_sizes=[16, 32, 64], depths=[2, 2, 2], num_stages=3, image_size=32, patch_size=2
+    ),
     "MobileNetV2": images("MobileNetV2", size=64, depth_multiplier=0.5, image_size=64),
-    "EfficientNet": images("EfficientNet", size=64, width_coefficient=0.5, depth_coefficient=0.5, image_size=64, hidden_dim=640),
+    "EfficientNet": images(
+        "EfficientNet", size=64, width_coefficient=0.5, depth_coefficient=0.5, image_size=64, hidden_dim=640
+    ),
     "CLIP vision": images("CLIPVision", **IMAGES),
     "Whisper (encoder)": whisper,
     "Wav2Vec2": lambda: (made("Wav2Vec2", **PLAIN, **SPEECH, mask_time_prob=0.0), (torch.randn(4, 400),)),

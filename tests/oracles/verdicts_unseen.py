@@ -363,7 +363,10 @@ HEALTHY_UNSEEN = {
     "torch's encoder layers, lengths from two on": lambda: classify(Encoder(), (8, 32)),
     "GPT, LayerScale, no scale for the head": lambda: predict_next(Language(depth=4, scale=1e-4)),
     "highway to a scalar": lambda: regress(
-        nn.Sequential(*(Residual(nn.Sequential(he(nn.Linear(WIDTH, WIDTH)), nn.Tanh(), Scale(WIDTH, 0.1))) for _ in range(12)), nn.Linear(WIDTH, 1)),
+        nn.Sequential(
+            *(Residual(nn.Sequential(he(nn.Linear(WIDTH, WIDTH)), nn.Tanh(), Scale(WIDTH, 0.1))) for _ in range(12)),
+            nn.Linear(WIDTH, 1),
+        ),
         (WIDTH,),
     ),
 }
@@ -471,7 +474,9 @@ def constant(model):
 
 
 def copied_blocks():
-    block = Residual(nn.Sequential(nn.LayerNorm(WIDTH), he(nn.Linear(WIDTH, WIDTH)), nn.GELU(), nn.Linear(WIDTH, WIDTH)))
+    block = Residual(
+        nn.Sequential(nn.LayerNorm(WIDTH), he(nn.Linear(WIDTH, WIDTH)), nn.GELU(), nn.Linear(WIDTH, WIDTH))
+    )
     return nn.Sequential(nn.Linear(WIDTH, WIDTH), *(copy.deepcopy(block) for _ in range(5)), nn.Linear(WIDTH, CLASSES))
 
 
@@ -510,7 +515,10 @@ SICK_UNSEEN = {
             changed(
                 nn.Sequential(
                     nn.Linear(WIDTH, WIDTH),
-                    *(Residual(nn.Sequential(he(nn.Linear(WIDTH, WIDTH)), nn.ReLU(), Scale(WIDTH, 0.3))) for _ in range(6)),
+                    *(
+                        Residual(nn.Sequential(he(nn.Linear(WIDTH, WIDTH)), nn.ReLU(), Scale(WIDTH, 0.3)))
+                        for _ in range(6)
+                    ),
                     nn.Linear(WIDTH, CLASSES),
                 ),
                 "3.branch.0",
@@ -542,7 +550,11 @@ SICK_UNSEEN = {
         {"S206"},
         {"3", "2"},
     ),
-    "a chaotic recurrence": (lambda: classify(Chaotic(4.0), (4,)), {"S204", "S206"}, {"hidden", "hidden #0", "inputs", "hidden #1", "tanh()", "tanh() #1"}),
+    "a chaotic recurrence": (
+        lambda: classify(Chaotic(4.0), (4,)),
+        {"S204", "S206"},
+        {"hidden", "hidden #0", "inputs", "hidden #1", "tanh()", "tanh() #1"},
+    ),
     "embeddings that are all the same": (same_words, {"S207", "S208"}, {"embed"}),
     "inputs far from zero": (far_inputs, {"S207"}, {"input", "0", "1"}),
     "blocks that are copies": (
@@ -560,7 +572,11 @@ SICK_UNSEEN = {
         {"S211"},
         {"div()", "std()"},
     ),
-    "entropy of masked probabilities": (lambda: classify(Pipeline(entropy, left=1), (16,)), {"S211"}, {"log()", "mul()"}),
+    "entropy of masked probabilities": (
+        lambda: classify(Pipeline(entropy, left=1), (16,)),
+        {"S211"},
+        {"log()", "mul()"},
+    ),
     "softmax by hand in half precision": (lambda: classify(Pipeline(own_softmax), (16,)), {"S211"}, {"exp()"}),
     "divided by a norm of zero": (lambda: classify(Pipeline(by_norm), (16,)), {"S211"}, {"div()"}),
     "torch's attention with keys far too large": (
@@ -570,7 +586,11 @@ SICK_UNSEEN = {
     ),
     "a generator's tanh at its bounds": (
         lambda: regress(
-            nn.Sequential(*(part for _ in range(3) for part in (he(nn.Linear(WIDTH, WIDTH)), nn.ReLU())), spread(nn.Linear(WIDTH, 48), 200.0), nn.Tanh()),
+            nn.Sequential(
+                *(part for _ in range(3) for part in (he(nn.Linear(WIDTH, WIDTH)), nn.ReLU())),
+                spread(nn.Linear(WIDTH, 48), 200.0),
+                nn.Tanh(),
+            ),
             (WIDTH,),
         ),
         {"S206"},
