@@ -280,7 +280,7 @@ def main():
         if not file.exists():
             try:
                 found = measured(name)
-            except Exception as error:  # a model that can't be followed is a result as well
+            except Exception as error:  # noqa: BLE001 - a model that can't be followed is a result as well
                 print(f"{name}: {type(error).__name__}: {error}")
                 continue
             file.write_text(json.dumps(found), encoding="utf-8")
