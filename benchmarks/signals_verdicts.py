@@ -1,10 +1,11 @@
 """Verdicts on networks whose signal is known: false alarms on healthy ones, illnesses found, layers named rightly.
 
-python benchmarks/signals_verdicts.py            # --seeds 5
+python benchmarks/signals_verdicts.py            # --seeds 5, --unseen
 
 The networks are those of tests/oracles/verdicts.py: healthy ones with the traps among them (branches or heads that
 start at zero, LayerScale, adapters, frozen parts, inputs that are all alike), and sick ones with a known layer; and
-those of tests/oracles/structures.py, written down after the rules were made.
+those of tests/oracles/structures.py and, with ``--unseen`` alone, tests/oracles/verdicts_unseen.py, written down
+after the rules were made.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from gradvitals.signals import probe
 from gradvitals.vocabulary import Severity
 from oracles.structures import STRUCTURES
 from oracles.verdicts import HEALTHY, SICK
+from oracles.verdicts_unseen import HEALTHY_UNSEEN, SICK_UNSEEN
 
 
 def serious(make, seed):
@@ -33,16 +35,19 @@ def serious(make, seed):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=5)
-    seeds = range(parser.parse_args().seeds)
+    parser.add_argument("--unseen", action="store_true", help="only the networks that were written down last")
+    given = parser.parse_args()
+    seeds = range(given.seeds)
     alarms = found = right = 0
     print("healthy")
-    healthy = {**HEALTHY, **STRUCTURES}
+    known = ({}, {}) if given.unseen else ({**HEALTHY, **STRUCTURES}, SICK)
+    healthy, sick = {**known[0], **HEALTHY_UNSEEN}, {**known[1], **SICK_UNSEEN}
     for name, make in healthy.items():
         raised = [finding for seed in seeds for finding in serious(make, seed)]
         alarms += bool(raised)
         print(f"  {name:<60}{', '.join(sorted({finding.code for finding in raised})) or 'nothing'}")
     print("sick")
-    for name, (make, codes, paths) in SICK.items():
+    for name, (make, codes, paths) in sick.items():
         runs = [[finding for finding in serious(make, seed) if finding.code in codes] for seed in seeds]
         found += sum(map(bool, runs)) / len(runs)
         named = [bool({finding.site.path for finding in run} & paths) for run in runs]
@@ -50,7 +55,7 @@ def main():
         sites = sorted({f"{finding.code} at {finding.site.path}" for run in runs for finding in run})
         print(f"  {name:<60}{', '.join(sites) or 'MISSED'}{'' if all(named) else '  WRONG LAYER'}")
     print(f"networks with a false alarm at warning or above: {alarms} of {len(healthy)}")
-    print(f"illnesses found: {found / len(SICK):.1%}, with the layer at fault: {right / len(SICK):.1%} of {len(SICK)}")
+    print(f"illnesses found: {found / len(sick):.1%}, with the layer at fault: {right / len(sick):.1%} of {len(sick)}")
 
 
 if __name__ == "__main__":

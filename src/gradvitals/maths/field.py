@@ -9,13 +9,16 @@ entries are the same.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+
+from gradvitals.maths.scatter import NONE, Scatter, new_cause
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
@@ -61,8 +64,8 @@ class Field:
         arrays hold some samples only.
     kernel : array
         E[x_p x_q] with one axis per place axis, twice. Without pixels its diagonal is ``second``.
-    inherited : float
-        Variance of log E[x²] over random weights that comes from before (finite width).
+    inherited : Scatter
+        How log E[x²] departs over random weights by what came before (finite width).
     kurtosis : float
         E[x⁴]/E[x²]² of an entry.
     profile : array, optional
@@ -73,6 +76,11 @@ class Field:
         weights of finite width. None for what was measured.
     own : float, optional
         What one unit adds to the variance of log E[x²]; else it is taken from the kurtosis and the kernel.
+    cause : int
+        Names the departure that its own units make.
+    excess : float
+        Of a gradient behind batch norm, which divides each unit by its own deviation: by how much that exceeds, on
+        average, what division by the mean deviation gives. A unit's weights made its deviation, and take it back.
     shared_blur : float
         The part of it that other tensors made of the same signal share.
 
@@ -82,13 +90,15 @@ class Field:
     mean: Array
     second: Array
     kernel: Array
-    inherited: float = 0.0
+    inherited: Scatter = NONE
     kurtosis: float = 3.0
     profile: Array | None = None
     blur: float = 0.0
     shared_blur: float = 0.0
     own: float | None = None
-    _known: dict[str, float] = field(init=False, default_factory=dict, repr=False)
+    cause: int = dataclasses.field(default_factory=new_cause)
+    excess: float = 1.0
+    _known: dict[str, float] = dataclasses.field(init=False, default_factory=dict, repr=False)
 
     # ---- what it is ----
 
@@ -134,12 +144,23 @@ class Field:
     @property
     def spread(self) -> float:
         """The variance of log E[x²] over random weights: inherited, and from the finite number of its own units."""
-        if self.mean_square <= 0:
-            return 0.0
+        return self.inherited.variance + self._own_variance if self.mean_square > 0 else 0.0
+
+    @property
+    def scatter(self) -> Scatter:
+        """How log E[x²] departs over random weights: what it inherited, and its own units."""
+        return self.inherited + Scatter.of(self._own_variance, self.cause) if self.mean_square > 0 else NONE
+
+    @property
+    def _own_variance(self) -> float:
         own = self.own
         if own is None:
-            own = max(self.kurtosis - 1, 0.0) * self.agreement() if self.kurtosis > 1 else 0.0
-        return self.inherited + own / max(self.units, 1)
+            own = (self.kurtosis - 1) * self.agreement() if self.kurtosis > 1 else 0.0
+        return own / max(self.units, 1)
+
+    def drawn(self, scatter: Scatter) -> Field:
+        """The same as the work of new weights, on something that departed by a scatter: its entries are Gaussian."""
+        return replace(self, inherited=scatter, kurtosis=3.0, own=None, cause=new_cause(), excess=1.0)
 
     def agreement(self) -> float:
         """The mean squared correlation between two places: 1 where all places have the same fluctuation."""

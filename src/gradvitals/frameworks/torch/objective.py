@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gradvitals.frameworks.torch.draws import generator_for
 from gradvitals.vocabulary.errors import InputError, ModelError, UsageError
 
 
@@ -177,7 +178,8 @@ def scalar(output: Any, loss: Callable[[Any], Any] | None) -> tuple[torch.Tensor
 
 def cotangents(tensors: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
     """Random cotangents of unit RMS, one per tensor, like it; the global generator isn't touched."""
-    generator = torch.Generator().manual_seed(seed)
+    # Not the seed itself: the model's dropout, and often the user's inputs, are drawn by that one.
+    generator = generator_for("cotangent", seed)
     drawn = [torch.randn(tensor.shape, generator=generator, dtype=torch.float64) for tensor in tensors]
     return [
         (noise / noise.square().mean().sqrt()).to(tensor.device, tensor.dtype)

@@ -22,6 +22,7 @@ from gradvitals.frameworks.torch.prediction.values import Constant, Node
 from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role, constant_field
 from gradvitals.maths.roles import with_role
+from gradvitals.maths.scatter import Scatter
 
 # ---- from weights to the mixture ----
 
@@ -80,10 +81,10 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
         to_query, to_key = parts.back_to_scores(g * deep, scores.kept)
         scale = scores.scale**2
         # Products of two random projections: the scatter of both is in the gradient of the third.
-        shared = gradient.spread
+        shared = gradient.scatter
         back = [
-            _gradient_like(q, to_query * scale, shared + k.spread + v.spread, gradient.shared_blur),
-            _gradient_like(k, to_key * scale * groups, shared + q.spread + v.spread, gradient.shared_blur),
+            _gradient_like(q, to_query * scale, shared + k.scatter + v.scatter, gradient.shared_blur),
+            _gradient_like(k, to_key * scale * groups, shared + q.scatter + v.scatter, gradient.shared_blur),
             _gradient_like(v, to_value * groups, shared, gradient.shared_blur),
         ]
         return [gathered_to(g, node.field.layout) for g, node in zip(back, (query, key, value), strict=True)]
@@ -107,7 +108,7 @@ def _show_weights(operation: Operation, scores: Scores, mixed: Node, parts: Any,
 
     def pullback(gradient: Field) -> Sequence[Field]:
         arrived = replace(constant_field(units, gradient.mean_square * of_values * scores.kept), kurtosis=1.0)
-        return [replace(arrived, inherited=gradient.spread)]
+        return [replace(arrived, inherited=gradient.scatter)]
 
     operation.trace.steps.append(Step(mixed, (shown,), pullback, shown=True))
 
@@ -123,7 +124,7 @@ def _send_to_bias(operation: Operation, mixed: Node, added: Node, factor: float,
         second = by_score if by_score.shape == shape else np.full(shape, float(by_score.mean()))
         layout = added.field.layout
         flat = constant_field(layout, 0.0)
-        flat = replace(flat, second=second, mean=np.zeros(shape), inherited=gradient.spread)
+        flat = replace(flat, second=second, mean=np.zeros(shape), inherited=gradient.scatter)
         return [flat.consistent() if flat.kernel.shape == added.field.kernel.shape else _fitting(flat, added.field)]
 
     operation.trace.steps.append(Step(mixed, (added,), pullback, name=operation.name))
@@ -157,13 +158,13 @@ def _shaped(q: Field, v: Field, kernel: Any, mean: Any) -> Field:
         mean.reshape(places),
         second,
         flat.reshape((*places, *places)),
-        v.spread,
+        v.scatter,
         blur=v.blur,
         shared_blur=v.shared_blur,
     )
 
 
-def _gradient_like(field: Field, kernel: Any, inherited: float, blur: float) -> Field:
+def _gradient_like(field: Field, kernel: Any, inherited: Scatter, blur: float) -> Field:
     """A gradient with the layout of a signal."""
     places = [n for n, axis in zip(field.second.shape, field.mapped, strict=True) if axis.role is Role.PLACE]
     flat = kernel.reshape(kernel.shape[0] * kernel.shape[1], -1)
@@ -176,7 +177,7 @@ def _gradient_like(field: Field, kernel: Any, inherited: float, blur: float) -> 
     second = np.diagonal(flat).reshape(places)
     made = Field(field.layout, np.zeros(places), second, flat.reshape((*places, *places)), blur=blur, shared_blur=blur)
     # Sums over positions show what these have in common by chance.
-    return replace(made, inherited=inherited + 2 * made.agreement() * blur)
+    return replace(made, inherited=inherited + Scatter.of(2 * made.agreement() * blur))
 
 
 @rule(

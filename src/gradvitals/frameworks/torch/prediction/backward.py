@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from gradvitals.frameworks.torch.prediction.operation import Step
 from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import alike, gathered_to
-from gradvitals.maths.field import Field
+from gradvitals.maths.field import Field, Role
+from gradvitals.maths.scatter import Scatter, new_cause
 
 
 def added(first: Field, second: Field) -> Field:
-    """The sum of two independent gradients of the same tensor."""
+    """The sum of two gradients of the same tensor that came through different weights.
+
+    What both inherited (the sizes of the gradient at a residual addition, of which one went past the branch and the
+    other through it) they keep in common; their product has the mean zero, and departs as much as its units are few.
+    """
     first, second = alike(first, second)
     total = max(first.mean_square + second.mean_square, 1e-300)
     share = first.mean_square / total, second.mean_square / total
+    # Places that are alike by chance in one of them are so in the other, as far as they share their origin.
+    common = max(min(first.blur, second.shared_blur), min(second.blur, first.shared_blur))
+    cross = 4 * share[0] * share[1] * min(_agreement(first, second) + common, 1.0) / max(first.units, 1)
+    inherited = first.scatter.times(share[0]) + second.scatter.times(share[1]) + Scatter.of(cross)
+    both = 2 * share[0] * share[1] * (common + 1 / max(first.units, 1))
     return replace(
         first,
         second=first.second + second.second,
         kernel=first.kernel + second.kernel,
         mean=first.mean + second.mean,
-        inherited=share[0] ** 2 * first.inherited + share[1] ** 2 * second.inherited,
-        own=None,
-        blur=share[0] ** 2 * first.blur + share[1] ** 2 * second.blur,
+        inherited=inherited,
+        own=0.0,
+        cause=new_cause(),
+        excess=1 / max(share[0] / first.excess + share[1] / second.excess, 1e-300),
+        blur=share[0] ** 2 * first.blur + share[1] ** 2 * second.blur + both,
+        shared_blur=share[0] ** 2 * first.shared_blur + share[1] ** 2 * second.shared_blur + both,
         kurtosis=3 + share[0] ** 2 * (first.kurtosis - 3) + share[1] ** 2 * (second.kurtosis - 3),
     )
+
+
+def _agreement(first: Field, second: Field) -> float:
+    """The mean product of two fields' correlations between places."""
+    total = first.mean_square * second.mean_square
+    if total <= 0:
+        return 0.0
+    n = math.prod(first.kernel.shape[: first.places])
+    one, two = first.kernel.reshape(n, n), second.kernel.reshape(n, n)
+    places = math.prod(axis.size for axis in first.axes if axis.role is Role.PLACE)
+    pixels = math.prod(axis.size for axis in first.axes if axis.role is Role.PIXEL)
+    own = (float((first.second * second.second).mean()) - float((one.diagonal() * two.diagonal()).mean())) / pixels
+    inside = float((one.diagonal() * two.diagonal()).mean()) + own
+    off = (float((one * two).sum()) - float((one.diagonal() * two.diagonal()).sum())) / max(n * (n - 1), 1)
+    return max(inside / places + (1 - 1 / places) * off, 0.0) / total
 
 
 def sent_back(steps: list[Step], roots: Mapping[Node, Field]) -> tuple[dict[int, Field], list[tuple[str, str]]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradvitals.frameworks.torch.prediction.linear import Moments, moments_of, plus
+from gradvitals.frameworks.torch.prediction.linear import Moments, moments_of, plus, taken_back
 from gradvitals.frameworks.torch.prediction.measured import FEWEST_IMAGES, MOST_PLACES, place_roles
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Weight
@@ -17,6 +17,7 @@ from gradvitals.frameworks.torch.prediction.windows import Windows, sliding, tra
 from gradvitals.maths.alignment import gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Role, constant_field
 from gradvitals.maths.roles import fused, with_role
+from gradvitals.maths.scatter import Scatter
 
 
 @rule("convolution", "_convolution", "mkldnn_convolution", "convolution_overrideable")
@@ -52,7 +53,9 @@ def _convolution(operation: Operation) -> None:
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, made.layout)
-        back = convolved(_as_spatial(g, before), windows.reversed(), each * moments.second, shape[1], int(groups))
+        through = each * moments.second * taken_back(g.excess, channels * windows.taps)
+        back = convolved(_as_spatial(g, before), windows.reversed(), through, shape[1], int(groups))
+        back = replace(back, inherited=back.inherited + Scatter.left_out(1 / max(shape[1], 1)))
         return [gathered_to(gathered_to(back, before.layout), node.field.layout)]
 
     operation.emit(made, [node], pullback)
@@ -150,7 +153,7 @@ def convolved(field: Field, windows: Windows, factor: float, channels: int, grou
         *(((Axis(n, role),)) for n in windows.outputs),
     )
     made = Field(
-        layout, np.zeros_like(second), second, kernel, field.spread, 3.0, profile, shared + 1 / channels, shared
+        layout, np.zeros_like(second), second, kernel, field.scatter, 3.0, profile, shared + 1 / channels, shared
     )
     made = made.consistent()
     return _settled(made)

@@ -40,7 +40,7 @@ def _maximum(operation: Operation) -> None:
         np.full(shape, top.mean),
         np.full(shape, top.second),
         top.mean**2 + share * top.shared,
-        before.spread,
+        before.scatter,
         3.0,
         blur=before.blur,
         shared_blur=before.shared_blur,

@@ -15,6 +15,7 @@ from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import alike, gathered_to, spread_to
 from gradvitals.maths.field import Field, Role
 from gradvitals.maths.roles import with_role
+from gradvitals.maths.scatter import NONE
 
 
 @rule("native_group_norm", "group_norm")
@@ -56,7 +57,7 @@ def _grouped(operation: Operation, x: Node, weight: Any, bias: Any, units: int, 
         mean=(field.mean - mean.reshape(mapped_shape)) * by,
         second=np.maximum(field.second - spread, 0.0) * by**2,
         kernel=kernel.reshape(field.kernel.shape),
-        inherited=0.0,
+        inherited=NONE,
         kurtosis=1.0,
         own=None,
     )

@@ -15,6 +15,7 @@ from gradvitals.frameworks.torch.prediction.pieces import _pair_axis, piece, put
 from gradvitals.frameworks.torch.prediction.values import Constant, Node
 from gradvitals.maths.alignment import common_layout, gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Role, constant_field, shape_of
+from gradvitals.maths.scatter import NONE
 
 
 @rule("cat", "concat", "stack")
@@ -83,7 +84,10 @@ def _together(parts: Sequence[Field], sizes: Sequence[int], dim: int, role: Role
     if len(parts) == 1:
         return parts[0].with_layout(layout)
     shares = np.asarray(sizes) / sum(sizes)
-    inherited = float(sum(s * p.inherited for s, p in zip(shares, parts, strict=True)))
+    sizes_ = [float(s) * p.mean_square for s, p in zip(shares, parts, strict=True)]
+    inherited = NONE
+    for size, part in zip(sizes_, parts, strict=True):
+        inherited = inherited + part.inherited.times(size / max(sum(sizes_), 1e-300))
     kurtosis = float(sum(s * p.kurtosis for s, p in zip(shares, parts, strict=True)))
     if role not in (Role.PLACE, Role.PIXEL):
         from gradvitals.maths.alignment import cut

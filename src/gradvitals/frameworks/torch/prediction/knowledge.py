@@ -48,9 +48,12 @@ class Trace:
     _bases: dict[int, tuple[torch.Tensor, Any]] = field(default_factory=dict)
 
     def value(self, tensor: torch.Tensor) -> Any:
-        """What is known of a tensor; a real one that nobody announced is a constant."""
-        if id(tensor) not in self.values and not is_fake(tensor):
-            self.bind(tensor, Constant(tensor, owned=False))
+        """What is known of a tensor; a real one that nobody announced is a constant, and so is one without entries."""
+        if id(tensor) not in self.values:
+            if not is_fake(tensor):
+                self.bind(tensor, Constant(tensor, owned=False))
+            elif tensor.numel() == 0:  # as a cache of keys starts
+                self.bind(tensor, Constant(torch.zeros(tensor.shape, dtype=tensor.dtype)))
         return self.values.get(id(tensor))
 
     def bind(self, tensor: torch.Tensor, value: Any) -> None:

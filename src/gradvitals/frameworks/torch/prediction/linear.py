@@ -45,7 +45,27 @@ def contracted(field: Field, dim: int, weight: Moments) -> Field:
         result = replace(
             result, mean=alike.mean, second=result.second + alike.second, kernel=result.kernel + alike.kernel
         )
-    return replace(result, inherited=field.spread, kurtosis=3.0, own=None)
+    return replace(result.drawn(field.scatter), own=_shared_weights(field, dim))
+
+
+def _shared_weights(field: Field, dim: int) -> float | None:
+    """What one new unit adds to the variance of log E[y²] where the same weights serve other units beside it (channels,
+    where tokens are mixed): two of these have sums that are alike by chance, as tr K² / (tr K)² over what is summed.
+    """
+    beside = [axis for d, axes in enumerate(field.layout) for axis in axes if d != dim]
+    others = math.prod(axis.size for axis in beside if axis.role is Role.UNIT)
+    if others == 1:
+        return None
+    apart, together = field, field
+    for d, axes in enumerate(field.layout):
+        for at in range(len(axes)):
+            apart = apart if d == dim else with_role(apart, d, at, Role.UNIT)
+            together = with_role(together, d, at, Role.UNIT) if d == dim else together
+    n = math.prod(axis.size for axis in field.layout[dim])
+    held = math.prod(apart.kernel.shape[: apart.places])
+    k = apart.kernel.reshape(held, held)
+    by_chance = float((k * k).sum()) / max(float(k.trace()), 1e-300) ** 2 * held / n
+    return 2 * (together.agreement() + (others - 1) * max(min(by_chance, 1.0), 1 / n))
 
 
 def _independent_sum(field: Field, dim: int, variance: float) -> Field:
@@ -72,6 +92,7 @@ def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, 
     inputs = max(math.prod(axis.size for axis in before.layout[dim]), 1)
 
     def pullback(gradient: Field) -> Sequence[Field]:
+        own = _shared_weights(gradient, at)
         g = gradient
         for a in range(len(g.layout[at])):
             g = with_role(g, at, a, Role.UNIT, gradient=True)
@@ -80,8 +101,9 @@ def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, 
         back.pop(at)
         back.insert(dim, tuple(Axis(axis.size, Role.UNIT) for axis in before.layout[dim]))
         blur = gradient.blur + 1 / inputs
-        g = replace(g, inherited=gradient.spread, kurtosis=3.0, own=None, blur=blur, shared_blur=gradient.blur)
-        return [gathered_to(g.scaled(n * moments.second).with_layout(tuple(back)), before.layout)]
+        g = replace(g.drawn(gradient.scatter), blur=blur, shared_blur=gradient.blur, own=own)
+        through = n * moments.second * taken_back(gradient.excess, inputs)
+        return [gathered_to(g.scaled(through).with_layout(tuple(back)), before.layout)]
 
     operation.emit(made, [x], pullback)
     mixed = before
@@ -144,7 +166,7 @@ def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
         mean=first.mean + sign * other.mean,
         second=total,
         kernel=kernel,
-        inherited=float(share[0] ** 2 * first.inherited + share[1] ** 2 * other.inherited),
+        inherited=first.inherited.times(float(share[0])) + other.inherited.times(float(share[1])),
         profile=common_rows(first, other),
         blur=_blur((first.blur, other.blur), share, first.units),
         shared_blur=_blur((first.shared_blur, other.shared_blur), share, first.units),
@@ -225,7 +247,7 @@ def mixed(operation: Operation, x: Node, dim: int, matrix: Constant, *, transpos
     operation.emit(
         places_mixed(before, dim, c),
         [x],
-        lambda g: [gathered_to(places_mixed(_placed(g, dim), dim, c.T), before.layout)],
+        lambda g: [gathered_to(places_mixed(_sampled(_placed(g, dim)), dim, c.T), before.layout)],
     )
 
 
@@ -240,6 +262,19 @@ def places_mixed(field: Field, dim: int, matrix: Any) -> Field:
     second = np.diagonal(kernel.reshape(n, n)).reshape(kernel.shape[:places])
     layout = (*field.layout[:dim], (Axis(len(matrix), Role.PLACE),), *field.layout[dim + 1 :])
     return replace(field, layout=layout, mean=mean, second=second, kernel=kernel)
+
+
+def _sampled(gradient: Field) -> Field:
+    """Entries of a known mean square (a random gradient of unit RMS), of which some count more from now on."""
+    return replace(gradient, kurtosis=max(gradient.kurtosis, 3.0))
+
+
+def taken_back(excess: float, inputs: int) -> float:
+    """By how much a unit's weights undo that its gradient was divided by the deviation that they made.
+
+    For n independent inputs E[Σw²/v] = n E[w²]/E[v] exactly, where E[1/v] = n/(n − 2) / E[v].
+    """
+    return max(1 / excess, 1 - 2 / inputs) if excess > 1 and inputs > 2 else 1.0
 
 
 def _placed(gradient: Field, dim: int) -> Field:
@@ -282,7 +317,7 @@ def two_signals(operation: Operation, a: Node, b: Node) -> None:
         raise NotImplementedError("a product of two signals over many places")
     one, two = spread_to(one, full), spread_to(two, full)
     made = summed(times(one, two), [rank - 1], keep=False)
-    made = replace(made, inherited=first.spread + second.spread, kurtosis=3.0)
+    made = made.drawn(first.scatter + second.scatter)
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = spread_to(gradient.with_layout((*gradient.layout[: rank - 1], (), gradient.layout[rank - 1])), full)

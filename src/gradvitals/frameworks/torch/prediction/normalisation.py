@@ -16,6 +16,7 @@ from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
 from gradvitals.maths.alignment import alike, gathered_to, spread_to
 from gradvitals.maths.field import Field, Role
 from gradvitals.maths.roles import with_role
+from gradvitals.maths.scatter import NONE, Scatter
 
 #: Of a relative variance of the channels' variances: with more, the mean of their inverse hardly exists.
 _MOST_SCATTER = 0.5
@@ -75,23 +76,23 @@ def _within(field: Field, dims: Sequence[int], *, centred: bool, epsilon: float)
         mean=np.zeros_like(field.mean) if centred else field.mean * root,
         second=variance * root * root,
         kernel=kernel,
-        inherited=0.0,
+        inherited=NONE,
         kurtosis=1.0,
         own=None,
     )
     return made.consistent(), root, own, n
 
 
-def _scatter(field: Field, weights: Any) -> float:
-    """The variance over networks of log Σ w/v, with the mean squares v of the places: those that weigh most count."""
+def _scatter(field: Field, weights: Any) -> Scatter:
+    """How log Σ w v departs over networks, with the mean squares v of the places: those that weigh most count."""
     if field.has_pixels or weights.shape != field.second.shape or not weights.any():
-        return field.spread
+        return field.scatter
     n = field.second.size
     w = weights.reshape(-1) / weights.sum()
     root = np.sqrt(np.maximum(field.second.reshape(-1), 1e-300))
     alike = (field.kernel.reshape(n, n) / np.multiply.outer(root, root)) ** 2 + field.shared_blur
     agreement = float(w @ np.minimum(alike, 1.0) @ w)
-    return field.inherited + max(field.kurtosis - 1, 0.0) * agreement / max(field.units, 1)
+    return field.inherited + Scatter.of(max(field.kurtosis - 1, 0.0) * agreement / max(field.units, 1), field.cause)
 
 
 def by_place(field: Field, array: Any) -> Any:
@@ -119,7 +120,7 @@ def _layer_norm(
     made, square = affine(operation, made, weight, bias)
     directions = 2.0 if centred else 1.0
     # E[1/v] exceeds 1/E[v] where v varies: from place to place (over n units), and over weights for all at once.
-    inverse = math.exp(before.inherited + max(before.kurtosis - 1, 0.0) / n)
+    inverse = math.exp(before.inherited.variance + max(before.kurtosis - 1, 0.0) / n)
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, before.layout)
@@ -129,7 +130,7 @@ def _layer_norm(
         g = replace(
             g,
             mean=np.zeros_like(g.mean),
-            inherited=g.inherited + _scatter(before, g.second * root * root),
+            inherited=g.inherited + _scatter(before, g.second * root * root).times(-1.0) + Scatter.left_out(1 / n),
             second=g.second * square * kept * root * root,
             kernel=g.kernel * square * kept * np.multiply.outer(inverse_root, inverse_root),
         )
@@ -240,16 +241,18 @@ def _fixed(operation: Operation, x: Node, weight: Any, bias: Any, running: Any, 
 
 def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: float) -> None:
     field = channels_as_units(x.field)
-    normal, inverse = _normal_over_batch(field, epsilon)
-    made, square = affine(operation, normal, weight, bias)
+    whole = _normal_over_batch(field, epsilon)
+    made, square = affine(operation, whole[0], weight, bias)
 
-    def back(gradient: Field, before: Field, field: Field, normal: Field, inverse: float) -> Sequence[Field]:
+    def back(gradient: Field, before: Field, field: Field, normalised: tuple[Field, float, float]) -> Sequence[Field]:
+        normal, inverse, variance = normalised
         g, x_hat = alike(gathered_to(gradient, field.layout), normal)
         g_row, g_total = _means(g)
         kernel, second = _centred(g, g_row, g_total)
         kernel, second = _without_signal(replace(g, kernel=kernel, second=second), x_hat)
         factor = square * inverse
         g = replace(g, second=np.maximum(second, 0.0) * factor, kernel=kernel * factor, mean=np.zeros_like(g.mean))
+        g = replace(g, excess=max(inverse * variance, 1.0))
         channels = channels_as_units(before).layout[1]
         g = g.consistent().with_layout((g.layout[0], channels, *g.layout[2:]))
         return [gathered_to(g, before.layout)]
@@ -257,20 +260,18 @@ def _over_batch(operation: Operation, x: Node, weight: Any, bias: Any, epsilon: 
     node = operation.emit(made)
     joined = x.tags.get("joined")
     parts: tuple[Node, ...] = joined if isinstance(joined, tuple) else ()
-    whole = Step(node, (x,), lambda g: back(g, x.field, field, normal, inverse), shown=bool(parts), name=operation.name)
-    operation.trace.steps.append(whole)
+    step = Step(node, (x,), lambda g: back(g, x.field, field, whole), shown=bool(parts), name=operation.name)
+    operation.trace.steps.append(step)
     for part in parts:  # channels of different sizes, each divided by its own
         own = channels_as_units(part.field)
         own = own.with_layout((own.layout[0], field.layout[1], *own.layout[2:]))
-        step = functools.partial(back, before=part.field, field=own)
-        found = _normal_over_batch(own, epsilon)
-        operation.trace.steps.append(
-            Step(node, (part,), functools.partial(step, normal=found[0], inverse=found[1]), name=operation.name)
-        )
+        normalised = _normal_over_batch(own, epsilon)
+        pullback = functools.partial(back, before=part.field, field=own, normalised=normalised)
+        operation.trace.steps.append(Step(node, (part,), pullback, name=operation.name))
 
 
-def _normal_over_batch(field: Field, epsilon: float) -> tuple[Field, float]:
-    """A signal less its batch mean, over its deviation; and E[1/(v + ε)] over channels."""
+def _normal_over_batch(field: Field, epsilon: float) -> tuple[Field, float, float]:
+    """A signal less its batch mean, over its deviation; E[1/(v + ε)] over channels, and E[v]."""
     row, total = _means(field)
     centred_kernel, centred_second = _centred(field, row, total)
     variance = max(float(centred_second.mean()), 0.0)
@@ -278,8 +279,8 @@ def _normal_over_batch(field: Field, epsilon: float) -> tuple[Field, float]:
     scatter = max(field.kurtosis - 1, 0.0) * centred.agreement()
     share, inverse = _over_channels(variance, scatter, epsilon)
     normal = centred.scaled(share / max(variance, 1e-300))
-    inherited = field.spread * (1 - share) ** 2
-    return replace(normal, inherited=inherited, kurtosis=1.0, own=None).consistent(), inverse
+    inherited = field.scatter.times(1 - share)
+    return replace(normal, inherited=inherited, kurtosis=1.0, own=None).consistent(), inverse, variance
 
 
 def _over_channels(variance: float, scatter: float, epsilon: float) -> tuple[float, float]:

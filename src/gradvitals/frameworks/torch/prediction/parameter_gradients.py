@@ -22,6 +22,7 @@ from gradvitals.frameworks.prediction import Predicted
 from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import alike
 from gradvitals.maths.field import Field, Role
+from gradvitals.maths.scatter import NONE, Scatter
 
 #: What is left of two sums that cancel, relative to each, by rounding and by what kernels leave out.
 _ROUNDING = 1e-8
@@ -53,12 +54,12 @@ class Use:
     times: float = 1.0
 
 
-def parameter_gradients(uses: Iterable[Use], gradients: Mapping[int, Field]) -> dict[str, tuple[float, float, int]]:
-    """By parameter: the sum of the squares of its gradient, its relative variance, and the entries that it is of.
+def parameter_gradients(uses: Iterable[Use], gradients: Mapping[int, Field]) -> dict[str, tuple[float, Scatter, int]]:
+    """By parameter: the sum of the squares of its gradient, how its logarithm departs, and the entries that it is of.
 
     A parameter of which a use couldn't be followed is left out.
     """
-    found: dict[str, tuple[float, float, int]] = {}
+    found: dict[str, tuple[float, Scatter, int]] = {}
     lost: set[str] = set()
     for use in uses:
         gradient = gradients.get(use.output.key)
@@ -70,16 +71,18 @@ def parameter_gradients(uses: Iterable[Use], gradients: Mapping[int, Field]) -> 
             lost.add(use.name)
             continue
         total = max(square, 0.0) * use.entries
-        spread = gradient.spread + (use.inputs.spread if use.inputs is not None else 0.0)
-        before, variance, entries = found.get(use.name, (0.0, 0.0, 0))
+        scatter = gradient.scatter + (use.inputs.scatter if use.inputs is not None else NONE)
+        scatter = scatter + Scatter.of(2 / max(use.entries, 1))
+        before, known, entries = found.get(use.name, (0.0, NONE, 0))
         both = max(before + total, 1e-300)
-        mixed = (before / both) ** 2 * variance + (total / both) ** 2 * (spread + 2 / max(use.entries, 1))
+        mixed = known.times(before / both) + scatter.times(total / both)
         found[use.name] = before + total, mixed, entries + use.entries
     return {name: value for name, value in found.items() if name not in lost}
 
 
-def said(total: float, variance: float, entries: int) -> Predicted:
+def said(total: float, scatter: Scatter, entries: int) -> Predicted:
     """The typical RMS of a gradient over all entries, and one standard deviation of one draw, relative."""
+    variance = scatter.variance
     return Predicted(math.sqrt(total / max(entries, 1)) * math.exp(-variance / 4), math.sqrt(variance) / 2)
 
 

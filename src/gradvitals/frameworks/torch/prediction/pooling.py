@@ -18,6 +18,7 @@ from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.frameworks.torch.prediction.windows import Windows, adaptive, sliding
 from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role
+from gradvitals.maths.scatter import new_cause
 
 #: Points of the integral over what the values of a window have in common.
 _NODES = 9
@@ -68,7 +69,7 @@ def _average(operation: Operation) -> None:
         back = replace(g, layout=layout, second=second, mean=np.zeros_like(second), kernel=kernel)
         return [gathered_to(gathered_to(back, before.layout), node.field.layout)]
 
-    operation.emit(replace(made, inherited=node.field.spread), [node], pullback)
+    operation.emit(replace(made, inherited=node.field.scatter, cause=new_cause()), [node], pullback)
 
 
 def _own(field: Field) -> Any:
@@ -155,7 +156,7 @@ def _maximum(operation: Operation) -> None:
         np.full(extents, top.mean),
         np.full(extents, top.second),
         np.full([*places, *places], top.mean**2),
-        before.spread,
+        before.scatter,
         2.0,
         blur=before.blur,
         shared_blur=before.shared_blur,

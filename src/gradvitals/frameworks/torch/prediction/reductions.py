@@ -13,6 +13,7 @@ from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Role
 from gradvitals.maths.roles import summed
+from gradvitals.maths.scatter import NONE
 
 
 def _dims(operation: Operation, rank: int, at: int = 1) -> list[int]:
@@ -32,7 +33,7 @@ def _mean(operation: Operation) -> None:
     n = math.prod(axis.size for d in dims for axis in before.layout[d])
     factor = 1 / n if "mean" in operation.name else 1.0
     made = summed(before, dims).times(factor)
-    made = replace(made, inherited=before.spread, kurtosis=3.0)
+    made = made.drawn(before.scatter)
     kept = made.layout
     if not keep:
         made = made.with_layout(tuple(dim for d, dim in enumerate(kept) if d not in dims))
@@ -50,7 +51,7 @@ def _mean(operation: Operation) -> None:
 
 def _certain(field: Field) -> Field:
     """A mean square over units varies together with what it will divide: as a divisor it counts as its mean."""
-    return replace(field, second=field.mean**2, kernel=field.outer_mean(), inherited=0.0, kurtosis=1.0)
+    return replace(field, second=field.mean**2, kernel=field.outer_mean(), inherited=NONE, kurtosis=1.0)
 
 
 def _only_units(field: Field, dims: Sequence[int]) -> bool:

@@ -15,6 +15,7 @@ from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.pooling import _own
 from gradvitals.maths.alignment import gathered_to
 from gradvitals.maths.field import Axis, Field, Role
+from gradvitals.maths.scatter import new_cause
 
 
 @rule(
@@ -36,7 +37,7 @@ def _resampled(operation: Operation) -> None:
         back = replace(back, mean=np.zeros_like(back.mean))
         return [gathered_to(gathered_to(back, before.layout), node.field.layout)]
 
-    operation.emit(replace(made, inherited=node.field.spread), [node], pullback)
+    operation.emit(replace(made, inherited=node.field.scatter, cause=new_cause()), [node], pullback)
 
 
 def _matrix(operation: Operation, shape: Sequence[int], axis: int) -> Any:

@@ -313,7 +313,7 @@ def coarse(
         np.full(q.second.shape, float(v.mean.mean())),
         np.array(second),
         kernel.reshape(v.kernel.shape),
-        v.spread,
+        v.scatter,
     )
     deep = math.prod(axis.size for axis in v.layout[-1])
 

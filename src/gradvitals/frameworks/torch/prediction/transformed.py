@@ -92,7 +92,7 @@ class Transformed:
             by_place,
             second[inverse].reshape(shape),
             kernel,
-            inherited=float(slope**2) * field.inherited,
+            inherited=field.inherited.times(float(slope)),
             profile=profile,
             blur=field.blur * carried,
             shared_blur=field.shared_blur * carried,
@@ -117,7 +117,9 @@ class Transformed:
         flatness = self._kurtosis(second, fourth)
         alike = gradient.agreement()
         # Hanin and Nica (2020): slopes that all samples share, and gradients that are (or by chance are) alike.
-        own = max(flatness - 1, 0.0) * self._together(slopes) * (1 + 2 * alike) + 2 * alike
+        own = max(flatness - 1, 0.0) * self._together(slopes) * (1 + 2 * alike) + (
+            0.0 if gradient.own == 0 else 2 * alike
+        )
         return Field(
             gradient.layout,
             np.zeros(field.second.shape),
