@@ -103,3 +103,19 @@ def test_a_wrong_input_is_wrong_though_a_target_jumps_at_the_point(dtype):
     )
     assert report.table("tensors").column("status")[0] == "wrong"
     assert np.isfinite(report.table("tensors").column("relative_error")[0])
+
+
+@pytest.mark.parametrize("factor", [2.0, 1.01])
+def test_an_output_that_stays_the_same_hides_no_mistake_behind_its_rounding(factor):
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return factor * gradient
+
+    x = torch.randn(5, 5, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    report = gv.check(lambda x: tuple(torch.linalg.slogdet(Scaled.apply(x))), x, precision="native")
+    assert report.verdict is gv.Verdict.FAIL

@@ -131,7 +131,7 @@ def test_after_an_interrupt_in_the_middle_everything_is_as_before(restless, at, 
     state.assert_kept()
 
 
-@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("at", [1, 9])  # the calls between lie beside the point, where a function may have no value
 def test_after_a_failing_forward_everything_is_as_before(restless, at):
     model, x = restless
     model.calls, model.raise_at, model.error = 0, at, RuntimeError("broken")

@@ -293,6 +293,25 @@ def test_a_numpy_layer_is_sent_strided_and_broadcast_arrays(treat, likely):
     assert gv.check(rectified, x, w, vjp=backward_with(np.multiply)).findings == ()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_expanded_cotangent_counted_twice_is_found_where_the_first_output_lies_on_a_kink(dtype):
+    class Positive(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.relu()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (x,) = ctx.saved_tensors
+            return (2 if 0 in gradient.stride() else 1) * gradient * (x > 0)
+
+    x = torch.tensor([0.0, 0.5, 0.9, -1.5, 2.0], dtype=dtype, requires_grad=True)
+    report = gv.check(Positive.apply, x, precision="native")
+    assert the(report, "G106")
+    assert the(report, "G101").evidence["likely"] == "cotangent-expanded"
+
+
 def test_a_numpy_layer_that_writes_into_its_cotangent_is_a_note_for_nobody_else_has_it():
     def in_place(dout, positive):
         dout[~positive] = 0

@@ -115,11 +115,14 @@ class Rounding:
     floors: tuple[float, ...]
 
     def apart(self, found: Gradients, expected: Gradients, times: float = 1.0) -> dict[int, float]:
-        """The tensors whose gradients differ, and how much relatively; what isn't finite to begin with can't."""
+        """The tensors whose gradients differ, and how much relatively; entries not finite to begin with can't."""
         differing: dict[int, float] = {}
         for at, (one, other, floor) in enumerate(zip(found, expected, self.floors, strict=True)):
-            if one is other or not np.isfinite(other).all():
+            finite = np.isfinite(other)
+            if one is other or not finite.any():
                 continue
+            if not finite.all():
+                one, other = one[finite], other[finite]  # noqa: PLW2901
             with np.errstate(invalid="ignore", over="ignore"):
                 size, difference = float(np.linalg.norm(other)), float(np.linalg.norm(one - other))
             if not difference <= max(self.share * size, times * floor):

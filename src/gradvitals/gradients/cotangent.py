@@ -33,9 +33,10 @@ def cotangent_of(problem: Problem, change: Array, rng: np.random.Generator) -> A
     drawn = rng.choice((-1.0, 1.0), change.size) * rng.uniform(0.5, 1.0, change.size)
     parts = list(parts_of(problem.output_sizes))
     rates = np.array([float(np.sqrt(np.mean(np.square(change[part])))) for part in parts])
-    rates = np.fmax(rates, _LEAST_CHANGE * rates.max(initial=0.0))
-    if (rates > 0).all():
-        for part, rate in zip(parts, rates / rates.max(), strict=True):
+    fastest = float(rates.max(initial=0.0))
+    if fastest > 0:  # of what stays the same (a sign, a count) a greater weight would only raise the noise
+        rates = np.where(rates > 0, np.fmax(rates, _LEAST_CHANGE * fastest), fastest)
+        for part, rate in zip(parts, rates / fastest, strict=True):
             drawn[part] /= 2.0 ** round(math.log2(rate))
     return problem.representable(drawn)
 

@@ -217,6 +217,11 @@ class _Cotangents:
         """What may be rounding, by what was seen so far; only where something differs it is asked for."""
         return rounding_of(self._asking.problem, self._claimed)
 
+    @property
+    def _unmasked(self) -> Array:
+        """The cotangent without zeros: an expanded one stands for all by its first, which may be left out (a kink)."""
+        return np.where(self._weights == 0, self._weights[np.argmax(np.abs(self._weights))], self._weights)
+
     def _see_rounding(self) -> None:
         """Move the cotangent by a unit in the last place: what the gradient differs by then may be rounding."""
         roundoff = max(tensor.roundoff for tensor in self._asking.problem.tensors)
@@ -362,7 +367,8 @@ class _Cotangents:
         return Fault("output-alone", tuple(apart), max(apart.values())) if apart else None
 
     def _in_layout(self, layout: str, *, fresh: bool) -> Fault | None:
-        pull = self._fresh(self._weights, layout) if fresh else self._ask(self._weights, layout)
+        sent = self._weights if layout in _STRIDED else self._unmasked
+        pull = self._fresh(sent, layout) if fresh else self._ask(sent, layout)
         everything = tuple(range(len(self._asking.problem.tensors)))
         if pull.raised:
             return Fault("cotangent-strides", everything, np.inf, (layout,), pull.raised)

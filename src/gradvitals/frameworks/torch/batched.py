@@ -226,7 +226,7 @@ def same_values(one: Array, other: Array, roundoff: float) -> bool:
         return False
     units = next(units for bound, units in _UNITS if roundoff < bound)
     size = float(np.max(np.abs(other[finite]), initial=0.0))
-    return bool(np.max(np.abs(one - other)[finite], initial=0.0) <= units * roundoff * size)
+    return bool(np.max(np.abs(one[finite] - other[finite]), initial=0.0) <= units * roundoff * size)
 
 
 def _obstacle(error: BaseException) -> str:
