@@ -78,7 +78,7 @@ def test_a_real_terminal_sees_the_bar_on_standard_error_only(folder: Path, quiet
 
     (folder / "slow.py").write_text(
         "import time\nimport numpy as np\nimport gradvitals as gv\n"
-        "def f(x):\n    time.sleep(0.06)\n    return (x**2).sum()\n"
+        "def f(x):\n    time.sleep(0.2)\n    return (x**2).sum()\n"
         "def make(): return gv.Case(f, (np.ones(3),), grad=lambda x: 2 * x)\n",
         encoding="utf-8",
     )
