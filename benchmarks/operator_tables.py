@@ -22,8 +22,6 @@ GOALS = {
     "float16": {},
 }
 GOALS_OF_ALL = {"silent": "≤ 0.5", **dict.fromkeys(COTANGENT_KINDS, "= 100"), "points (median)": "≤ 60"}
-#: What becomes of a single entry, relative to itself.
-ENTRY_SHARES = {"entry zeroed": 1.0, "entry 1 %": 0.01}
 #: A gradient that is really off by more than this is refused rightly: what ``check`` asks for by default.
 SENSITIVITY = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 1e-1, "float16": 1e-1}
 #: One that is off by more than this many times its size cancels to nothing, and says nothing of the operator.
@@ -58,7 +56,7 @@ def is_there(record):
     """Whether the spoilt entry is large enough to count in the gradient that was asked for as well: a judge chooses its
     own cotangent, and that may have made little of it. Other kinds of mistakes always are.
     """
-    share = ENTRY_SHARES.get(record["kind"])
+    share = operator_mutants.ENTRY_KINDS.get(record["kind"])
     return share is None or record["change"] >= share * operator_mutants.LEAST_ENTRY
 
 

@@ -141,6 +141,14 @@ def test_after_a_failing_forward_everything_is_as_before(restless, at):
     state.assert_kept()
 
 
+def test_after_a_single_failure_beside_the_point_everything_is_as_before(restless):
+    model, x = restless
+    model.calls, model.raise_at, model.error = 0, 2, RuntimeError("broken")
+    state = State(model)
+    assert gv.check(model, x).verdict is not Verdict.FAIL
+    state.assert_kept()
+
+
 def test_after_a_failing_loss_everything_is_as_before(restless):
     model, x = restless
     state = State(model)

@@ -20,7 +20,8 @@ LEAST_ENTRY = 0.3
 #: A gradient that moves by this share when its point moves by a few roundoffs is nothing but rounding.
 ALL_ROUNDING = 0.1
 
-ENTRY_KINDS = ("entry zeroed", "entry 1 %")
+#: Where one entry is spoilt: by how much of itself.
+ENTRY_KINDS = {"entry zeroed": 1.0, "entry 1 %": 0.01}
 GRADIENT_KINDS = ("× 1.01", "× 1.001", "× 2", "sign", *ENTRY_KINDS, "+ 1e-3", "flipped")
 COTANGENT_KINDS = ("ignores cotangent", "expanded", "strided")
 KINDS = (*GRADIENT_KINDS, *COTANGENT_KINDS)
@@ -86,8 +87,8 @@ def _mutations(case, position, rng):
     yield mutations.scaled("× 1.001", 1.001)
     yield mutations.scaled("× 2", 2.0)
     yield mutations.scaled("sign", -1.0)
-    yield mutations.entry_scaled("entry zeroed", index, 0.0, 1.0)
-    yield mutations.entry_scaled("entry 1 %", index, 1.01, 0.01)
+    yield mutations.entry_scaled("entry zeroed", index, 0.0, ENTRY_KINDS["entry zeroed"])
+    yield mutations.entry_scaled("entry 1 %", index, 1.01, ENTRY_KINDS["entry 1 %"])
     yield mutations.Mutation("+ 1e-3", lambda g: g + 1e-3, 1e-3)
     longest = int(np.argmax(sizes.shape)) if sizes.ndim else None
     yield mutations.Mutation("flipped", lambda g: g if longest is None else g.flip(longest), 1.0)
