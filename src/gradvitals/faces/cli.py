@@ -28,7 +28,7 @@ class _Verbs(click.Group):
     """Commands in the order in which people meet them; our own errors end with exit code 2 and their three parts."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return ["demo", "checkup", "check", "probe", "predict", "init", "explain"]
+        return ["demo", "checkup", "check", "probe", "predict", "scaling", "init", "explain"]
 
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):  # a terminal that can't show 梯度 gets a question mark, no exception
@@ -170,6 +170,39 @@ def _other(against: str | None) -> Any:
 def predict(target: str, *, against: str | None, seed: int, **output: Any) -> None:
     """What should become of signal and gradient, by theory? Runs without values."""
     _examine("predict", target, Output(**output), against=against, seed=seed)
+
+
+def _sizes(_context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, ...]:
+    """Sizes with commas between them."""
+    try:
+        return tuple(int(size) for size in given.split(",")) if given else ()
+    except ValueError as error:
+        raise click.BadParameter(f"{given!r} isn't made of sizes; write {option.opts[0]} 64,256,1024") from error
+
+
+@main.command()
+@_target
+@output_options()
+@click.option("--widths", callback=_sizes, metavar="N,N,…", help="Two sizes or more, far apart, such as 64,256,1024.")
+@click.option("--depths", callback=_sizes, metavar="N,N,…", help="The same of the depth.")
+@click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd"]), default="adam", show_default=True)
+@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="The same at every size.")
+@click.option("--steps", type=click.IntRange(min=0), default=2, show_default=True, help="0 looks at the start only.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Models per size.")
+def scaling(target: str, *, seed: int, **given: Any) -> None:
+    """How do signal, gradient and updates grow with width and depth? The coordinate check.
+
+    FACTORY(width), FACTORY(depth), or FACTORY(width, depth) returns (model, inputs, loss); the inputs of the smallest
+    model serve for all.
+    """
+    asked = {key: given.pop(key) for key in ("widths", "depths", "optimizer", "learning_rate", "steps", "seeds")}
+
+    def swept(progress: Progress) -> Report:
+        from gradvitals.faces.sweeping import swept
+
+        return swept(target, progress, seed=seed, **asked)
+
+    _run("scaling", target, Output(**given), swept)
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import sys
 import tokenize
@@ -120,6 +121,40 @@ def load_case(target: str) -> Case:
         When the file isn't there, doesn't import, trains at import, has no such factory, or the factory raises.
 
     """
+    path, made = _load(target)
+    if isinstance(made, (Case, tuple)):  # a case that stands in the file
+        return _case_from(made, target)
+    return _case_from(_call(made, path, target, "it takes no arguments"), target)
+
+
+def load_sized(target: str) -> Callable[..., Case]:
+    """Load ``FILE.py:FACTORY`` where the factory takes a size: ``factory(width)``, ``factory(depth)``, or both by name.
+
+    What is returned has the factory's signature, and gives its Case.
+
+    Raises
+    ------
+    LoadError
+        As :func:`load_case`; what is returned raises it where the factory does.
+
+    """
+    path, factory = _load(target)
+    if isinstance(factory, (Case, tuple)):
+        raise LoadError(
+            "a case that stands in the file has one size only",
+            f"{target} is a {type(factory).__name__}",
+            "write a function of width or depth that returns (model, inputs, loss)",
+        )
+
+    @functools.wraps(factory)
+    def make(*args: Any, **kwargs: Any) -> Case:
+        return _case_from(_call(factory, path, target, "it takes a width, a depth or both", *args, **kwargs), target)
+
+    return make
+
+
+def _load(target: str) -> tuple[Path, Any]:
+    """The file, and what it holds under the name."""
     file, separator, name = target.rpartition(":")
     if not separator or not name or not file.endswith(".py"):
         raise LoadError(
@@ -130,7 +165,7 @@ def load_case(target: str) -> Case:
     path = Path(file)
     if not path.is_file():
         raise LoadError("the file isn't there", f"{path} (in {Path.cwd()})", "check the name and the folder")
-    return _case_from(_call(_import(path), path, name), target)
+    return path, _named(_import(path), path, name)
 
 
 def _import(path: Path) -> Any:
@@ -189,25 +224,26 @@ def _module_name(path: Path) -> tuple[str, Path]:
     return (f"{name}_case" if name in sys.modules else name), folder  # a file called random.py hides no other module
 
 
-def _call(module: Any, path: Path, name: str) -> Any:
-    factory = getattr(module, name, None)
-    if isinstance(factory, (Case, tuple)):  # a case that stands in the file
-        return factory
-    if not callable(factory):
-        functions = [
-            key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__
-        ]
-        raise LoadError(
-            f"{path.name} has no function {name!r}",
-            f"{path}:{name}",
-            f"its functions and classes are: {', '.join(functions) or 'none'}",
-        )
+def _named(module: Any, path: Path, name: str) -> Any:
+    found = getattr(module, name, None)
+    if isinstance(found, (Case, tuple)) or callable(found):
+        return found
+    functions = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    raise LoadError(
+        f"{path.name} has no function {name!r}",
+        f"{path}:{name}",
+        f"its functions and classes are: {', '.join(functions) or 'none'}",
+    )
+
+
+def _call(factory: Any, path: Path, target: str, takes: str, *args: Any, **kwargs: Any) -> Any:
     try:
-        return factory()
+        return factory(*args, **kwargs)
     except (Exception, SystemExit) as error:
-        remedy = "call it by hand to see it fail; it takes no arguments and returns (model, inputs, loss) or a Case"
+        remedy = f"call it by hand to see it fail; {takes} and returns (model, inputs, loss) or a Case"
+        given = ", ".join([*map(str, args), *(f"{key}={value}" for key, value in kwargs.items())])
         raise LoadError(
-            f"the factory {name}() raised",
+            f"the factory {target.rpartition(':')[2]}({given}) raised",
             f"{_place(error, path)}: {_told(error)}",
             error.remedy if isinstance(error, GradvitalsError) else remedy,
         ) from error

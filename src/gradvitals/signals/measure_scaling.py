@@ -14,6 +14,8 @@ from gradvitals.vocabulary.errors import InputError, UsageError
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Table
 
+_AXES = ("width", "depth")
+
 
 @dataclass(frozen=True, slots=True)
 class Growth:
@@ -74,7 +76,7 @@ def sized(make_model: Callable[..., Any], axes: Mapping[str, Sequence[int]]) -> 
     if open_ended or set(axes) <= named:
         first = {axis: min(sizes) for axis, sizes in axes.items()}
         return lambda axis, size: lambda: make_model(**{**first, axis: size})
-    if len(axes) == 1 and by_position:
+    if len(axes) == 1 and by_position and by_position[0].name not in _AXES:  # not a depth where it says width
         return lambda _, size: lambda: make_model(size)
     missing = ", ".join(axis for axis in axes if axis not in named)
     raise UsageError(

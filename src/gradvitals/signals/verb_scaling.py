@@ -101,8 +101,8 @@ def scaling(
     for keyword in unknown:
         raise unknown_keyword("scaling", keyword, _KEYWORDS)
     started = time.perf_counter()
-    axes = {axis: tuple(sizes) for axis, sizes in (("width", widths), ("depth", depths)) if len(sizes)}
-    _require(make_model, axes, steps, seeds)
+    _require(make_model, steps, seeds)
+    axes = require_sizes(widths, depths)
     from gradvitals.frameworks.torch.coordinates import coordinates
 
     made = sized(make_model, axes)
@@ -146,13 +146,16 @@ def scaling(
     )
 
 
-def _require(make_model: Any, axes: Mapping[str, Sequence[int]], steps: int, seeds: int) -> None:
-    if not callable(make_model):
-        raise UsageError(
-            "make_model can't be called",
-            f"got {type(make_model).__name__}",
-            "pass a function that makes a model of a size, not a model",
-        )
+def require_sizes(widths: Sequence[int], depths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The sizes by axis, ``width`` and ``depth``, of those that are swept.
+
+    Raises
+    ------
+    UsageError
+        Where there are none, fewer than two of an axis, or one that isn't positive.
+
+    """
+    axes = {axis: tuple(sizes) for axis, sizes in (("width", widths), ("depth", depths)) if len(sizes)}
     if not axes:
         raise UsageError("no sizes were given", "scaling(make_model, ...)", "give widths=[64, 256, 1024] or depths=[…]")
     for axis, sizes in axes.items():
@@ -162,6 +165,16 @@ def _require(make_model: Any, axes: Mapping[str, Sequence[int]], steps: int, see
                 f"{axis}s={list(sizes)}",
                 "give two different ones or more, all positive: growth is what they differ by",
             )
+    return axes
+
+
+def _require(make_model: Any, steps: int, seeds: int) -> None:
+    if not callable(make_model):
+        raise UsageError(
+            "make_model can't be called",
+            f"got {type(make_model).__name__}",
+            "pass a function that makes a model of a size, not a model",
+        )
     if steps < 0 or seeds < 1:
         raise UsageError(
             "steps or seeds out of range", f"{steps=}, {seeds=}", "give steps of 0 or more, and a seed or more"
