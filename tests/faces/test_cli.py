@@ -312,8 +312,8 @@ def test_help_names_every_command_in_the_order_of_a_first_day(run: Run) -> None:
     result = run("--help")
     assert result.exit_code == 0
     listed = [line.split()[0] for line in result.stdout.partition("Commands:")[2].splitlines() if line.strip()]
-    assert [word for word in listed if word.isalpha() and word.islower()][:7] == [
-        "demo", "checkup", "check", "probe", "predict", "init", "explain",
+    assert [word for word in listed if word.isalpha() and word.islower()][:8] == [
+        "demo", "checkup", "check", "probe", "predict", "scaling", "init", "explain",
     ]  # fmt: skip
     for code in ("0 pass", "1 fail", "2 misuse", "3 inconclusive"):
         assert code in " ".join(result.stdout.split())

@@ -142,3 +142,29 @@ def test_layers_with_a_bias_are_predicted_on_the_meta_device():
         for report in (real, meta)
     ]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "code", "kind"),
+    [
+        (_mlp(nn.ReLU, 0.7), "S203", "remedy-schemes"),
+        (_mlp(nn.ReLU, 2.5), "S202", "remedy-schemes"),
+        (_Residual(), "S202", "remedy-branches"),
+    ],
+)
+def test_a_prediction_gives_the_advice_that_a_probe_gives(model, code, kind):
+    x = torch.randn(32, next(model.parameters()).shape[1])
+    measured, foretold = _of(gv.probe(model, x, loss=_loss), code), _of(gv.predict(model, x, loss=_loss), code)
+    assert foretold["remedy_kind"] == measured["remedy_kind"] == kind
+    for fact in ("advice", "scheme", "layer", "remedy_short"):
+        assert foretold.get(fact) == measured.get(fact)
+    assert foretold["remedy_gain"] == pytest.approx(measured["remedy_gain"], rel=1e-3)
+
+
+def test_a_model_on_the_meta_device_gets_advice_as_well():
+    with torch.device("meta"):
+        layers = [layer for _ in range(20) for layer in (nn.Linear(128, 128), nn.ReLU())]
+        model, x = nn.Sequential(*layers, nn.Linear(128, 10)), torch.empty(64, 128)
+    facts = _of(gv.predict(model, x, loss=_loss), "S203")
+    assert (facts["scheme"], facts["remedy_short"]) == ("He", False)
+    assert facts["std_wanted"] == pytest.approx(math.sqrt(2 / 128))

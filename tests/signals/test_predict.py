@@ -104,6 +104,31 @@ def test_a_layer_that_differs_from_its_prediction_is_named():
     assert finding.evidence["measured"] > finding.evidence["predicted"]
 
 
+def test_layers_that_are_copies_are_named_where_theory_and_measurement_part():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True, norm_first=True)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 12, enable_nested_tensor=False), nn.Linear(64, 3))
+    report = predict(model, torch.randn(8, 16, 64), against="probe")
+    found = {finding.code: finding for finding in report.findings}
+    assert found["S208"].severity.name == "INFO"
+    assert found["S210"].evidence["likely"] == "cloned"
+    assert str(found["S210"].evidence["nearest"]).startswith("0.layers.")
+
+
+def test_what_the_measurement_shows_by_itself_is_found_beside_a_prediction():
+    class Normalised(nn.Module):
+        def forward(self, x):
+            return x / (x - x)
+
+    model = nn.Sequential(nn.Linear(8, 8), Normalised(), nn.Linear(8, 8))
+    codes = {finding.code for finding in predict(model, torch.randn(16, 8), against="probe").findings}
+    assert "S211" in codes
+    torch.manual_seed(0)
+    layers = [layer for _ in range(12) for layer in (nn.Linear(16, 16), nn.Sigmoid())]
+    codes = {finding.code for finding in predict(nn.Sequential(*layers), torch.randn(16, 16), against="probe").findings}
+    assert "S207" in codes
+
+
 def test_nothing_of_the_model_is_changed():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout(), nn.Flatten())
     x = torch.randn(4, 3, 6, 6)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class PredictedCall:
         None where none reaches it, or where that isn't known.
     sample_cosine : float or None
         Mean cosine between the outputs of two samples.
+    sources, parameters, options
+        As in :class:`gradvitals.frameworks.capture.Call`.
 
     """
 
@@ -58,15 +61,20 @@ class PredictedCall:
     forward: Predicted | None
     gradient: Predicted | None
     sample_cosine: float | None = None
+    sources: tuple[int, ...] = ()
+    parameters: tuple[str, ...] = ()
+    options: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class PredictedParameter:
-    """One parameter: the RMS of its entries, and that of its gradient where it can be told."""
+    """One parameter: the size and spread of its entries, and the size of its gradient where it can be told."""
 
     path: str
     weight_rms: float
     gradient: Predicted | None
+    weight_std: float = 0.0
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,8 @@ class Prediction:
         How many there were.
     assumed : tuple of str
         Parameters without values whose size was taken from the module's usual start.
+    streams : tuple of tuple of int
+        By residual addition, the calls in its branch.
 
     """
 
@@ -107,3 +117,4 @@ class Prediction:
     tensors: str
     operations: int
     assumed: tuple[str, ...] = ()
+    streams: tuple[tuple[int, ...], ...] = ()

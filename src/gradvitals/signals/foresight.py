@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from gradvitals.frameworks.prediction import Prediction
-from gradvitals.signals.measure import Signal
 from gradvitals.signals.measure_predicted import predicted_gains
 from gradvitals.signals.remedies import branch_weights, scheme_weights
 from gradvitals.signals.rules_depth import SIGNAL_EXPLODING, SIGNAL_VANISHING
+from gradvitals.signals.structure import Structure
 from gradvitals.vocabulary.finding import Fact, Finding, Severity
 
 #: The findings that other weights may help, with the direction that they are about.
@@ -21,30 +21,32 @@ _DIRECTIONS = {"S201": "forward", "S202": "forward", "S203": "backward", "S204":
 Predictor = Callable[[Mapping[str, float]], Prediction]
 
 
-def with_foresight(findings: Sequence[Finding], signal: Signal, predict: Predictor) -> tuple[Finding, ...]:
+def with_foresight(findings: Sequence[Finding], structure: Structure, predict: Predictor) -> tuple[Finding, ...]:
     """The findings, each with the gain that its remedy would give, where theory can tell.
 
     Parameters
     ----------
     findings : sequence of Finding
-    signal : Signal
-        What they were found in.
+    structure : Structure
+        Of the network that they were found in.
     predict : callable
         Maps the RMS of parameters, by name, to a prediction of the model; called once for each kind of remedy. Where it
         raises, or meets an operation that it has no rule for, findings stay as they are.
 
     """
     known: dict[str, Prediction | None] = {}
-    return tuple(_foreseen(finding, signal, predict, known) for finding in findings)
+    return tuple(_foreseen(finding, structure, predict, known) for finding in findings)
 
 
-def _foreseen(finding: Finding, signal: Signal, predict: Predictor, known: dict[str, Prediction | None]) -> Finding:
+def _foreseen(
+    finding: Finding, structure: Structure, predict: Predictor, known: dict[str, Prediction | None]
+) -> Finding:
     likely = finding.evidence.get("likely")
     if finding.code not in _DIRECTIONS or finding.severity < Severity.WARNING or likely in {"through-time", "all-zero"}:
         return finding
     kind = "branches" if finding.evidence.get("advice") == "advice-scale-branches" else "schemes"
     if kind not in known:
-        weights = scheme_weights(signal) if kind == "schemes" else branch_weights(signal)
+        weights = scheme_weights(structure) if kind == "schemes" else branch_weights(structure)
         known[kind] = _predicted(predict, weights)
     facts = _facts(known[kind], _DIRECTIONS[finding.code])
     return (

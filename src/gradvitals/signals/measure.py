@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradvitals.frameworks.capture import Call, Capture, Steps, Stream
+from gradvitals.frameworks.prediction import PredictedCall
 from gradvitals.maths.trend import LogGain, log_gain
 from gradvitals.signals.trunk import Trunk, node, trunk
 
@@ -178,7 +179,7 @@ def _gain(way: Way) -> Gain | None:
     )
 
 
-def consumers(calls: Sequence[Call]) -> Mapping[int, tuple[int, ...]]:
+def consumers(calls: Sequence[Call | PredictedCall]) -> Mapping[int, tuple[int, ...]]:
     """By call, the calls that it is a source of."""
     found: dict[int, list[int]] = {index: [] for index in range(len(calls))}
     for index, call in enumerate(calls):
@@ -187,7 +188,7 @@ def consumers(calls: Sequence[Call]) -> Mapping[int, tuple[int, ...]]:
     return {index: tuple(users) for index, users in found.items()}
 
 
-def label(call: Call | Stream) -> str:
+def label(call: Call | Stream | PredictedCall) -> str:
     """A call's path, with its number where the path is called again.
 
     >>> from gradvitals.frameworks.capture import Moments

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from gradvitals.frameworks.capture import Capture
 from gradvitals.frameworks.prediction import Predicted, PredictedCall, Prediction
 from gradvitals.maths.trend import LogGain, log_gain
+from gradvitals.signals.measure import label
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Table
 
@@ -70,15 +71,10 @@ def _gain(
         fit,
         layers,
         fit.over(layers),
-        first=call_label(by_depth[ends[0]][0]),
-        last=call_label(by_depth[ends[1]][-1]),
-        lost_at=call_label(by_depth[lost][-1]) if direction == "backward" and lost is not None else None,
+        first=label(by_depth[ends[0]][0]),
+        last=label(by_depth[ends[1]][-1]),
+        lost_at=label(by_depth[lost][-1]) if direction == "backward" and lost is not None else None,
     )
-
-
-def call_label(call: PredictedCall) -> str:
-    """A call's path, with its number where the path is called again."""
-    return f"{call.path} #{call.call}" if call.call else call.path
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,12 @@ def judge(signal: Signal, producer: Producer | None = None) -> tuple[Finding, ..
     return tuple(sorted(found, key=lambda finding: -finding.severity))
 
 
+def direct(signal: Signal) -> list[Finding]:
+    """What a measured pass shows by itself, whatever theory says: S207, S208, S211."""
+    found = [not_finite_forward(signal.capture) or not_finite_backward(signal.capture)]
+    return [*filter(None, found), *collapsed(signal), *cloned(signal)]
+
+
 def _provisional(finding: Finding, untracked: int) -> Finding:
     """Of sizes behind normalisations that have never seen a batch only a note is made: trained, they are others."""
     if finding.code not in _OF_SIZES:

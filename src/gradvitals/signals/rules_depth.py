@@ -11,6 +11,7 @@ from gradvitals.frameworks.capture import ParameterRecord
 from gradvitals.signals.measure import Gain, Place, Signal, Way
 from gradvitals.signals.measure_predicted import PredictedGain
 from gradvitals.signals.remedies import remedy_facts
+from gradvitals.signals.structure import measured
 from gradvitals.signals.trunk import node
 from gradvitals.vocabulary.finding import Estimate, Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
@@ -113,7 +114,7 @@ def _constant_factor(signal: Signal, gain: Gain) -> Iterator[Finding]:
     if rule is GRADIENT_VANISHING and gain.way is not None:
         severity, moved = _outcome(signal, gain.way)
         facts |= moved
-    yield Finding(rule.code, severity, Site(end), {**facts, **remedy_facts(signal, rule.name)})
+    yield Finding(rule.code, severity, Site(end), {**facts, **remedy_facts(measured(signal), rule.name)})
 
 
 def _is_normalised(signal: Signal, gain: Gain) -> bool:
@@ -170,7 +171,7 @@ def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Col
         facts |= {"lost_at": places[at + 1].label, **moved}
         if total > math.log(rule["left"]):  # it was confirmed by how much faster the layer itself moves
             severity = max(severity, Severity.WARNING)
-    yield Finding(rule.code, severity, Site(culprit.label), {**facts, **remedy_facts(signal, rule.name)})
+    yield Finding(rule.code, severity, Site(culprit.label), {**facts, **remedy_facts(measured(signal), rule.name)})
 
 
 def _confirmed(signal: Signal, direction: str, total: float, culprit: Place) -> Rule | None:
@@ -215,7 +216,11 @@ def _through_time(signal: Signal, gain: Gain) -> Iterator[Finding]:
         # The one weight still learns from the last steps; only what lies far back is lost.
         forgotten = gain.fit.gain < GRADIENT_VANISHING["forgotten"]
         severity = Severity.WARNING if forgotten and rule is GRADIENT_VANISHING else Severity.INFO
-    facts = {**gain_facts(gain, rule), "likely": "through-time", **remedy_facts(signal, f"{rule.name}-through-time")}
+    facts = {
+        **gain_facts(gain, rule),
+        "likely": "through-time",
+        **remedy_facts(measured(signal), f"{rule.name}-through-time"),
+    }
     path = gain.way.path if gain.way is not None and gain.way.over_steps else ""
     yield Finding(rule.code, severity, Site(path or (gain.last if gain.direction == "forward" else gain.first)), facts)
 

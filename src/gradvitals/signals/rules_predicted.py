@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from gradvitals.frameworks.prediction import Prediction
+from gradvitals.signals.measure import Signal
 from gradvitals.signals.measure_predicted import Comparison, PredictedGain
+from gradvitals.signals.remedies import remedy_facts
+from gradvitals.signals.rules import direct
 from gradvitals.signals.rules_depth import gain_facts, rule_of
+from gradvitals.signals.structure import foretold
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
 
@@ -27,21 +31,24 @@ RULES = (OPERATION_UNMODELLED, PREDICTION_DISAGREES)
 
 
 def judge(
-    prediction: Prediction, gains: Sequence[PredictedGain], comparisons: Sequence[Comparison]
+    prediction: Prediction, gains: Sequence[PredictedGain], comparisons: Sequence[Comparison], seen: Signal | None
 ) -> tuple[Finding, ...]:
-    """Findings of a prediction, the worst first."""
-    found = [*_unmodelled(prediction), *_disagreement(comparisons)]
+    """Findings of a prediction, and of what was measured beside it where that was done; the worst first."""
+    found = [*_unmodelled(prediction)]
+    if seen is not None:
+        found += [*_disagreement(comparisons, _copied(seen)), *direct(seen)]
     for gain in gains:
-        found += _over_depth(gain)
+        found += _over_depth(prediction, gain)
     return tuple(sorted(found, key=lambda finding: -finding.severity))
 
 
-def _over_depth(gain: PredictedGain) -> Iterator[Finding]:
+def _over_depth(prediction: Prediction, gain: PredictedGain) -> Iterator[Finding]:
     """A finding where little or too much is left."""
     rule = rule_of(gain.direction, gain.left) if gain.fit.differs_from_one else None
     if rule is not None:
         site = Site(gain.last if gain.direction == "forward" else gain.first)
-        yield Finding(rule.code, rule.severity, site, gain_facts(gain, rule))
+        advice = remedy_facts(foretold(prediction), rule.name)
+        yield Finding(rule.code, rule.severity, site, {**gain_facts(gain, rule), **advice})
 
 
 def _unmodelled(prediction: Prediction) -> Iterator[Finding]:
@@ -58,7 +65,19 @@ def _unmodelled(prediction: Prediction) -> Iterator[Finding]:
         yield Finding("S209", OPERATION_UNMODELLED.severity, Site(site), facts)
 
 
-def _disagreement(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
+def _copied(seen: Signal) -> dict[tuple[str, int], str]:
+    """The calls that mix by a copy of another parameter: by path and number, that of the parameter."""
+    copies = {record.path for record in seen.capture.parameters if record.same_as is not None}
+    return {
+        (call.path, call.call): path
+        for call in seen.capture.calls
+        if call.has_weights
+        for path in call.parameters
+        if path in copies
+    }
+
+
+def _disagreement(comparisons: Sequence[Comparison], copied: Mapping[tuple[str, int], str]) -> Iterator[Finding]:
     """One finding per direction: at the first layer, in the signal's own order, where the two part."""
     for direction in ("forward", "backward"):
         side = [comparison for comparison in comparisons if comparison.direction == direction]
@@ -77,4 +96,8 @@ def _disagreement(comparisons: Sequence[Comparison]) -> Iterator[Finding]:
             "total": len(side),
             "paths": paths,
         }
+        before = side[: side.index(first) + 1]  # in the signal's own order
+        copies = tuple(dict.fromkeys(copied[at] for item in before if (at := (item.path, item.call)) in copied))
+        if copies:
+            facts |= {"likely": "cloned", "copies": len(copies), "nearest": copies[-1]}
         yield Finding("S210", PREDICTION_DISAGREES.severity, Site(first.path), facts)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradvitals.frameworks.capture import Call, Capture, Stream
+from gradvitals.frameworks.prediction import PredictedCall
 
 #: A branch that holds more than this share of a model is not a branch but the model, with a skip around all of it.
 _LARGEST_BRANCH = 0.5
@@ -47,7 +48,7 @@ class Trunk:
     last: frozenset[int] = frozenset()
 
 
-def is_normalisation(call: Call) -> bool:
+def is_normalisation(call: Call | PredictedCall) -> bool:
     """Whether a call normalises, by its class's or function's name: LayerNorm, BatchNorm2d, LlamaRMSNorm, layer_norm.
 
     >>> from gradvitals.frameworks.capture import Moments

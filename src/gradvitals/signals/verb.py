@@ -16,6 +16,7 @@ from gradvitals.signals.measure import signal
 from gradvitals.signals.measure_spectrum import measure_spectrum, spectrum_table
 from gradvitals.signals.measure_tables import tables
 from gradvitals.signals.rules import judge
+from gradvitals.signals.structure import measured
 from gradvitals.vocabulary.errors import InputError, UsageError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Report
@@ -134,7 +135,7 @@ def probe(
     findings = judge(seen)
     if any(finding.code == "S211" for finding in findings):
         findings = judge(seen, find_producer(case, seed=seed))
-    findings = with_foresight(findings, seen, functools.partial(_with_weights, case, seed))
+    findings = with_foresight(findings, measured(seen), functools.partial(_with_weights, case, seed))
     stages = None
     if spectrum and not any(finding.code == "S211" for finding in findings):
         stages = measure_spectrum(case, seed=seed, progress=progress)

@@ -8,8 +8,12 @@ from typing import Any
 
 from gradvitals.frameworks import as_case, framework_of
 from gradvitals.frameworks.environment import environment
+from gradvitals.frameworks.prediction import Prediction
+from gradvitals.signals.foresight import with_foresight
+from gradvitals.signals.measure import Signal, signal
 from gradvitals.signals.measure_predicted import Comparison, compared, predicted_gains, tables
 from gradvitals.signals.rules_predicted import judge
+from gradvitals.signals.structure import foretold
 from gradvitals.vocabulary.errors import InputError, UsageError, unknown_keyword
 from gradvitals.vocabulary.report import Report
 
@@ -45,7 +49,8 @@ def predict(
         gradient of unit RMS is sent back, or 1 at a scalar ``output.loss``; ``settings["objective"]`` says which.
     against : str, optional
         ``"probe"``: measure the same batch as well and compare, layer by layer (table ``agreement``, finding S210) and
-        parameter by parameter (table ``parameter_agreement``).
+        parameter by parameter (table ``parameter_agreement``). What the measurement shows by itself is found too:
+        samples that became alike (S207), copied parameters (S208), NaN and infinity (S211).
     weight_rms : mapping of str to float, optional
         The RMS of parameters by name, in place of that of their values: what if they started like this? Of those on
         the meta device that aren't named, the start of their module is assumed.
@@ -117,17 +122,25 @@ def predict(
     if progress is not None:
         progress(1, steps)
     comparisons: tuple[Comparison, ...] = ()
+    seen: Signal | None = None
     if against is not None:
         from gradvitals.frameworks.torch.capture import capture
 
-        comparisons = compared(prediction, capture(case, seed=seed))
+        captured = capture(case, seed=seed)
+        comparisons, seen = compared(prediction, captured), signal(captured)
         if progress is not None:
             progress(2, steps)
     gains = predicted_gains(prediction)
+    findings = judge(prediction, gains, comparisons, seen)
+
+    def with_weights(weights: Mapping[str, float]) -> Prediction:
+        return predicted(case, seed=seed, weight_rms={**(weight_rms or {}), **weights})
+
+    findings = with_foresight(findings, foretold(prediction), with_weights)
     return Report(
         verb="predict",
         subject=case.subject,
-        findings=judge(prediction, gains, comparisons),
+        findings=findings,
         tables=tables(prediction, gains, comparisons),
         settings={
             "seed": seed,

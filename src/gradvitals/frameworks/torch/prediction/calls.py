@@ -27,7 +27,8 @@ class Row:
     kind: str
     shape: tuple[int, ...]
     has_weights: bool
-    activation: str | None
+    activation: layers.ActivationKind | None
+    parameters: tuple[str, ...]
     value: Any
 
 
@@ -39,6 +40,7 @@ class Calls:
         self._model = model
         self._trace = trace
         self._paths = {module: path for path, module in model.named_modules()}
+        self._names = {id(parameter): layers.written(name) for name, parameter in model.named_parameters()}
         self._counts: Counter[str] = Counter()
         self._frames: list[tuple[nn.Module, bool]] = []
 
@@ -74,7 +76,8 @@ class Calls:
         with torch._C.DisableTorchFunction():  # noqa: SLF001 - what is asked here is nothing that the model does
             kind = layers.kind_of(module)
             activation = layers.activation_of_module(module)
-            self._add(output, self._paths[module] or kind, kind, layers.mixes(module), activation)
+            own = tuple(self._names[id(p)] for p in module.parameters() if id(p) in self._names)
+            self._add(output, self._paths[module] or kind, kind, layers.mixes(module), activation, own)
 
     def _inside_leaf(self) -> bool:
         return any(leaf for _, leaf in self._frames)
@@ -92,23 +95,33 @@ class Calls:
         if not any(isinstance(v, Node) or (isinstance(v, Constant) and v.data) or v is None for v in given):
             return output
         path = f"{self.innermost}.{name}()".lstrip(".")
+        own: tuple[str, ...] = ()
         if product:
             weights = [v for v in given if isinstance(v, (Constant, Weight)) and v.name and _is_matrix(v)]
             named = [v.name for v in weights if not isinstance(v, Constant) or v.learned]
             if not named:
                 return output
             path = min(filter(None, named))
-        self._add(output, path, name, product, activation)
+            own = tuple(layers.written(v.name) for v in given if isinstance(v, (Constant, Weight)) and v.name)
+        self._add(output, path, name, product, activation, own)
         return output
 
-    def _add(self, output: Any, path: str, kind: str, has_weights: bool, activation: Any) -> None:
+    def _add(
+        self,
+        output: Any,
+        path: str,
+        kind: str,
+        has_weights: bool,
+        activation: layers.ActivationKind | None,
+        parameters: tuple[str, ...],
+    ) -> None:
         tensors = [tensor for _, tensor in output_tensors(output)]
         if not tensors or tensors[0].numel() == 0:
             return
         value = self._trace.value(tensors[0])
         value = getattr(value, "shown", value)  # attention's weights have a signal for the report
-        name = activation.name if activation else None
-        self.rows.append(Row(path, self._counts[path], kind, tuple(tensors[0].shape), has_weights, name, value))
+        shape = tuple(tensors[0].shape)
+        self.rows.append(Row(path, self._counts[path], kind, shape, has_weights, activation, parameters, value))
         self._counts[path] += 1
 
 

@@ -25,6 +25,7 @@ from gradvitals.frameworks.torch.objective import tensors_in
 from gradvitals.frameworks.torch.prediction import rules  # noqa: F401 - fills the table of rules
 from gradvitals.frameworks.torch.prediction.backward import sent_back
 from gradvitals.frameworks.torch.prediction.calls import Calls, Row
+from gradvitals.frameworks.torch.prediction.graph import graph_of
 from gradvitals.frameworks.torch.prediction.knowledge import Trace, Unmodelled
 from gradvitals.frameworks.torch.prediction.objective import gradients_at_outputs
 from gradvitals.frameworks.torch.prediction.parameter_gradients import parameter_gradients, said
@@ -131,15 +132,18 @@ def _predicted(
     roots, objective = gradients_at_outputs(output, trace, case.loss, seed)
     gradients, troubles = sent_back(trace.steps, roots)
     trace.unmodelled += [Unmodelled(name, "", f"on the way back: {reason}") for name, reason in troubles]
-    depths = _depths(trace, calls.rows)
+    graph = graph_of(trace.steps, calls.rows)
     return Prediction(
-        calls=tuple(_call(row, gradients, depths) for row in calls.rows),
+        calls=tuple(
+            _call(row, sources, gradients, graph.depths) for row, sources in zip(calls.rows, graph.sources, strict=True)
+        ),
         parameters=tuple(_parameters(model, trace, gradients)),
         unmodelled=tuple(_unmodelled(trace.unmodelled)),
         objective=objective,
         tensors=kind,
         operations=len(trace.steps),
         assumed=tuple(assumed),
+        streams=graph.streams,
     )
 
 
@@ -246,18 +250,9 @@ def _is_mask(tensor: torch.Tensor) -> bool:
     return (ones and bool((values == 1).any())) or (added and bool((values < 0).any()))
 
 
-def _depths(trace: Trace, rows: list[Row]) -> dict[int, int]:
-    """Layers with weights on the longest way to each signal."""
-    heavy = {row.value.key for row in rows if row.has_weights and isinstance(row.value, Node)}
-    depths: dict[int, int] = {}
-    for step in trace.steps:
-        before = max((depths.get(node.key, 0) for node in step.inputs), default=0)
-        own = before + (step.output.key in heavy)
-        depths[step.output.key] = max(depths.get(step.output.key, 0), own)
-    return depths
-
-
-def _call(row: Row, gradients: Mapping[int, Field], depths: Mapping[int, int]) -> PredictedCall:
+def _call(
+    row: Row, sources: tuple[int, ...], gradients: Mapping[int, Field], depths: Mapping[int, int]
+) -> PredictedCall:
     forward = gradient = cosine = None
     depth = 0
     if isinstance(row.value, Node) and row.value.is_known:
@@ -270,7 +265,19 @@ def _call(row: Row, gradients: Mapping[int, Field], depths: Mapping[int, int]) -
         entries = row.value.value.detach().double()
         forward = Predicted(float(entries.square().mean().sqrt()), 0.0, float(entries.mean()))
     return PredictedCall(
-        row.path, row.call, row.kind, row.shape, row.has_weights, row.activation, depth, forward, gradient, cosine
+        row.path,
+        row.call,
+        row.kind,
+        row.shape,
+        row.has_weights,
+        row.activation.name if row.activation else None,
+        depth,
+        forward,
+        gradient,
+        cosine,
+        sources,
+        row.parameters,
+        row.activation.options if row.activation else {},
     )
 
 
@@ -305,12 +312,13 @@ def _parameters(model: nn.Module, trace: Trace, gradients: Mapping[int, Field]) 
     for name, parameter in model.named_parameters():
         value = trace.values.get(id(parameter))
         if isinstance(value, Weight):
-            rms = math.sqrt(value.second)
+            mean, second = value.mean, value.second
         else:
-            rms = math.sqrt((value if isinstance(value, Constant) else Constant(parameter)).mean_and_square[1])
+            mean, second = (value if isinstance(value, Constant) else Constant(parameter)).mean_and_square
         known = learned.get(name) if parameter.requires_grad else None
         gradient = None if known is None else said(known[0], known[1], parameter.numel())
-        yield PredictedParameter(written(name), rms, gradient)
+        std = math.sqrt(max(second - mean**2, 0.0))
+        yield PredictedParameter(written(name), math.sqrt(second), gradient, std, tuple(parameter.shape))
 
 
 def _unmodelled(found: list[Unmodelled]) -> Any:
