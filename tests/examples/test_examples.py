@@ -23,6 +23,7 @@ SHOWN = {
     "check_jax.py": ["The gradient of x is wrong", "params.dense.W"],
     "check_reference.py": ["PASS Values and gradients are as exact", "weight is wrong", "computed too coarsely"],
     "probe.py": ["S203 gradient-vanishing", "gradient at 0:"],
+    "predict.py": ["on the way back: × 0.41", "layers outside of the band: 0"],
     "scaling.py": ["make_model: WARN", "make_small_output: PASS"],
     "init.py": ["tailored", "before: the signal's RMS", "after: the signal's RMS"],
     "checkup.py": ["a small classifier", "PASS"],

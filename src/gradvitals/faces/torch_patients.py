@@ -53,8 +53,11 @@ class Digits:
         from sklearn.datasets import load_digits
 
         pixels, classes = load_digits(return_X_y=True)
-        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
-        x, y = torch.tensor(pixels, dtype=torch.float32)[order], torch.tensor(classes)[order]
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed), device="cpu")
+        x, y = (
+            torch.tensor(pixels, dtype=torch.float32, device="cpu")[order],
+            torch.tensor(classes, device="cpu")[order],
+        )
         x = (x - x[:_TRAINED_ON].mean()) / x[:_TRAINED_ON].std()
         return cls(x[:_TRAINED_ON], y[:_TRAINED_ON], x[_TRAINED_ON:], y[_TRAINED_ON:])
 
@@ -114,7 +117,7 @@ def examinations(seed: int, progress: Progress | None) -> Iterator[Examination]:
         yield _treated("vanishing", ("gradient-vanishing", "inputs-collapsed"), network(nn.Sigmoid, seed), training)
         exploding = network(nn.ReLU, seed, gain=_TOO_LARGE * math.sqrt(2))
         yield _treated("exploding", ("signal-exploding", "gradient-exploding"), exploding, training)
-        x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), device="cpu")
         wrong = check(ForgetfulSquare.apply, x, seed=seed, name="ForgetfulSquare")
         right = check(Square.apply, x, seed=seed, name="Square")
         yield Examination("wrong-function", ("gradient-wrong",), wrong, right, wrong)
@@ -176,7 +179,7 @@ class _Training:
         generator = torch.Generator().manual_seed(self.seed)
         curve: _Curve = []
         for step in range(STEPS + 1):
-            chosen = torch.randint(len(self.data.x), (BATCH,), generator=generator)
+            chosen = torch.randint(len(self.data.x), (BATCH,), generator=generator, device="cpu")
             loss = nn.functional.cross_entropy(model(self.data.x[chosen]), self.data.y[chosen])
             if step % _LOOK_EVERY == 0:
                 curve.append((step, float(loss.detach()), self._accuracy(model)))

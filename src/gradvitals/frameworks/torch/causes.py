@@ -56,9 +56,9 @@ def _by_name(name: str, args: tuple[Any, ...], tensors: list[torch.Tensor]) -> s
     if name in {"rsqrt", "reciprocal"} or (name == "pow" and bool((first == 0).any())):
         return "division-by-zero" if bool((first == 0).any()) else None
     if name in _DIVISIONS:
-        zero = second == 0 if second is not None else torch.tensor(args[1] == 0)
+        zero = second == 0 if second is not None else torch.tensor(args[1] == 0, device="cpu")
         if bool(zero.any()):
-            numerator = first if isinstance(args[0], torch.Tensor) else torch.as_tensor(args[0])
+            numerator = first if isinstance(args[0], torch.Tensor) else torch.as_tensor(args[0], device="cpu")
             return "zero-over-zero" if bool(((numerator == 0) & zero).any()) else "division-by-zero"
         return None
     if name in _BOUNDED_DOMAIN:

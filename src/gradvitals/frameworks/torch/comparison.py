@@ -251,7 +251,7 @@ def _move_weights(model: nn.Module, size: float, seed: int) -> None:
 
 def _moved_by(x: torch.Tensor, size: float, generator: torch.Generator) -> torch.Tensor:
     """Each value times 1 ± up to one rounding, at random; in its own type at least to the neighbouring number."""
-    noise = torch.empty(x.shape, dtype=torch.float32).uniform_(-1, 1, generator=generator).to(x.device)
+    noise = torch.empty(x.shape, dtype=torch.float32, device="cpu").uniform_(-1, 1, generator=generator).to(x.device)
     own = torch.finfo(x.dtype).eps
     return (x.detach().double() * (1 + 2 * max(size, own) * noise.double())).to(x.dtype).requires_grad_(x.requires_grad)
 

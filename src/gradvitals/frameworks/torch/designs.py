@@ -58,7 +58,7 @@ class Design:
 
     def placed(self, values: torch.Tensor, size: int) -> torch.Tensor:
         """From slopes along W, (O, J), to those along the flat weight."""
-        flat = torch.zeros(size, dtype=torch.float64)
+        flat = torch.zeros(size, dtype=torch.float64, device="cpu")
         flat[self.places.reshape(-1)] = values.reshape(-1)
         return flat
 
@@ -96,7 +96,7 @@ def design_of(layer: nn.Module, x: Any, output: torch.Tensor) -> Design | None:
 
 
 def _straight(units: int, count: int) -> torch.Tensor:
-    return torch.arange(units * count).reshape(units, count)
+    return torch.arange(units * count, device="cpu").reshape(units, count)
 
 
 def _linear(layer: Any, x: torch.Tensor) -> Design:
@@ -113,7 +113,7 @@ def _embedding(layer: Any, index: torch.Tensor) -> Design | None:
     used, inverse = torch.unique(index.reshape(-1), return_inverse=True)
     width = layer.embedding_dim
     chosen = functional.one_hot(inverse, len(used)).double()
-    places = used[None, :] * width + torch.arange(width)[:, None]
+    places = used[None, :] * width + torch.arange(width, device="cpu")[:, None]
     return Design(chosen.reshape(-1, 1, len(used), 1), width, places)
 
 
@@ -127,10 +127,10 @@ def _convolution(layer: Any, x: torch.Tensor) -> Design | None:
         x = functional.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)  # noqa: SLF001
         padding = 0
     width = layer.in_channels // layer.groups
-    count = width * int(torch.tensor(size).prod())
+    count = width * int(torch.tensor(size, device="cpu").prod())
     if x.numel() * count // width > _LARGEST:
         return None
-    single = torch.eye(count, dtype=torch.float64).reshape(count, width, *size)
+    single = torch.eye(count, dtype=torch.float64, device="cpu").reshape(count, width, *size)
     seen = [
         convolve(part, single, None, layer.stride, padding, layer.dilation).flatten(2)
         for part in torch.split(x, width, dim=1)

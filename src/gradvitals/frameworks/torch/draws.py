@@ -58,12 +58,12 @@ def independent(
         for at in range(first // _CHUNK, math.ceil(last / _CHUNK))
         if last > first
     ]
-    rows = torch.cat(chunks) if chunks else torch.empty(0, dtype=dtype)
+    rows = torch.cat(chunks) if chunks else torch.empty(0, dtype=dtype, device="cpu")
     return rows.reshape(-1, *shape[1:])[(slice(None), *part[1:])] if shape else rows.reshape(())
 
 
 def _chunk(draw: str, name: str, seed: int, count: int, dtype: torch.dtype) -> torch.Tensor:
     generator = generator_for(name, seed)
     if draw == "uniform":
-        return (torch.rand(count, generator=generator, dtype=dtype) * 2 - 1) * math.sqrt(3.0)
-    return torch.randn(count, generator=generator, dtype=dtype)
+        return (torch.rand(count, generator=generator, dtype=dtype, device="cpu") * 2 - 1) * math.sqrt(3.0)
+    return torch.randn(count, generator=generator, dtype=dtype, device="cpu")

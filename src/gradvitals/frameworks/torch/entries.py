@@ -82,7 +82,7 @@ def flat_gradient(gradient: torch.Tensor, base: torch.Tensor) -> Array:
         gradient = gradient.to(base.dtype)
     if base.layout != torch.strided:
         count = _values(base).numel()
-        numbered = filled(base, torch.arange(1, count + 1, dtype=torch.float64), torch.float64).to_dense()
+        numbered = filled(base, torch.arange(1, count + 1, dtype=torch.float64, device="cpu"), torch.float64).to_dense()
         places = numbered.nonzero(as_tuple=True)
         order = (numbered[places] - 1).long()
         gathered = gradient.new_zeros(count)

@@ -104,7 +104,7 @@ def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | No
     for bias in biases:
         bias.zero_()
     if item.offsets and biases:
-        shift = torch.tensor(item.offsets).repeat_interleave(biases[0].numel() // len(item.offsets))
+        shift = torch.tensor(item.offsets, device="cpu").repeat_interleave(biases[0].numel() // len(item.offsets))
     if shift is not None:
         write(biases[0], shift.reshape(biases[0].shape))
 
@@ -114,7 +114,7 @@ def _draw(item: Fill, target: nn.Parameter, seed: int) -> torch.Tensor:
     dtype, weight = _dtype(target), item.weight
     shape = matrices(torch.empty(target.shape, device="meta"), weight.layout).shape
     if item.draw in {"ones", "constant"}:
-        return torch.full(shape, 1.0 if item.draw == "ones" else item.std, dtype=dtype)
+        return torch.full(shape, 1.0 if item.draw == "ones" else item.std, dtype=dtype, device="cpu")
     if item.draw in INDEPENDENT:
         everything = tuple(slice(0, size) for size in target.shape)
         drawn = independent(item.draw, weight.path, seed, everything, target.shape, dtype)

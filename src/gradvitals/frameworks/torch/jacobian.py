@@ -133,7 +133,7 @@ class TorchJacobian:
         like = self._end if by_rows else self._start
         product = self._back if by_rows else self._pushed
         rows = torch.zeros(len(units), given.samples, given.size, dtype=like.dtype, device=like.device)
-        rows[torch.arange(len(units)), :, units] = 1
+        rows[torch.arange(len(units), device="cpu"), :, units] = 1
         sent = given.together(rows)
         if self._batched:
             try:
@@ -149,7 +149,7 @@ class TorchJacobian:
         (found,) = torch.autograd.grad(
             source, target, sent, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
-        return torch.zeros(len(sent), *target.shape) if found is None else found
+        return target.new_zeros(len(sent), *target.shape) if found is None else found
 
     def _back(self, sent: torch.Tensor) -> torch.Tensor | None:
         try:
@@ -203,7 +203,7 @@ class TorchJacobian:
     def _are_independent(self, inputs: Rows, outputs: Rows) -> bool:
         """Whether what is sent back from every other sample reaches those samples only."""
         generator = torch.Generator().manual_seed(_SEED)
-        rows = torch.randn(outputs.samples, outputs.size, generator=generator)
+        rows = torch.randn(outputs.samples, outputs.size, generator=generator, device="cpu")
         rows[::2] = 0
         found = self._back(outputs.together(rows).to(self._end))
         self.is_connected = found is not None
@@ -213,7 +213,7 @@ class TorchJacobian:
 def _twice(start: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Jᵀ·u and u, with the graph between them. Raises ModelError where a part of it is missing."""
     generator = torch.Generator().manual_seed(_SEED)
-    moved, sent = (torch.randn(x.shape, generator=generator).to(x) for x in (start, end))
+    moved, sent = (torch.randn(x.shape, generator=generator, device="cpu").to(x) for x in (start, end))
     sent.requires_grad_()
     (pulled,) = torch.autograd.grad(end, start, sent, create_graph=True)
     if any(node.name() == _ERROR_NODE for node in _nodes(pulled)):

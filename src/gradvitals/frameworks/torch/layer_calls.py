@@ -288,7 +288,7 @@ def _is_wrapped(tensor: torch.Tensor) -> bool:
 def _sequence() -> int:
     """A number between those of the graph's nodes made before and after."""
     with torch.enable_grad():
-        node: Any = torch.zeros((), requires_grad=True).clone().grad_fn
+        node: Any = torch.zeros((), requires_grad=True, device="cpu").clone().grad_fn
     return int(node._sequence_nr())  # noqa: SLF001 - documented for the profiler
 
 

@@ -64,7 +64,7 @@ class LeafSweep:
         self.tensors = tuple(at for at in (leaf.weight, leaf.bias) if at >= 0)
         # Numbers of the terms that a unit's weights belong to; the bias comes behind them.
         weights, bias = range(terms) if leaf.weight >= 0 else (), [terms] if leaf.bias >= 0 else ()
-        self._columns = torch.tensor([*weights, *bias])
+        self._columns = torch.tensor([*weights, *bias], device="cpu")
         self._shape = (rows, leaf.design.units, spots)
         self._by_outputs = rows * spots < len(self._columns)
         self.size = leaf.output.numel() if self._by_outputs else leaf.design.units * len(self._columns)
@@ -84,7 +84,9 @@ class LeafSweep:
     def works(self) -> bool:
         """Whether the function, entered here without a displacement, has its plain value."""
         try:
-            found, roundoff = self._run(np.arange(min(_TRIED, self.size)), torch.zeros(min(_TRIED, self.size)))
+            found, roundoff = self._run(
+                np.arange(min(_TRIED, self.size)), torch.zeros(min(_TRIED, self.size), device="cpu")
+            )
         except Exception:  # noqa: BLE001 - wherever vmap can't go there are other ways
             return False
         plain = self._problem.value({})
@@ -159,16 +161,16 @@ class LeafSweep:
                 outputs = output.view(self._shape)[:, unit].permute(1, 0, 2)
                 return self._ahead.layer, self._ahead.displaced(outputs, added, unit)
             given = output.expand(count, *output.shape).contiguous()
-            given.view(count, *self._shape)[torch.arange(count), :, unit] += added
+            given.view(count, *self._shape)[torch.arange(count, device="cpu"), :, unit] += added
             return self._leaf.layer, given
 
     def _added(self, entrances: torch.Tensor, displacements: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The unit that each displacement is one of, (K,), and what it adds there, (K, R, S)."""
         rows, units, spots = self._shape
-        every = torch.arange(len(entrances))
+        every = torch.arange(len(entrances), device="cpu")
         if self._by_outputs:
             unit = entrances // spots % units
-            added = torch.zeros(len(entrances), rows, spots, dtype=displacements.dtype)
+            added = torch.zeros(len(entrances), rows, spots, dtype=displacements.dtype, device="cpu")
             added[every, entrances // (spots * units), entrances % spots] = displacements
             return unit, added
         terms = self._leaf.design.terms

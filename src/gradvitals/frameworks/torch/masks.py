@@ -54,7 +54,7 @@ def _dropped(x: torch.Tensor, p: float) -> torch.Tensor:
     order = sorted(range(x.ndim), key=lambda axis: (-strides[axis], axis))
     shape, places = [x.shape[axis] for axis in order], [order.index(axis) for axis in range(x.ndim)]
     if x.device.type == "cpu":
-        drawn = torch.empty(shape, dtype=x.dtype).bernoulli_(1 - p)
+        drawn = torch.empty(shape, dtype=x.dtype, device="cpu").bernoulli_(1 - p)
         return x * drawn.div_(1 - p).permute(places)
     # A GPU has a kernel of its own for it, with random numbers in an order of its own, which vmap doesn't use.
     with temporarily_pop_interpreter_stack():

@@ -180,7 +180,7 @@ def cotangents(tensors: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
     """Random cotangents of unit RMS, one per tensor, like it; the global generator isn't touched."""
     # Not the seed itself: the model's dropout, and often the user's inputs, are drawn by that one.
     generator = generator_for("cotangent", seed)
-    drawn = [torch.randn(tensor.shape, generator=generator, dtype=torch.float64) for tensor in tensors]
+    drawn = [torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu") for tensor in tensors]
     return [
         (noise / noise.square().mean().sqrt()).to(tensor.device, tensor.dtype)
         for noise, tensor in zip(drawn, tensors, strict=True)

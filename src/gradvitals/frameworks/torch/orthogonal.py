@@ -44,7 +44,7 @@ def orthogonal(
     size = math.prod(kernel)
     inputs = columns // size
     half_units, half_inputs = units // (1 + mirror.units), inputs // (1 + mirror.inputs)
-    noise = torch.randn((blocks, half_units, half_inputs), generator=generator, dtype=dtype)
+    noise = torch.randn((blocks, half_units, half_inputs), generator=generator, dtype=dtype, device="cpu")
     drawn = torch.stack([_one(block) for block in noise]) * math.sqrt(max(half_units, half_inputs))
     if mirror.inputs:
         drawn = torch.cat([drawn, -drawn], dim=2)
@@ -52,7 +52,7 @@ def orthogonal(
         drawn = torch.cat([drawn, -drawn], dim=1)
     if not kernel:
         return drawn
-    whole = torch.zeros((blocks, units, inputs, size), dtype=dtype)
+    whole = torch.zeros((blocks, units, inputs, size), dtype=dtype, device="cpu")
     whole[..., _middle(kernel)] = drawn * math.sqrt(size)
     return whole.reshape(shape)
 
@@ -60,7 +60,9 @@ def orthogonal(
 def truncated_normal(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
     """Normal numbers cut off at two standard deviations, of variance 1 after the cut; by the inverse distribution."""
     edge = math.erf(TRUNCATION / math.sqrt(2))
-    drawn = torch.erfinv((torch.rand(shape, generator=generator, dtype=dtype) * 2 - 1) * edge) * math.sqrt(2)
+    drawn = torch.erfinv(
+        (torch.rand(shape, generator=generator, dtype=dtype, device="cpu") * 2 - 1) * edge
+    ) * math.sqrt(2)
     return drawn.clamp_(-TRUNCATION, TRUNCATION) / truncated_deviation(TRUNCATION)
 
 

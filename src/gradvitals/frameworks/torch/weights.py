@@ -234,7 +234,7 @@ def _edge_ratio(stacked: torch.Tensor) -> float | None:
     if min(units, inputs) < _SMALLEST_SPECTRUM:
         return None
     generator = torch.Generator().manual_seed(0)
-    vector = torch.randn((len(stacked), inputs, 1), generator=generator).to(stacked)
+    vector = torch.randn((len(stacked), inputs, 1), generator=generator, device="cpu").to(stacked)
     for _ in range(_POWER_STEPS):
         vector = stacked.mT @ (stacked @ vector)
         vector = vector / torch.linalg.vector_norm(vector, dim=1, keepdim=True).clamp_min(1e-30)

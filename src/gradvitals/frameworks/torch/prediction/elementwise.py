@@ -27,7 +27,7 @@ def _unary(operation: Operation) -> None:
 
     def apply(z: torch.Tensor) -> torch.Tensor:
         result = function(z.clone() if operation.name.endswith("_") else z, *more, **keywords)
-        return torch.as_tensor(result[0] if isinstance(result, tuple) else result)
+        return torch.as_tensor(result[0] if isinstance(result, tuple) else result, device="cpu")
 
     if not scores.takes_function(operation, apply):
         composed(operation, operation.node(operation.args[0]), apply)
@@ -68,7 +68,7 @@ def _joined(
     f, g = a.root_function, b.root_function
 
     def together(z: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(function(f(z), g(z)))
+        return torch.as_tensor(function(f(z), g(z)), device="cpu")
 
     made = Node(None, source, together)
     operation.emit(None, node=made)
@@ -212,7 +212,7 @@ def _mul(operation: Operation) -> None:
 def _inverse(operation: Operation, b: Any) -> Any:
     """What multiplies in place of what divides, under a tensor of its own."""
     value = operation.value(b)
-    stand_in = torch.empty(0)
+    stand_in = torch.empty(0, device="cpu")
     if isinstance(value, Node):
         composed(operation, value, lambda z: 1 / z, at=stand_in)
         return stand_in

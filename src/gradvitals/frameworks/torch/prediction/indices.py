@@ -85,7 +85,7 @@ def _gathered(operation: Operation) -> None:
     by_sample = index.movedim(0, dim).reshape(*operation.first.shape[: dim + 1], -1)
     if dim == 1 and bool((by_sample == by_sample[..., :1]).all()) and operation.first.shape[0] == x.shape[0]:
         picked = by_sample[..., 0]
-        _rows_taken(operation, x, [torch.arange(len(picked))[:, None].expand_as(picked), picked])
+        _rows_taken(operation, x, [torch.arange(len(picked), device="cpu")[:, None].expand_as(picked), picked])
         return
     raise NotImplementedError("entries picked each from its own place")
 
@@ -122,8 +122,8 @@ def _index_add(operation: Operation) -> None:
         if not bool((at == at[:, :1]).all()):
             raise NotImplementedError("entries scattered each to its own place")
         at = at[:, 0]
-    matrix = torch.zeros(operation.first.shape[dim], x.field.layout[dim][0].size, dtype=torch.float64)
-    matrix[at, torch.arange(len(at))] = 1.0
+    matrix = torch.zeros(operation.first.shape[dim], x.field.layout[dim][0].size, dtype=torch.float64, device="cpu")
+    matrix[at, torch.arange(len(at), device="cpu")] = 1.0
     mixed(operation, x, dim, Constant(matrix), transposed=False)
 
 

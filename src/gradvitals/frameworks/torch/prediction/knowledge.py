@@ -53,7 +53,7 @@ class Trace:
             if not is_fake(tensor):
                 self.bind(tensor, Constant(tensor, owned=False))
             elif tensor.numel() == 0:  # as a cache of keys starts
-                self.bind(tensor, Constant(torch.zeros(tensor.shape, dtype=tensor.dtype)))
+                self.bind(tensor, Constant(torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")))
         return self.values.get(id(tensor))
 
     def bind(self, tensor: torch.Tensor, value: Any) -> None:

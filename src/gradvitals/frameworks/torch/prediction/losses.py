@@ -61,7 +61,7 @@ def _loss(operation: Operation) -> None:
 
     operation.emit(made, nodes, pullback)
     for output in operation.output[1:] if isinstance(operation.output, (tuple, list)) else ():
-        operation.trace.bind(output, Constant(torch.ones(output.shape, dtype=output.dtype)))
+        operation.trace.bind(output, Constant(torch.ones(output.shape, dtype=output.dtype, device="cpu")))
 
 
 def _called(
@@ -69,7 +69,7 @@ def _called(
 ) -> torch.Tensor:
     given = [torch.log_softmax(item, 1) if through.get(id(item)) else item for item in arguments]
     result = operation.function(*given, **keywords)
-    return torch.as_tensor(result[0] if isinstance(result, tuple) else result)
+    return torch.as_tensor(result[0] if isinstance(result, tuple) else result, device="cpu")
 
 
 def _real(operation: Operation, item: Any, drawn: Mapping[int, torch.Tensor]) -> Any:

@@ -150,7 +150,7 @@ def _taken(operation: Operation, argument: Any, dim: int, index: Sequence[int], 
     x = operation.node(argument)
     before = x.field
     if len(index) == 0:
-        operation.trace.bind(output, Constant(torch.zeros(output.shape)))
+        operation.trace.bind(output, Constant(torch.zeros(output.shape, device="cpu")))
         return
     made = piece(before, dim, index)
     kept = made.layout

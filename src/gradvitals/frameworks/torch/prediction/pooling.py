@@ -217,7 +217,7 @@ def increases(node: Node) -> bool:
     """Whether the function of a signal never falls."""
     field = node.root.field
     scale = 6 * math.sqrt(max(field.mean_square, 1e-300))
-    grid = torch.linspace(-scale, scale, 257, dtype=torch.float64)
+    grid = torch.linspace(-scale, scale, 257, dtype=torch.float64, device="cpu")
     with torch.no_grad():
         values = node.root_function(grid)
     return bool((values.diff() >= -1e-12 * scale).all())

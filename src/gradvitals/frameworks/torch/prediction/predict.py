@@ -221,8 +221,8 @@ def _announce(model: nn.Module, trace: Trace, weight_rms: Mapping[str, float]) -
             trace.bind(parameter, Constant(parameter.detach(), learned=True, owned=False, name=name))
     for name, buffer in model.named_buffers():
         if buffer.is_meta:
-            value = torch.ones(buffer.shape, dtype=buffer.dtype) if name.endswith("running_var") else None
-            value = torch.zeros(buffer.shape, dtype=buffer.dtype) if value is None else value
+            value = torch.ones(buffer.shape, dtype=buffer.dtype, device="cpu") if name.endswith("running_var") else None
+            value = torch.zeros(buffer.shape, dtype=buffer.dtype, device="cpu") if value is None else value
             trace.bind(buffer, Constant(value, owned=True))
         else:
             trace.bind(buffer, Constant(buffer.detach(), owned=False))
@@ -236,10 +236,10 @@ def _input(tensor: torch.Tensor) -> Constant:
         return Constant(tensor.detach().clone(), data=is_data)
     generator = torch.Generator().manual_seed(0)
     if tensor.is_floating_point():
-        return Constant(torch.randn(tensor.shape, generator=generator), data=True)
+        return Constant(torch.randn(tensor.shape, generator=generator, device="cpu"), data=True)
     if tensor.dtype == torch.bool:
-        return Constant(torch.ones(tensor.shape, dtype=torch.bool))
-    return Constant(torch.arange(tensor.numel()).reshape(tensor.shape).to(tensor.dtype))
+        return Constant(torch.ones(tensor.shape, dtype=torch.bool, device="cpu"))
+    return Constant(torch.arange(tensor.numel(), device="cpu").reshape(tensor.shape).to(tensor.dtype))
 
 
 def _is_mask(tensor: torch.Tensor) -> bool:

@@ -128,7 +128,9 @@ def _cumsum(operation: Operation) -> None:
         raise NotImplementedError("a running sum over something else than places")
     import torch
 
-    mixed(operation, x, dim, Constant(torch.tril(torch.ones(axes[0].size, axes[0].size))), transposed=False)
+    mixed(
+        operation, x, dim, Constant(torch.tril(torch.ones(axes[0].size, axes[0].size, device="cpu"))), transposed=False
+    )
 
 
 __all__ = ["gathered_to"]

@@ -23,7 +23,7 @@ def register(name: str, elementwise: Callable[..., Any] | None, forward: Any, ba
 
             def call(z: torch.Tensor) -> torch.Tensor:
                 result = function(z, *more)
-                return torch.as_tensor(result)
+                return torch.as_tensor(result, device="cpu")
 
             composed(operation, x, call)
             return

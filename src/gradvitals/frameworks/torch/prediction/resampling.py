@@ -43,7 +43,9 @@ def _resampled(operation: Operation) -> None:
 def _matrix(operation: Operation, shape: Sequence[int], axis: int) -> Any:
     """What the operation makes of each input along one axis, (outputs, inputs): signals constant along the others."""
     n = shape[axis]
-    basis = torch.eye(n, dtype=torch.float64).reshape(n, 1, *(n if d == axis else 1 for d in range(len(shape))))
+    basis = torch.eye(n, dtype=torch.float64, device="cpu").reshape(
+        n, 1, *(n if d == axis else 1 for d in range(len(shape)))
+    )
     result = operation.function(basis.expand(n, 1, *shape).contiguous(), *operation.args[1:], **operation.kwargs)
     line = result[(slice(None), 0, *(slice(None) if d == axis else 0 for d in range(len(shape))))]
     return line.numpy().T

@@ -148,7 +148,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(known, Constant):
                 real[id(tensor)] = known.value
             else:  # zeros_like of a signal: only its shape counts
-                real[id(tensor)] = torch.empty(0)
+                real[id(tensor)] = torch.empty(0, device="cpu")
         with _unwatched(), torch.no_grad():
             for tensor in mutated:
                 known = self.trace.value(tensor)
@@ -308,7 +308,7 @@ def _like(func: Any, args: Any, kwargs: Any, made: torch.Tensor) -> torch.Tensor
     name = func._schema.name  # noqa: SLF001
     number = (args[2] if "new_" in name else args[1]) if "full" in name else 1 if "ones" in name else 0
     del kwargs
-    return torch.full(made.shape, number, dtype=made.dtype)
+    return torch.full(made.shape, number, dtype=made.dtype, device="cpu")
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
