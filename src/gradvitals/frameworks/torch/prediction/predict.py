@@ -300,11 +300,11 @@ def _cosine(field: Field) -> float | None:
     matched = kernel
     for _ in range(places - 1):
         matched = matched.diagonal(axis1=1, axis2=matched.ndim // 2 + 1).mean(-1) if matched.ndim > 2 else matched
-    scale = (own[:, None] * own[None, :]) ** 0.5
-    if matched.shape != scale.shape or not (scale > 0).all():
+    if matched.shape != (n, n) or not (own > 0).all():
         return None
-    cosines = matched / scale
-    return float(min(1.0, (cosines.sum() - cosines.trace()) / (n * (n - 1))))
+    inverse = own**-0.5
+    cosines = inverse @ matched @ inverse - (matched.diagonal() * inverse**2).sum()
+    return float(min(1.0, cosines / (n * (n - 1))))
 
 
 def _parameters(model: nn.Module, trace: Trace, gradients: Mapping[int, Field]) -> Iterator[PredictedParameter]:

@@ -51,7 +51,7 @@ def slope_of(function: Function) -> Callable[[Array], Array]:
             value = function(point)
             if not value.requires_grad:
                 return np.zeros_like(x)
-            (slope,) = torch.autograd.grad(value.double().sum(), point)
+            (slope,) = torch.autograd.grad(value, point, torch.ones_like(value))
         return np.asarray(slope.numpy())
 
     return call
