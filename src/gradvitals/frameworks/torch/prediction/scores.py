@@ -268,4 +268,10 @@ def _softmax(operation: Operation) -> None:
             raise NotImplementedError("a softmax over queries")
         operation.trace.bind(operation.first, replace(given, is_softmax=True, shown=Node(None)))
         return
-    softmax.over_units(operation, operation.node(operation.args[0]), dim)
+    x = operation.node(operation.args[0])
+    if math.prod(axis.size for axis in x.layout[dim]) <= softmax.FEW_UNITS:
+        from gradvitals.frameworks.torch.prediction import repeated
+
+        if repeated.attempt(operation) is None:
+            return
+    softmax.over_units(operation, x, dim)
