@@ -400,6 +400,13 @@ def test_one_family_of_operations(name):
     assert found.worst("backward")[0] < backward, found.worst("backward")
 
 
+def test_capped_scores_and_their_softmax_have_a_size_and_a_gradient_of_their_own():
+    found = agreement(lambda: (Biased(), (torch.randn(4, 12, 64),)), draws=10)
+    for call in ("tanh()#0", "softmax()#0"):
+        for logs in (found.forward[call], found.backward[call]):
+            assert abs(logs.mean()) < 0.04 + 2 * logs.std(ddof=1) / math.sqrt(len(logs))
+
+
 @pytest.mark.parametrize(
     "loss",
     [lambda y: functional.cross_entropy(y, torch.arange(48) % 4), lambda y: (y - 1).square().mean()],

@@ -94,6 +94,8 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
         _show_weights(operation, scores, node, parts, own, kv * deep)
     for added, factor in scores.added:
         _send_to_bias(operation, node, added, factor, parts, deep)
+    for capped, factor in scores.capped:
+        _show_capped(operation, node, capped, factor, parts, deep)
 
 
 def _show_weights(operation: Operation, scores: Scores, mixed: Node, parts: Any, own: Any, value: Any) -> None:
@@ -128,6 +130,17 @@ def _send_to_bias(operation: Operation, mixed: Node, added: Node, factor: float,
         return [flat.consistent() if flat.kernel.shape == added.field.kernel.shape else _fitting(flat, added.field)]
 
     operation.trace.steps.append(Step(mixed, (added,), pullback, name=operation.name))
+
+
+def _show_capped(operation: Operation, mixed: Node, capped: Node, factor: float, parts: Any, deep: int) -> None:
+    """Report the gradient that arrives at capped scores; what goes past them is carried on."""
+
+    def pullback(gradient: Field) -> Sequence[Field]:
+        g, _, _ = _batched(gathered_to(gradient, mixed.field.layout))
+        size = float(np.mean(parts.back_to_bias(g * deep, summed=False))) * factor**2
+        return [replace(constant_field(capped.field.layout, size), inherited=gradient.scatter, kurtosis=1.0)]
+
+    operation.trace.steps.append(Step(mixed, (capped,), pullback, shown=True))
 
 
 def _fitting(gradient: Field, field: Field) -> Field:

@@ -92,7 +92,7 @@ class Calls:
         if not activation and not product and name not in layers.FUNCTIONAL:
             return output
         given = [self._trace.values.get(id(t)) for t in _tensors((args, kwargs))]
-        if not any(isinstance(v, Node) or (isinstance(v, Constant) and v.data) or v is None for v in given):
+        if not any(_is_signal(v) for v in given):
             return output
         path = f"{self.innermost}.{name}()".lstrip(".")
         own: tuple[str, ...] = ()
@@ -123,6 +123,12 @@ class Calls:
         shape = tuple(tensors[0].shape)
         self.rows.append(Row(path, self._counts[path], kind, shape, has_weights, activation, parameters, value))
         self._counts[path] += 1
+
+
+def _is_signal(value: Any) -> bool:
+    """Whether something of the model's input is in it: a signal, scores, an input itself, or what isn't known."""
+    from_input = isinstance(value, Constant) and value.data
+    return value is None or isinstance(value, Node) or hasattr(value, "shown") or from_input
 
 
 def _is_matrix(value: Constant | Weight) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gradvitals.frameworks.torch.prediction.draws import Drawing
 from gradvitals.frameworks.torch.prediction.operation import Step
 from gradvitals.frameworks.torch.prediction.parameter_gradients import Use
 from gradvitals.frameworks.torch.prediction.values import Constant, Node
@@ -42,6 +43,8 @@ class Trace:
     pending: list[tuple[str, Field | None, int, float]] = field(default_factory=list)
     where: Callable[[], str] = lambda: ""
     values: dict[int, Any] = field(default_factory=dict)
+    drawing: Drawing = field(default_factory=Drawing)
+    views: dict[int, Any] = field(default_factory=dict)
     _alive: list[Any] = field(default_factory=list)
     _by_memory: dict[int | None, list[torch.Tensor]] = field(default_factory=dict)
     _indexed: int = 0

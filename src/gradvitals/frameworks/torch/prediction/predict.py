@@ -130,7 +130,9 @@ def _predicted(
 ) -> Prediction:
     """What follows from a forward pass, and from sending a gradient back."""
     roots, objective = gradients_at_outputs(output, trace, case.loss, seed)
-    gradients, troubles = sent_back(trace.steps, roots)
+    asked = {row.value.key for row in calls.rows if isinstance(row.value, Node)}
+    asked |= {use.output.key for use in trace.uses}
+    gradients, troubles = sent_back(trace.steps, roots, trace.drawing, asked=asked)
     trace.unmodelled += [Unmodelled(name, "", f"on the way back: {reason}") for name, reason in troubles]
     graph = graph_of(trace.steps, calls.rows)
     return Prediction(

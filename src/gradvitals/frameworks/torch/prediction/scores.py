@@ -13,7 +13,7 @@ import torch
 from gradvitals.frameworks.torch.prediction import softmax
 from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise
-from gradvitals.maths.field import Layout
+from gradvitals.maths.field import Axis, Layout, Role, constant_field
 from gradvitals.maths.roles import permuted
 
 
@@ -37,7 +37,9 @@ class Scores:
     added : tuple of (Node, float)
         Signals that were added, which are sent a gradient, each with its factor.
     shown : Node or None
-        The weights as a signal for the report, once they have mixed something.
+        Capped scores, or the weights once they have mixed something, as a signal for the report.
+    capped : tuple of (Node, float)
+        Capped scores that are shown their gradient, each with the factor that came after.
     kept : float
         Behind the softmax: 1/(1 − p) of a dropout on the weights.
     is_softmax : bool
@@ -56,6 +58,7 @@ class Scores:
     is_softmax: bool = False
     order: tuple[int, ...] = ()
     shown: Node | None = None
+    capped: tuple[tuple[Node, float], ...] = ()
 
     def reshaped_to(self, shape: tuple[int, ...]) -> Scores:
         """Batch dimensions fused or split, and dimensions of size 1 anywhere."""
@@ -182,9 +185,11 @@ def takes_function(operation: Operation, function: Callable[[torch.Tensor], torc
     density /= density.sum()
     values = function(torch.from_numpy(z * deviation)).double().numpy()
     slope = float((density * values * z).sum()) / deviation if deviation > 0 else 1.0  # Stein's lemma
-    added = tuple((node, by * slope) for node, by in scores.added)
-    made = replace(scores, scale=scores.scale * slope, extra=scores.extra * slope**2, added=added)
-    operation.trace.bind(operation.first, made)
+    units = tuple((Axis(n, Role.UNIT),) if n > 1 else () for n in scores.shape)
+    size = constant_field(units, float((density * values**2).sum()), float((density * values).sum()))
+    shown = Node(replace(size, inherited=scores.query.field.scatter + scores.key.field.scatter))
+    made = replace(_scaled(scores, slope), shown=shown)
+    operation.trace.bind(operation.first, replace(made, capped=(*made.capped, (shown, 1.0))))
     return True
 
 
@@ -210,12 +215,20 @@ def takes_factor(operation: Operation, a: Any, b: Any, *, divides: bool) -> bool
         number = float(other.value)
     if number is None or scores.is_softmax:
         raise NotImplementedError("scores times a tensor")
-    factor = 1 / number if divides else number
-    bias = None if scores.bias is None else scores.bias * factor
-    added = tuple((node, by * factor) for node, by in scores.added)
-    made = replace(scores, scale=scores.scale * factor, bias=bias, extra=scores.extra * factor**2, added=added)
-    operation.trace.bind(operation.first, made)
+    operation.trace.bind(operation.first, _scaled(scores, 1 / number if divides else number))
     return True
+
+
+def _scaled(scores: Scores, factor: float) -> Scores:
+    return replace(
+        scores,
+        scale=scores.scale * factor,
+        bias=None if scores.bias is None else scores.bias * factor,
+        extra=scores.extra * factor**2,
+        added=tuple((node, by * factor) for node, by in scores.added),
+        capped=tuple((node, by * factor) for node, by in scores.capped),
+        shown=None,
+    )
 
 
 def takes_mask(operation: Operation) -> bool:
@@ -255,4 +268,10 @@ def _softmax(operation: Operation) -> None:
             raise NotImplementedError("a softmax over queries")
         operation.trace.bind(operation.first, replace(given, is_softmax=True, shown=Node(None)))
         return
-    softmax.over_units(operation, operation.node(operation.args[0]), dim)
+    x = operation.node(operation.args[0])
+    if math.prod(axis.size for axis in x.layout[dim]) <= softmax.FEW_UNITS:
+        from gradvitals.frameworks.torch.prediction import repeated
+
+        if repeated.attempt(operation) is None:
+            return
+    softmax.over_units(operation, x, dim)

@@ -26,6 +26,8 @@ _MOST_TERMS, _NEGLIGIBLE = 16, 1e-4
 _LARGEST = 6.0
 
 
+#: Units whose exponentials' sum isn't certain: it departs by √((e^v − 1)/n), a tenth for scores of variance 1.
+FEW_UNITS = 128
 #: Rows of which less than this is left beside single keys see one key.
 _ONE_KEY = 1e-6
 

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
+from gradvitals.frameworks.torch.prediction import repeated, writing
 from gradvitals.frameworks.torch.prediction.knowledge import Overwritten, Trace, Unmodelled
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, rule_for
 from gradvitals.frameworks.torch.prediction.parameter_gradients import Use
@@ -88,6 +89,10 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name.startswith("prim::"):
             return func(*args, **kwargs)
         output = func(*args, **kwargs) if self._shapes is None else self._shapes.run(func, args, kwargs)
+        if name in {"aten::select", "aten::slice"}:
+            view = writing.view_of(name, func, args)
+            if view is not None and isinstance(output, torch.Tensor):
+                self.trace.views[id(output)] = view
         signal = [v for v in values if not isinstance(v, Constant)]
         made = _tensors(output)
         if not made:
@@ -96,6 +101,8 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if any(v is None for v in values) and name not in _LIKE:  # behind an operation without a rule
             for tensor in made:
                 self.trace.bind(tensor, None)
+            for tensor in _mutated(func, args, kwargs):  # what it is a part of isn't known any more
+                self.trace.overwrite(tensor, name)
             return output
         if len(values) == 1 and isinstance(values[0], Weight) and name.removeprefix("aten::") in _UNCHANGED | _PARTS:
             for tensor in made:
@@ -219,23 +226,49 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _ruled(self, name: str, func: Any, args: Any, kwargs: Any, output: Any, made: Sequence[torch.Tensor]) -> None:
         operation = Operation(self.trace, name, func, args, kwargs, output)
         found = rule_for(name)
+        steps = len(self.trace.steps)
         try:
             if found is None:
                 raise NotImplementedError("no rule")  # noqa: TRY301
             with _unwatched():
-                found(operation)
+                if not repeated.goes_on(operation):
+                    found(operation)
+                    repeated.remember(operation, steps)
             self._learn(operation)
-            for tensor in _mutated(func, args, kwargs):
-                self.trace.bind(tensor, self.trace.value(operation.first))
-                self.trace.overwrite(tensor, name)
+            self._written(func, args, kwargs, operation.first, name)
         except Exception as error:  # noqa: BLE001 - whatever a rule stumbles over is reported as S209
             self.trace.pending.clear()
+            with _unwatched():
+                reason = repeated.attempt(operation)
+            if reason is None:
+                self._written(func, args, kwargs, operation.first, name)
+                return
             if any(tensor.is_floating_point() or tensor.is_complex() for tensor in made):
                 self.trace.unmodelled.append(Unmodelled(name, self.trace.where(), str(error)))
             for tensor in made:
                 self.trace.bind(tensor, None)
             for tensor in _mutated(func, args, kwargs):
                 self.trace.overwrite(tensor, name)
+
+    def _written(self, func: Any, args: Any, kwargs: Any, made: torch.Tensor, name: str) -> None:
+        for tensor in _mutated(func, args, kwargs):
+            value = self.trace.value(made)
+            self.trace.bind(tensor, value)
+            known, base = value, tensor
+            wholes: list[tuple[torch.Tensor, Any]] = []
+            while known is not None and id(base) in self.trace.views:
+                view = self.trace.views[id(base)]
+                base = view.base
+                try:
+                    with _unwatched():
+                        known = writing.written(self.trace, view, self.trace.value(base), known)
+                except (NotImplementedError, ValueError, IndexError):
+                    known = None
+                if known is not None:
+                    wholes.append((base, known))
+            self.trace.overwrite(tensor, name)
+            for whole, node in wholes:
+                self.trace.bind(whole, node)
 
     def _learn(self, operation: Operation) -> None:
         """Note which parameters the rule said that it used, now that the output is known."""

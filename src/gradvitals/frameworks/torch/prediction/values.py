@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
+from gradvitals.frameworks.torch.prediction.draws import Call, Drawing
 from gradvitals.frameworks.torch.prediction.transformed import Function, Transformed
-from gradvitals.maths.field import Field
+from gradvitals.maths.field import Field, Layout
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
@@ -134,6 +135,9 @@ class Node:
 
     A chain of elementwise operations is one function of the signal at its start, which is nearly Gaussian: so that
     ``x * sigmoid(x)`` is evaluated as what it is, and not as a product of strangers.
+
+    ``call`` and ``at`` say which output of which operation it is, where that can be repeated on draws; a node that
+    ``is_drawn`` has its moments from those.
     """
 
     _field: Field | None
@@ -142,13 +146,25 @@ class Node:
     tags: dict[str, object] = field(default_factory=dict)
     key: int = field(default_factory=lambda: next(_keys))
     _transformed: Transformed | None = None
+    call: Call | None = None
+    at: int = 0
+    is_drawn: bool = False
+    drawing: Drawing | None = None
+    drawn_layout: Layout = ()
 
     @property
     def field(self) -> Field:
         """Its moments, evaluated when they are first asked for."""
+        if self._field is None and self.is_drawn and self.call is not None and self.drawing is not None:
+            self._field = self.call.measured(self.drawing, self.at, self.drawn_layout)
         if self._field is None:
             self._field = self.transformed.forwards()
         return self._field
+
+    @property
+    def layout(self) -> Layout:
+        """Its layout; the moments of what is drawn needn't be measured for it."""
+        return self.drawn_layout if self._field is None and self.is_drawn else self.field.layout
 
     @property
     def transformed(self) -> Transformed:
@@ -166,7 +182,7 @@ class Node:
     @property
     def is_known(self) -> bool:
         """Whether there is something to tell its moments from."""
-        return self._field is not None or self.source is not None
+        return self._field is not None or self.source is not None or self.is_drawn
 
     @property
     def root(self) -> Node:

@@ -1,0 +1,348 @@
+"""Operations that are run as they are on draws of their signals, in place of a formula for the moments.
+
+What moves entries, or is a function of each, is remembered, so that draws of what follows know of one another; run is
+it only where an operation without a formula comes behind it. Products with weights, norms and attention have formulas
+and end what is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradvitals.frameworks.torch.prediction.draws import At, Call, Drawing
+from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES
+from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, Step
+from gradvitals.frameworks.torch.prediction.scores import Scores
+from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
+from gradvitals.maths.alignment import common_layout
+from gradvitals.maths.field import Axis, Field, Layout, Role, constant_field
+from gradvitals.maths.roles import permuted, reshaped
+
+if TYPE_CHECKING:
+    from gradvitals.frameworks.torch.prediction.knowledge import Trace
+
+#: Operations that move entries.
+_MOVING = frozenset(
+    {
+        *("view", "reshape", "_unsafe_view", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten"),
+        *("permute", "transpose", "t", "movedim", "swapaxes", "expand", "repeat", "flip", "roll", "alias", "clone"),
+        *("select", "slice", "narrow", "split", "split_with_sizes", "chunk", "unbind", "unsafe_split", "_to_copy"),
+        *("cat", "stack", "index_select", "index", "gather", "constant_pad_nd", "detach", "diagonal", "as_strided"),
+        *("cumsum", "tril", "triu", "index_add", "scatter_add"),
+    }
+)
+#: Operations of two tensors, entry by entry.
+_OF_TWO = frozenset({"mul", "div", "true_divide", "pow", "where", "masked_fill", "lerp", "addcmul", "prelu"})
+#: Sums of a signal and known numbers. One of two signals is nearly Gaussian, so that its moments say it all, and a
+#: residual stream would be followed to its start; but a difference may leave less than either.
+_SUMS = frozenset({"add", "sub", "rsub"})
+#: Operations that have a formula by the moments of a weight, of a whole batch or of scores, where draws end.
+_FORMULAS = frozenset(
+    {
+        *("mm", "addmm", "linear", "convolution", "_convolution", "convolution_overrideable", "embedding"),
+        *(
+            "native_layer_norm",
+            "native_group_norm",
+            "native_batch_norm",
+            "_native_batch_norm_legit",
+            "cudnn_batch_norm",
+        ),
+        *("_native_batch_norm_legit_no_training", "rms_norm", "_fused_rms_norm", "_embedding_bag", "_trilinear"),
+        *("_softmax", "_log_softmax", "native_dropout", "bernoulli", "copy_"),
+    }
+)
+#: Operations that have the input's dimensions, one of them maybe of another size.
+_SAME_RANK = frozenset(
+    {
+        *("topk", "sort", "kthvalue", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "gather", "scatter"),
+        *("scatter_add", "scatter_reduce", "index_add", "index_copy", "index_put", "index_fill", "_softmax", "softmax"),
+        *("_log_softmax", "_fft_r2c", "_fft_c2r", "_fft_c2c", "tril", "triu", "renorm", "grid_sampler_2d", "argsort"),
+        *("linalg_inv_ex", "_conj", "conj_physical", "real", "imag", "select_scatter", "slice_scatter", "roll", "flip"),
+        *("linalg_solve_triangular", "linalg_matrix_exp", "masked_scatter", "clone", "_to_copy", "contiguous"),
+    }
+)
+#: Operations that take a dimension away, or leave it with one entry.
+_REDUCING = frozenset(
+    {
+        *("sum", "mean", "amax", "amin", "max", "min", "logsumexp", "prod", "var", "std", "linalg_vector_norm", "norm"),
+        *("argmax", "argmin", "any", "all", "median", "nansum", "nanmean", "count_nonzero"),
+    }
+)
+
+
+def operator(name: str) -> str:
+    """An operation's name without its namespace and the sign that it writes in place."""
+    return name.removeprefix("aten::").removesuffix("_")
+
+
+def call_of(operation: Operation) -> tuple[Call, list[Node]]:
+    """The operation as one that can be repeated, and its signals."""
+    given: list[Any] = []
+    nodes: list[Node] = []
+
+    def spelled(item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            value = _given(operation, item)
+            given.append(value)
+            if isinstance(value, Node):
+                nodes.append(value)
+            if item.is_complex():
+                return At(len(given) - 1, torch.complex128)
+            return At(len(given) - 1, None if item.is_floating_point() else item.dtype)
+        if isinstance(item, (tuple, list)):
+            return type(item)([spelled(one) for one in item])
+        if isinstance(item, dict):
+            return {name: spelled(one) for name, one in item.items()}
+        if isinstance(item, torch.dtype):
+            return torch.float64 if item.is_floating_point else torch.complex128 if item.is_complex else item
+        return torch.device("cpu") if isinstance(item, torch.device) else item
+
+    arguments = spelled(operation.args), spelled(dict(operation.kwargs))
+    writes = operation.name.endswith("_") and not operation.name.endswith("__")
+    views = operation.name in {"aten::view", "aten::_unsafe_view"}  # draws lie in memory in another order
+    function = torch.ops.aten.reshape.default if views else operation.function
+    return Call(function, arguments, tuple(given), writes), nodes
+
+
+def _given(operation: Operation, tensor: torch.Tensor) -> Any:
+    """What stands for an argument: a signal that is drawn, or known values."""
+    value = operation.value(tensor)
+    if isinstance(value, Node):
+        return value
+    if isinstance(value, Scores) and not value.is_softmax:
+        return _scores(operation.trace.drawing, value)
+    if isinstance(value, Constant):
+        known = value.value.detach()
+        if known.is_floating_point():
+            return known.double()
+        return known.to(torch.complex128) if known.is_complex() else known
+    if isinstance(value, (Weight, Noise)):
+        generator = operation.trace.drawing.generator
+        shape = tuple(tensor.shape)
+        if isinstance(value, Noise):
+            at = torch.randint(len(value.quantiles), shape, generator=generator)
+            return torch.from_numpy(value.quantiles)[at]
+        deviation = max(value.second - value.mean**2, 0.0) ** 0.5
+        return value.mean + deviation * torch.randn(shape, generator=generator, dtype=torch.float64)
+    raise NotImplementedError(f"{operation.name} of {type(value).__name__.lower()}")
+
+
+def _scores(drawing: Drawing, scores: Scores) -> Node:
+    """Products of queries and keys as a signal of their own."""
+    if scores.added or scores.extra:
+        raise NotImplementedError("scores with something random added")
+    bias = 0.0 if scores.bias is None else torch.as_tensor(scores.bias)
+    order = scores.order or tuple(range(sum(n > 1 for n in scores.shape)))
+    between = [0] * len(order)
+    for at, size in zip(order, (n for n in scores.shape if n > 1), strict=True):
+        between[at] = size
+
+    def products(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        made = (query @ key.transpose(-1, -2)).reshape(between).permute(order)
+        return scores.scale * made.reshape(scores.shape) + bias
+
+    call = Call(products, ((At(0), At(1)), {}), (scores.query, scores.key))
+    # Reshaping a layout of axes that no array has moves nothing.
+    plain = tuple(tuple(Axis(a.size, _UNMAPPED[a.role]) for a in dim) for dim in scores.layout)
+    moved = permuted(reshaped(constant_field(plain, 1.0), between), order)
+    layout = reshaped(moved, scores.shape).layout
+    layout = _kept(tuple(tuple(Axis(a.size, _MAPPED[a.role]) for a in dim) for dim in layout))
+    return _node(drawing, call, 0, layout)
+
+
+_UNMAPPED = {Role.PLACE: Role.COPY, Role.PIXEL: Role.COPY, Role.UNIT: Role.UNIT, Role.COPY: Role.UNIT}
+_MAPPED = {Role.COPY: Role.PLACE, Role.UNIT: Role.UNIT}
+
+
+def _kept(layout: Layout) -> Layout:
+    """A layout whose kernel can be held: of too many places, those behind the first become pixels."""
+    places = [axis.size for dim in layout for axis in dim if axis.role is Role.PLACE]
+    if math.prod(places[1:]) * min(places[0] if places else 1, 2) <= MOST_PLACES:
+        return layout
+    first = next(
+        ((d, a) for d, dim in enumerate(layout) for a, axis in enumerate(dim) if axis.role is Role.PLACE), None
+    )
+    return tuple(
+        tuple(
+            Axis(axis.size, Role.PIXEL) if axis.role is Role.PLACE and (d, a) != first else axis
+            for a, axis in enumerate(dim)
+        )
+        for d, dim in enumerate(layout)
+    )
+
+
+# ---- what a rule has answered ----
+
+
+def remember(operation: Operation, steps: int) -> None:
+    """Keep how a signal was made of others; where those were drawn, so is this one, in the layout that its rule says.
+
+    ``steps`` is how many were recorded before the rule.
+    """
+    name = operator(operation.name)
+    if name in _FORMULAS or not _is_followed(operation, name):
+        return
+    outputs = _outputs(operation)
+    values = [operation.trace.value(output) for output in outputs]
+    if any(not isinstance(value, Node) or value.call is not None for value in values):
+        return
+    call, nodes = call_of(operation)
+    if not nodes or any(value is node for value in values for node in nodes):
+        return
+    if not any(node.is_drawn for node in nodes):
+        for at, value in enumerate(values):
+            value.call, value.at = call, at
+        return
+    layouts = [value.field.layout for value in values]
+    del operation.trace.steps[steps:]
+    _emit(operation, call, outputs, layouts)
+
+
+def goes_on(operation: Operation) -> bool:
+    """Whether an operation of each entry is done on draws without asking its rule: one of its signals is drawn."""
+    name = operator(operation.name)
+    if name not in ELEMENTWISE and name not in _OF_TWO and name not in _SUMS:
+        return False
+    values = [operation.value(item) for item in _tensors(operation.args)]
+    if not any(isinstance(value, Node) and value.is_drawn for value in values):
+        return False
+    return all(isinstance(value, (Node, Constant)) for value in values) and attempt(operation) is None
+
+
+def _is_followed(operation: Operation, name: str) -> bool:
+    if name in _MOVING or name in ELEMENTWISE or name in _OF_TWO:
+        return True
+    signals = [value for value in map(operation.value, _tensors(operation.args)) if isinstance(value, Node)]
+    return any(signal.is_drawn for signal in signals) or (name in _SUMS and (len(signals) == 1 or name != "add"))
+
+
+# ---- what no rule answers ----
+
+
+def attempt(operation: Operation) -> str | None:
+    """Run an operation on draws; says why not, where it can't be."""
+    name = operator(operation.name)
+    if not operation.name.startswith("aten::"):  # of what others wrote nobody knows what it keeps or where it runs
+        return "no rule"
+    if name in _FORMULAS and name not in {"_softmax", "_log_softmax", "copy_"}:
+        return "no formula"
+    if any(value is None for value in map(operation.trace.value, _tensors((operation.args, dict(operation.kwargs))))):
+        return "of something unknown"
+    try:
+        for item in _tensors(operation.args):
+            value = operation.value(item)
+            if isinstance(value, Constant) and value.data and value.value.is_floating_point():
+                operation.node(item)  # an input that meets parameters
+        call, nodes = call_of(operation)
+        if not nodes:
+            return "of no signal"
+        outputs = _outputs(operation)
+        layouts = [_layout(operation, name, nodes, output) for output in outputs]
+        _emit(operation, call, outputs, layouts)
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong is reported as S209
+        return str(error) or type(error).__name__
+    return None
+
+
+def _emit(operation: Operation, call: Call, outputs: Sequence[torch.Tensor], layouts: Sequence[Layout]) -> None:
+    drawing = operation.trace.drawing
+    if not any(node.is_drawn for node in call.nodes):
+        drawing.room(max((tuple(output.shape) for output in outputs), key=lambda shape: torch.Size(shape).numel()))
+    made = call.results(drawing)
+    nodes = []
+    for at, (output, layout) in enumerate(zip(outputs, layouts, strict=True)):
+        if tuple(made[at].shape[1:]) != tuple(output.shape):
+            raise NotImplementedError("draws in another shape")
+        nodes.append(_node(drawing, call, at, layout))
+    for output, node in zip(outputs, nodes, strict=True):
+        operation.trace.bind(output, node)
+        operation.trace.steps.append(Step(node, call.nodes, _nothing, name=operation.name))
+
+
+def drawn_node(trace: Trace, call: Call, layout: Layout) -> Node:
+    """A signal of drawn ones that no operation of its own made."""
+    call.results(trace.drawing)
+    node = _node(trace.drawing, call, 0, layout)
+    trace.steps.append(Step(node, call.nodes, _nothing))
+    return node
+
+
+def _node(drawing: Drawing, call: Call, at: int, layout: Layout) -> Node:
+    return Node(None, call=call, at=at, is_drawn=True, drawing=drawing, drawn_layout=_kept(layout))
+
+
+def _nothing(_: Field) -> list[None]:
+    raise ValueError("a drawn signal's gradient is drawn")
+
+
+def _outputs(operation: Operation) -> list[torch.Tensor]:
+    given = operation.output
+    return _tensors(given)
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return [tensor for item in value.values() for tensor in _tensors(item)] if isinstance(value, dict) else []
+
+
+def _layout(operation: Operation, name: str, nodes: Sequence[Node], output: torch.Tensor) -> Layout:
+    """The layout of what an operation makes."""
+    shape = tuple(output.shape)
+    layouts = [node.layout for node in nodes]
+    widest = max(layouts, key=len)
+    if name in _REDUCING:
+        return _reduced(operation, layouts[0], shape)
+    if name in {"bmm", "matmul", "baddbmm"} and len(layouts) > 1:
+        return _fitted((*layouts[-2][:-1], layouts[-1][-1]), shape)
+    if name in {"one_hot", "view_as_real"}:
+        return _fitted((*widest, ()), shape)
+    if name == "view_as_complex":
+        return _fitted(widest[:-1], shape)
+    if name not in _SAME_RANK:
+        try:
+            return _fitted(common_layout(layouts), shape)
+        except ValueError as error:
+            raise NotImplementedError("dimensions that aren't known") from error
+    return _fitted(layouts[0] if len(layouts[0]) == len(shape) else widest, shape)
+
+
+def _reduced(operation: Operation, layout: Layout, shape: tuple[int, ...]) -> Layout:
+    rank = len(layout)
+    given = next((a for a in operation.args[1:] if isinstance(a, (int, list, tuple)) and not isinstance(a, bool)), None)
+    given = operation.kwargs.get("dim", given)
+    dims = range(rank) if given is None or given == [] else given if isinstance(given, (list, tuple)) else [given]
+    gone = {d % rank for d in dims}
+    if len(shape) == rank:
+        return tuple(() if d in gone else dim for d, dim in enumerate(layout))
+    return tuple(dim for d, dim in enumerate(layout) if d not in gone)
+
+
+def _fitted(layout: Layout, shape: tuple[int, ...]) -> Layout:
+    """A layout for a shape: where a size differs, one axis in the role of the old ones."""
+    if len(layout) > len(shape):
+        raise NotImplementedError("dimensions that aren't known")
+    layout = ((),) * (len(shape) - len(layout)) + tuple(layout)
+    made: list[tuple[Axis, ...]] = []
+    for at, (dim, size) in enumerate(zip(layout, shape, strict=True)):
+        sizes = 1
+        for axis in dim:
+            sizes *= axis.size
+        if sizes == size:
+            made.append(tuple(Axis(a.size, Role.UNIT if a.role is Role.COPY else a.role) for a in dim))
+            continue
+        roles = [axis.role for axis in dim]
+        role = next((r for r in (Role.PLACE, Role.PIXEL, Role.UNIT) if r in roles), None)
+        if role is None:
+            role = Role.UNIT if at == len(shape) - 1 else Role.PLACE
+        made.append((Axis(size, role),) if size > 1 else ())
+    return tuple(made)
+
+
+__all__ = ["attempt", "operator", "remember"]
