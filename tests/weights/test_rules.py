@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -52,6 +53,102 @@ def test_torchs_default_in_a_deep_sigmoid_network_is_off():
     found = findings(mlp(nn.Sigmoid, depth=20), X)
     assert found["W301"].evidence["total"] < 1e-12
     assert found["W301"].evidence["scheme"] == "orthogonal (gain 4.8)"
+
+
+def started(activation, initialise, depth, widths=(32,)):
+    """Widths repeat along the network."""
+    torch.manual_seed(0)
+    sides = [32, *(widths[at % len(widths)] for at in range(depth - 1))]
+    model = nn.Sequential()
+    for inputs, outputs in itertools.pairwise(sides):
+        model.extend([nn.Linear(inputs, outputs), activation()])
+        initialise(model[-2].weight)
+        nn.init.zeros_(model[-2].bias)
+    return model.append(nn.Linear(sides[-1], 10))
+
+
+def he(weight):
+    nn.init.kaiming_normal_(weight, nonlinearity="relu")
+
+
+def lecun(weight):
+    nn.init.kaiming_normal_(weight, nonlinearity="linear")
+
+
+@pytest.mark.parametrize(
+    ("activation", "initialise", "looks_like", "scheme"),
+    [
+        (nn.ReLU, nn.init.xavier_uniform_, "Xavier", "He"),
+        (nn.ReLU, lecun, "LeCun", "He"),
+        (nn.LeakyReLU, nn.init.xavier_normal_, "Xavier", "He"),
+        (nn.Tanh, he, "He", "orthogonal (gain 1.21)"),
+        (nn.GELU, he, "He", "orthogonal (gain 1.53)"),
+        (nn.Sigmoid, nn.init.xavier_uniform_, "Xavier", "orthogonal (gain 4.8)"),
+        (nn.SELU, he, "He", "orthogonal (gain 1)"),
+    ],
+    ids=["ReLU Xavier", "ReLU LeCun", "leaky Xavier", "tanh He", "GELU He", "sigmoid Xavier", "SELU He"],
+)
+def test_a_scheme_for_another_activation_is_named_where_the_depth_makes_it_matter(
+    activation, initialise, looks_like, scheme
+):
+    found = findings(started(activation, initialise, 100, widths=(24, 40)), X)
+    assert set(found) == {"W303"}
+    evidence = found["W303"].evidence
+    assert (evidence["looks_like"], evidence["scheme"]) == (looks_like, scheme)
+    assert evidence["layers"] == 99
+    assert not 1e-3 < evidence["signal"] < 70 or not 1e-3 < evidence["gradient"] < 70
+
+
+def test_schemes_that_give_the_same_are_all_named():
+    found = findings(started(nn.ReLU, nn.init.xavier_normal_, 50), X)
+    assert found["W303"].evidence["looks_like"] == "Xavier / LeCun / orthogonal"
+    assert found["W303"].evidence["ratio"] == pytest.approx(2**0.5, rel=0.02)
+    assert found["W303"].evidence["gradient"] == pytest.approx(2**-24.0, rel=0.5)
+
+
+def test_where_a_mismatch_costs_little_nothing_is_said():
+    assert findings(started(nn.ReLU, nn.init.xavier_normal_, 10), X) == {}
+    assert findings(started(nn.Tanh, he, 50), X) == {}  # as well as under Xavier: 84 % of digits
+
+
+def test_weights_of_no_scheme_are_still_said_to_be_off():
+    assert set(findings(scaled(mlp(nn.ReLU, depth=40), 0.8), X)) == {"W301"}
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.recurrent, self.head = kind(8, 32, num_layers=3, batch_first=True), nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.recurrent(x.reshape(-1, 4, 8))[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_networks_as_torch_starts_them_get_no_finding(kind):
+    torch.manual_seed(0)
+    assert findings(Recurrent(kind), X) == {}
+
+
+def test_a_scheme_between_normalisations_or_past_skip_connections_is_free():
+    layers = [layer for _ in range(60) for layer in (nn.Linear(32, 32), nn.LayerNorm(32), nn.ReLU())]
+    held = nn.Sequential(*layers, nn.Linear(32, 10))
+
+    class Carried(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Linear(32, 32) for _ in range(60))
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = x + F.relu(block(x)) / 60
+            return x
+
+    for model in (held, Carried()):
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                nn.init.xavier_normal_(parameter)
+        assert findings(model, X) == {}
 
 
 def test_before_normalisations_the_scale_is_free():
@@ -254,6 +351,7 @@ def test_every_finding_fills_its_sentences():
         plan_init(broken, X),
         plan_init(scaled(mlp(nn.ReLU, 20), 5), X),
         init_(mlp(nn.ReLU, 80, 65), torch.randn(64, 65)),
+        plan_init(started(nn.ReLU, nn.init.xavier_uniform_, 50), X),
     ]
     found = [finding for report in reports for finding in report.findings if finding.code.startswith("W")]
     assert {finding.code for finding in found} == {rule.code for rule in RULES}

@@ -39,6 +39,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "S213": "update-grows",
         "W301": "weight-variance-off",
         "W302": "weights-symmetric",
+        "W303": "scheme-mismatched",
         "W304": "weights-not-finite",
         "W305": "weights-uninitialised",
         "W306": "learning-rate-sensitive",

@@ -1,21 +1,19 @@
-"""Judge a survey of the weights: rules W301, W302 and W304."""
+"""Judge a survey of the weights: rules W301 to W304, and the learning rate: W306."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from gradvitals.frameworks.capture import Call
-from gradvitals.frameworks.weights import Weight, WeightSummary
+from gradvitals.frameworks.weights import Weight
 from gradvitals.signals.measure import consumers
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
+from gradvitals.weights.departures import departures, scheme_name, worst_path
 from gradvitals.weights.learning_rate import FAILS_ABOVE, USUAL
 from gradvitals.weights.measure import Survey
-from gradvitals.weights.neighbours import is_normalisation
-from gradvitals.weights.recipe import Recipe
-from gradvitals.weights.recipes import recipes
+from gradvitals.weights.rules_scheme import SCHEME_MISMATCHED, scheme_mismatched
 
 _TOTAL_SOURCE = (
     "Zhang et al. (2021), AUTOTRAINER, for ‖g₁‖/‖g_L‖; digits (300 Adam steps, best of three rates) ReLU networks "
@@ -49,18 +47,16 @@ SENSITIVE = Rule(
         )
     },
 )
-RULES = (VARIANCE_OFF, SYMMETRIC, NOT_FINITE, SENSITIVE)
+RULES = (VARIANCE_OFF, SYMMETRIC, SCHEME_MISMATCHED, NOT_FINITE, SENSITIVE)
 
 #: Layers whose RMS differs less than this from the plan aren't named.
 _NAMED = 1.1
-#: Biases beyond this share of what weights make of inputs of power 1 move the activation to another working point.
-_SHIFTED = 0.25
 _MATRICES = frozenset({"mixing", "attention", "recurrent-input", "recurrent-hidden"})
 
 
 def judge(survey: Survey) -> tuple[Finding, ...]:
     """Findings on the weights as they are, the worst first."""
-    found = [*_not_finite(survey.weights), *_symmetric(survey), *_variance_off(survey)]
+    found = [*_not_finite(survey.weights), *_symmetric(survey), *_scale(survey)]
     return tuple(sorted(found, key=lambda finding: -finding.severity))
 
 
@@ -148,19 +144,19 @@ def _added_to_something(calls: Sequence[Call]) -> frozenset[str]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Factor:
-    """How far a layer's RMS is from what the plan would give, and how much of that matters."""
-
-    recipe: Recipe
-    ratio: float
-    off: float
+def _scale(survey: Survey) -> Iterator[Finding]:
+    """What is wrong with the variance: the scheme by its name where it has one, else by how much it is off."""
+    off = tuple(_variance_off(survey))
+    mismatched = () if looks_trained(survey.weights) else tuple(scheme_mismatched(survey))
+    yield from mismatched
+    explained = {path for finding in mismatched for path in _paths(finding)}
+    yield from (finding for finding in off if not explained.issuperset(_paths(finding)))
 
 
 def _variance_off(survey: Survey) -> Iterator[Finding]:
     """One finding for the path through the network on which the factors multiply to the most."""
-    factors = _factors(survey)
-    total, path = _worst_path(survey.calls, factors)
+    factors = departures(survey)
+    total, path = worst_path(survey.calls, factors)
     is_off = not VARIANCE_OFF["least"] <= total <= VARIANCE_OFF["most"]
     trained = looks_trained(survey.weights)
     if not factors or not (is_off or trained):
@@ -172,7 +168,7 @@ def _variance_off(survey: Survey) -> Iterator[Finding]:
     facts: dict[str, Fact] = {
         "paths": tuple(factor.recipe.weight.path for factor in listed),
         "ratio": math.exp(sum(math.log(factor.ratio) for factor in listed) / len(listed)),
-        "scheme": _scheme_name(recipe),
+        "scheme": scheme_name(recipe),
         "activation": recipe.activation or "identity",
         "weight_rms": recipe.weight.summary.rms,
         "expected_rms": std,
@@ -185,56 +181,10 @@ def _variance_off(survey: Survey) -> Iterator[Finding]:
     yield Finding("W301", severity, Site(recipe.weight.path), facts)
 
 
-def _factors(survey: Survey) -> dict[str, _Factor]:
-    """The factor of every layer whose scale reaches the next one: not before a normalisation, and not at a head."""
-    free = [replace(weight, obstacle=None) for weight in survey.weights]
-    biases = {weight.path: weight.summary for weight in survey.weights}
-    found: dict[str, _Factor] = {}
-    for recipe in recipes(free, survey.around):
-        summary, near = recipe.weight.summary, survey.around.get(recipe.weight.path)
-        usable = near is not None and recipe.weight.role == "mixing" and 0 < summary.rms < math.inf
-        if near is None or not usable or near.normalised or near.is_last or not recipe.std:
-            continue
-        if summary.mirrored or _is_shifted(recipe, biases):
-            continue  # it works at another point on purpose
-        ratio = summary.rms / recipe.std
-        low, high = recipe.tolerated
-        off = ratio / low if ratio < low else ratio / high if ratio > high else 1.0
-        found[recipe.weight.path] = _Factor(recipe, ratio, off)
-    return found
-
-
-def _is_shifted(recipe: Recipe, summaries: Mapping[str, WeightSummary]) -> bool:
-    """Whether the biases are as large as what the weights give."""
-    given = (recipe.std or 0.0) * math.sqrt(recipe.weight.fan_in or 1)
-    return any(summaries[bias].rms > _SHIFTED * given for bias in recipe.weight.biases)
-
-
-def _worst_path(calls: Sequence[Call], factors: Mapping[str, _Factor]) -> tuple[float, tuple[str, ...]]:
-    """The product of factors at the end that it is furthest from 1, and the layers on the way there.
-
-    Where ways join, the larger signal counts: what a skip connection carries doesn't vanish.
-    """
-    sizes: list[float] = []
-    ways: list[tuple[str, ...]] = []
-    for call in calls:
-        source = max(call.sources, key=lambda at: sizes[at], default=None)
-        size, way = (1.0, ()) if source is None or is_normalisation(call) else (sizes[source], ways[source])
-        own = next((path for path in call.parameters if path in factors), None)
-        sizes.append(size * factors[own].off if own else size)
-        ways.append((*way, own) if own else way)
-    users = consumers(calls)
-    ends = [at for at in range(len(calls)) if not users[at]]
-    worst = max(ends, key=lambda at: abs(math.log(max(sizes[at], 1e-300))), default=None)
-    return (1.0, ()) if worst is None else (sizes[worst], tuple(dict.fromkeys(ways[worst])))
+def _paths(finding: Finding) -> tuple[str, ...]:
+    listed = finding.evidence["paths"]
+    return tuple(str(path) for path in listed) if isinstance(listed, (tuple, list)) else ()
 
 
 def _is_named(off: float, total: float) -> bool:
     return off > _NAMED if total > 1 else off < 1 / _NAMED
-
-
-def _scheme_name(recipe: Recipe) -> str:
-    names = {"lecun": "LeCun", "xavier": "Xavier", "he": "He", "orthogonal": "orthogonal"}
-    name = names.get(recipe.scheme, recipe.scheme)
-    gain = (recipe.std or 0.0) * math.sqrt(recipe.weight.fan_in or 1)
-    return f"{name} (gain {gain:.3g})" if recipe.scheme == "orthogonal" else name
