@@ -104,6 +104,29 @@ def test_a_layer_that_differs_from_its_prediction_is_named():
     assert finding.evidence["measured"] > finding.evidence["predicted"]
 
 
+def test_an_operation_without_a_rule_is_only_noted_where_nothing_depends_on_it():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(32, 4, batch_first=True), nn.Linear(32, 3)
+
+        def forward(self, x):
+            mixed, _ = self.attention(x, x, x)  # the mean of the weights over the heads
+            return self.head(mixed)
+
+    x = torch.randn(4, 6, 32)
+    report = predict(Attending(), x)
+    assert report.verdict.value == "pass"
+    assert all(row["forward_rms"] is not None for row in report.table("layers").records())
+
+    class Both(Attending):
+        def forward(self, x):
+            mixed, averaged = self.attention(x, x, x)
+            return self.head(mixed), averaged
+
+    assert predict(Both(), x).verdict.value == "inconclusive"
+
+
 def test_layers_that_are_copies_are_named_where_theory_and_measurement_part():
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True, norm_first=True)

@@ -79,12 +79,16 @@ class PredictedParameter:
 
 @dataclass(frozen=True, slots=True)
 class UnmodelledOperation:
-    """An operation without a rule: its name, the layers where it was called, how often, and why."""
+    """An operation without a rule: its name, the layers where it was called, how often, and why.
+
+    ``matters`` says whether anything that is reported, or the model's output, depends on what isn't known.
+    """
 
     name: str
     paths: tuple[str, ...]
     count: int
     reason: str
+    matters: bool = True
 
 
 @dataclass(frozen=True, slots=True)

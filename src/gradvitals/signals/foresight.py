@@ -60,7 +60,7 @@ def _predicted(predict: Predictor, weights: Mapping[str, float]) -> Prediction |
         return None
     with contextlib.suppress(Exception):  # it is an aside: whatever the model or its loss does, the findings stand
         prediction = predict(weights)
-        return None if prediction.unmodelled else prediction
+        return None if any(operation.matters for operation in prediction.unmodelled) else prediction
     return None
 
 

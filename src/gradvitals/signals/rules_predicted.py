@@ -62,7 +62,8 @@ def _unmodelled(prediction: Prediction) -> Iterator[Finding]:
             "affected": len(behind),
         }
         site = next((path for path in operation.paths if path), operation.name)
-        yield Finding("S209", OPERATION_UNMODELLED.severity, Site(site), facts)
+        severity = OPERATION_UNMODELLED.severity if operation.matters else Severity.INFO
+        yield Finding("S209", severity, Site(site), facts)
 
 
 def _copied(seen: Signal) -> dict[tuple[str, int], str]:

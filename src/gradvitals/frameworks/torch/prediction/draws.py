@@ -103,10 +103,10 @@ class Drawing:
             held = [sizes[at] for at in places]
             return drawn.reshape(copies, *held, *trailing).permute(0, *back)
 
-        normal = torch.randn(copies, n, math.prod(shared), generator=self.generator, dtype=torch.float64)
+        normal = torch.randn(copies, n, math.prod(shared), generator=self.generator, dtype=torch.float64, device="cpu")
         drawn = arranged(torch.from_numpy(common) @ normal, shared)
         if pixels:
-            alone = torch.randn(copies, n, math.prod(rest), generator=self.generator, dtype=torch.float64)
+            alone = torch.randn(copies, n, math.prod(rest), generator=self.generator, dtype=torch.float64, device="cpu")
             scale = torch.from_numpy(own.reshape([s if a.is_mapped else 1 for s, a in zip(sizes, axes, strict=True)]))
             drawn = drawn + arranged(alone, rest) * scale
         drawn = drawn + torch.from_numpy(
@@ -114,7 +114,7 @@ class Drawing:
         )
         for at, axis in enumerate(axes):
             if drawn.shape[1 + at] != axis.size:
-                index = torch.arange(axis.size) % drawn.shape[1 + at]
+                index = torch.arange(axis.size, device="cpu") % drawn.shape[1 + at]
                 drawn = drawn.index_select(1 + at, index)
         return drawn.reshape(copies, *shape)
 

@@ -21,7 +21,7 @@ from gradvitals.frameworks.prediction import (
     UnmodelledOperation,
 )
 from gradvitals.frameworks.torch.layers import written
-from gradvitals.frameworks.torch.objective import tensors_in
+from gradvitals.frameworks.torch.objective import output_tensors, tensors_in
 from gradvitals.frameworks.torch.prediction import rules  # noqa: F401 - fills the table of rules
 from gradvitals.frameworks.torch.prediction.backward import sent_back
 from gradvitals.frameworks.torch.prediction.calls import Calls, Row
@@ -133,6 +133,7 @@ def _predicted(
     asked = {row.value.key for row in calls.rows if isinstance(row.value, Node)}
     asked |= {use.output.key for use in trace.uses}
     gradients, troubles = sent_back(trace.steps, roots, trace.drawing, asked=asked)
+    matters = bool(troubles) or _is_missed(trace, calls.rows, output)
     trace.unmodelled += [Unmodelled(name, "", f"on the way back: {reason}") for name, reason in troubles]
     graph = graph_of(trace.steps, calls.rows)
     return Prediction(
@@ -140,7 +141,7 @@ def _predicted(
             _call(row, sources, gradients, graph.depths) for row, sources in zip(calls.rows, graph.sources, strict=True)
         ),
         parameters=tuple(_parameters(model, trace, gradients)),
-        unmodelled=tuple(_unmodelled(trace.unmodelled)),
+        unmodelled=tuple(_unmodelled(trace.unmodelled, matters=matters)),
         objective=objective,
         tensors=kind,
         operations=len(trace.steps),
@@ -323,10 +324,16 @@ def _parameters(model: nn.Module, trace: Trace, gradients: Mapping[int, Field]) 
         yield PredictedParameter(written(name), math.sqrt(second), gradient, std, tuple(parameter.shape))
 
 
-def _unmodelled(found: list[Unmodelled]) -> Any:
+def _is_missed(trace: Trace, rows: list[Row], output: Any) -> bool:
+    """Whether a call or an output of the model depends on what isn't known."""
+    outputs = [tensor for _, tensor in output_tensors(output)]
+    return any(row.value is None for row in rows) or any(trace.value(tensor) is None for tensor in outputs)
+
+
+def _unmodelled(found: list[Unmodelled], *, matters: bool) -> Iterator[UnmodelledOperation]:
     by_name: dict[str, list[Unmodelled]] = {}
     for item in found:
         by_name.setdefault(item.name, []).append(item)
     for name, items in by_name.items():
         paths = tuple(dict.fromkeys(item.path for item in items))
-        yield UnmodelledOperation(name, paths, len(items), items[0].reason)
+        yield UnmodelledOperation(name, paths, len(items), items[0].reason, matters)

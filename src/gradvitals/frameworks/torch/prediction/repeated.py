@@ -124,10 +124,10 @@ def _given(operation: Operation, tensor: torch.Tensor) -> Any:
         generator = operation.trace.drawing.generator
         shape = tuple(tensor.shape)
         if isinstance(value, Noise):
-            at = torch.randint(len(value.quantiles), shape, generator=generator)
+            at = torch.randint(len(value.quantiles), shape, generator=generator, device="cpu")
             return torch.from_numpy(value.quantiles)[at]
         deviation = max(value.second - value.mean**2, 0.0) ** 0.5
-        return value.mean + deviation * torch.randn(shape, generator=generator, dtype=torch.float64)
+        return value.mean + deviation * torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     raise NotImplementedError(f"{operation.name} of {type(value).__name__.lower()}")
 
 
@@ -135,7 +135,7 @@ def _scores(drawing: Drawing, scores: Scores) -> Node:
     """Products of queries and keys as a signal of their own."""
     if scores.added or scores.extra:
         raise NotImplementedError("scores with something random added")
-    bias = 0.0 if scores.bias is None else torch.as_tensor(scores.bias)
+    bias = 0.0 if scores.bias is None else torch.as_tensor(scores.bias, device="cpu")
     order = scores.order or tuple(range(sum(n > 1 for n in scores.shape)))
     between = [0] * len(order)
     for at, size in zip(order, (n for n in scores.shape if n > 1), strict=True):
