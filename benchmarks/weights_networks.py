@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -92,6 +93,53 @@ def cnn(depth, activation, kind):
     for at in range(depth - 1):
         hidden += [nn.Conv2d(CHANNELS if at else 1, CHANNELS, 3, padding=1), ACTIVATIONS[activation]()]
     return nn.Sequential(*hidden, *head(kind))
+
+
+#: Hidden widths that change along the way.
+WIDTHS = {
+    "rising": (32,) * 14 + (64,) * 13 + (128,) * 12,
+    "falling": (64,) * 14 + (32,) * 13 + (16,) * 12,
+    "alternating": (32, 64, 128, 64) * 10,
+    "bottleneck": (64,) * 12 + (10,) + (64,) * 11,
+    "odd": (65,) * 39,
+    "wide": (128,) * 49,
+}
+#: Not in the table of activations, for which every depth is run.
+OTHERS = {"selu": nn.SELU}
+
+
+def shaped(shape, activation):
+    """A plain network with other widths than 64."""
+    sides = (64, *WIDTHS[shape])
+    hidden = [
+        layer
+        for inputs, outputs in itertools.pairwise(sides)
+        for layer in (nn.Linear(inputs, outputs), (ACTIVATIONS | OTHERS)[activation]())
+    ]
+    return nn.Sequential(*hidden, nn.Linear(sides[-1], 10))
+
+
+def strided(activation):
+    """Twelve convolutions, of which two halve the image, before an average pool."""
+    hidden, channels = [], 1
+    for at in range(12):
+        wanted = CHANNELS * 2 ** (at // 4)
+        stride = 2 if at in {4, 8} else 1
+        hidden += [nn.Conv2d(channels, wanted, 3, padding=1, stride=stride), ACTIVATIONS[activation]()]
+        channels = wanted
+    return nn.Sequential(*hidden, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+class Rows(nn.Module):
+    """A recurrent network that reads an image row by row."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.recurrent = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[kind](8, WIDTH, num_layers=2, batch_first=True)
+        self.head = nn.Linear(WIDTH, 10)
+
+    def forward(self, x):
+        return self.head(self.recurrent(x[:, 0])[0][:, -1])
 
 
 class Residual(nn.Module):
@@ -189,6 +237,20 @@ def networks():
             made[f"cnn50-{kind}-{activation}"] = Network(
                 functools.partial(cnn, 50, activation, kind), images, activation, plain=True, goal=85.0
             )
+    for shape, activation in (
+        *itertools.product(("rising", "alternating"), ("relu", "sigmoid")),
+        ("bottleneck", "relu"),
+        ("falling", "tanh"),
+        ("odd", "relu"),
+        ("wide", "selu"),
+    ):
+        built = functools.partial(shaped, shape, activation)
+        made[f"mlp-{shape}-{activation}"] = Network(built, flat, activation, plain=True, goal=92.0, stacked=True)
+    for activation in ("relu", "sigmoid"):
+        built = functools.partial(strided, activation)
+        made[f"cnn12-strided-{activation}"] = Network(built, images, activation, plain=True, goal=85.0)
+    for kind in ("lstm", "gru", "rnn"):
+        made[f"rows-{kind}"] = Network(functools.partial(Rows, kind), images, "tanh")
     made["residual-mlp50"] = Network(functools.partial(residual_mlp), flat, "relu", stacked=True)
     made["residual-cnn50"] = Network(functools.partial(residual_cnn), images, "relu")
     for norm in ("none", "pre", "post"):

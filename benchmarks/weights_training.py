@@ -44,6 +44,8 @@ CHANCE = 15.0
 
 # ---- measurement ----
 
+_LAYERS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention, nn.RNNBase)
+
 
 def spreads(model, x, y):
     """Largest over smallest standard deviation of the hidden layers' outputs, and of the gradients reaching them."""
@@ -54,7 +56,7 @@ def spreads(model, x, y):
         output.retain_grad()
         outputs.append(output)
 
-    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.MultiheadAttention))]
+    layers = [m for m in model.modules() if isinstance(m, _LAYERS)]
     handles = [layer.register_forward_hook(keep) for layer in layers]
     F.cross_entropy(model(x), y).backward()
     for handle in handles:

@@ -121,6 +121,49 @@ def test_critical_sigmoids_get_gain_four_and_lose_their_mean():
     assert torch.allclose(weight @ weight.T, 16 * torch.eye(32), atol=1e-3)
 
 
+def shaped(activation, *widths):
+    sides = (32, *widths)
+    layers = [
+        layer for inputs, outputs in itertools.pairwise(sides) for layer in (nn.Linear(inputs, outputs), activation())
+    ]
+    return nn.Sequential(*layers, nn.Linear(sides[-1], 10))
+
+
+@pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Tanh])
+@pytest.mark.parametrize(
+    "widths", [(32,) * 12 + (64,) * 12 + (128,) * 12, (128,) * 12 + (64,) * 12 + (32,) * 12], ids=["rising", "falling"]
+)
+def test_widths_that_rise_or_fall_fourfold_keep_signal_and_gradient_level(activation, widths):
+    model, x = shaped(activation, *widths), torch.randn(512, 32, generator=torch.Generator().manual_seed(4))
+    init_(model, x)
+    forward, backward = spreads(model, x)
+    assert forward <= 1.05
+    assert backward <= 2.5
+
+
+def bend(model, *inputs):
+    """The stretch of the first layer's activation."""
+    return next(plan_init(model, *inputs, method="tailored").table("plan").records())["output_std"]
+
+
+def test_a_chain_bends_less_where_widths_grow_and_as_always_where_they_fall_or_alternate():
+    level = bend(shaped(nn.Tanh, *(64,) * 24), X)
+    assert bend(shaped(nn.Tanh, *(32,) * 12, *(128,) * 12), X) < 0.7 * level
+    assert bend(shaped(nn.Tanh, *(128,) * 12, *(32,) * 12), X) == level
+    assert bend(shaped(nn.Tanh, *(32, 128) * 12), X) == level
+
+
+def test_sigmoid_convolutions_bend_more_where_many_of_them_are_averaged_in_the_end():
+    deep_sizes, shallow_sizes = (
+        [bend(convolutions(nn.Sigmoid, depth=depth, pooled=pooled), IMAGES) for pooled in (False, True)]
+        for depth in (50, 12)
+    )
+    assert deep_sizes[1] > 1.1 * deep_sizes[0]
+    assert shallow_sizes[1] == shallow_sizes[0]
+    tanh = [bend(convolutions(nn.Tanh, depth=50, pooled=pooled), IMAGES) for pooled in (False, True)]
+    assert tanh[0] == tanh[1]
+
+
 class Residual(nn.Module):
     def __init__(self, *, normalised=False, blocks=9):
         super().__init__()

@@ -187,6 +187,18 @@ def mirrored_point(phi: Activation) -> WorkingPoint | None:
 
 
 @functools.lru_cache(maxsize=256)
+def mean_rules(phi: Activation) -> bool:
+    """Whether an activation's mean is larger than its deviation, for z ~ N(0, 1), and doesn't cancel in pairs.
+
+    >>> from gradvitals.maths.activations import activation
+    >>> [name for name in ("relu", "tanh", "sigmoid", "softplus", "elu") if mean_rules(activation(name))]
+    ['sigmoid']
+    """
+    point = point_at(phi, 1.0, 0.0)
+    return point.mean**2 > point.variance and mirrored_point(phi) is None
+
+
+@functools.lru_cache(maxsize=256)
 def shifted_point(phi: Activation, alpha: float, depth: int, *, zeta: float = ZETA) -> WorkingPoint:
     """The shift at which a given stretch comes nearest to χ = ζ^(1/depth): where a few layers have to do the bending.
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from gradvitals.frameworks.capture import Call
 from gradvitals.frameworks.weights import UNMIRRORED, Mirror, Weight
-from gradvitals.weights.images import mixed_calls
+from gradvitals.maths.tailoring import ZETA, mean_rules
+from gradvitals.weights.images import mixed_calls, read_at_once
 from gradvitals.weights.mirrors import mirrors
 from gradvitals.weights.neighbours import Neighbours, is_normalisation
+from gradvitals.weights.prices import prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Chain:
     mixed : bool
         Of a convolution: whether positions needn't be mixed here, for either each has seen the whole image before, or a
         layer behind reads all of them at once.
+    zeta, zeta_before : float
+        What the nonlinearity of the whole chain may cost, here and at the layer before.
     mirror : Mirror
         Which of the layer's sides can come in halves of opposite sign.
 
@@ -37,12 +41,16 @@ class Chain:
     depth_before: int = 1
     mixing: int = 1
     mixed: bool = False
+    zeta: float = ZETA
+    zeta_before: float = ZETA
     mirror: Mirror = UNMIRRORED
 
 
 def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Sequence[Weight]) -> Mapping[str, Chain]:
     """The chain of every call with weights, by the paths of its parameters."""
     shapes = {weight.path: weight.shape for weight in weights}
+    ruled = {at for at, call in enumerate(calls) if _mixes(call, shapes) and _mean_rules(call, around)}
+    averaged = ruled - read_at_once(calls, shapes)
     mixed = mixed_calls(calls, shapes)
     mixing = [_mixes(call, shapes) and index not in mixed for index, call in enumerate(calls)]
     kept = {path for index, call in enumerate(calls) if mixing[index] for path in call.parameters}
@@ -50,6 +58,7 @@ def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Seq
     acts = [_feeds_activation(call, around) for call in calls]
     depths = _through(calls, acts)
     counts = _through(calls, [act * mixes for act, mixes in zip(acts, mixing, strict=True)])
+    zetas = prices(calls, acts, depths, averaged, _ends)
     found: dict[str, Chain] = {}
     for index, call in enumerate(calls):
         if not call.has_weights:
@@ -57,8 +66,23 @@ def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Seq
         before = _layer_before(index, calls, depths)
         for path in call.parameters:
             mirror = mirror_of.get(path, UNMIRRORED)
-            found.setdefault(path, Chain(depths[index], depths[before], counts[index], index in mixed, mirror))
+            own = Chain(
+                depths[index],
+                depths[before],
+                counts[index],
+                mixed=index in mixed,
+                zeta=zetas[index],
+                zeta_before=zetas[before],
+                mirror=mirror,
+            )
+            found.setdefault(path, own)
     return found
+
+
+def _mean_rules(call: Call, around: Mapping[str, Neighbours]) -> bool:
+    """Whether the activation behind a layer is one whose mean says more than what varies, and can't be paired away."""
+    acting = [near.after for path in call.parameters if (near := around.get(path)) and near.feeds]
+    return any(phi is not None and mean_rules(phi) for phi in acting)
 
 
 def _mixes(call: Call, shapes: Mapping[str, Sequence[int]]) -> bool:

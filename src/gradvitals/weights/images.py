@@ -20,7 +20,7 @@ def mixed_calls(calls: Sequence[Call], shapes: Mapping[str, Sequence[int]]) -> f
     """
     seen = _seen(calls, shapes)
     whole = {at for at, call in enumerate(calls) if max((seen[source] for source in call.sources), default=0.0) >= 1}
-    return frozenset(whole | _read_at_once(calls, shapes))
+    return frozenset(whole | read_at_once(calls, shapes))
 
 
 def _seen(calls: Sequence[Call], shapes: Mapping[str, Sequence[int]]) -> list[float]:
@@ -38,7 +38,7 @@ def _seen(calls: Sequence[Call], shapes: Mapping[str, Sequence[int]]) -> list[fl
     return found
 
 
-def _read_at_once(calls: Sequence[Call], shapes: Mapping[str, Sequence[int]]) -> set[int]:
+def read_at_once(calls: Sequence[Call], shapes: Mapping[str, Sequence[int]]) -> set[int]:
     """Calls whose positions a flat layer behind reads each by weights of its own, with none merged in between."""
     found: set[int] = set()
     for call in calls:

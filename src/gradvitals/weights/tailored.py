@@ -51,7 +51,7 @@ def _point(place: Place) -> tuple[WorkingPoint | None, bool]:
     in_pairs = mirrored_point(near.after) if _bends(place) else None
     if in_pairs is not None and _has_bias(place):
         return shifted_point(near.after, in_pairs.alpha, place.chain.mixing), False
-    return working_point(near.after, depth, shifted=_has_bias(place)), False
+    return working_point(near.after, depth, zeta=place.chain.zeta, shifted=_has_bias(place)), False
 
 
 def _bends(place: Place) -> bool:
@@ -71,7 +71,7 @@ def _point_before(place: Place) -> tuple[WorkingPoint | None, bool]:
     mirrored = mirrored_point(before) if place.chain.mirror.inputs else None
     if mirrored is not None:
         return mirrored, True
-    return working_point(before, depth), False
+    return working_point(before, depth, zeta=place.chain.zeta_before), False
 
 
 def _reason(place: Place, point: WorkingPoint | None, *, mirrored: bool) -> str:
