@@ -10,7 +10,7 @@ from gradvitals.signals.measure_predicted import Comparison, PredictedGain
 from gradvitals.signals.remedies import remedy_facts
 from gradvitals.signals.rules import direct
 from gradvitals.signals.rules_depth import gain_facts, rule_of
-from gradvitals.signals.structure import foretold
+from gradvitals.signals.structure import Structure
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
 
@@ -31,23 +31,27 @@ RULES = (OPERATION_UNMODELLED, PREDICTION_DISAGREES)
 
 
 def judge(
-    prediction: Prediction, gains: Sequence[PredictedGain], comparisons: Sequence[Comparison], seen: Signal | None
+    prediction: Prediction,
+    structure: Structure,
+    gains: Sequence[PredictedGain],
+    comparisons: Sequence[Comparison],
+    seen: Signal | None,
 ) -> tuple[Finding, ...]:
     """Findings of a prediction, and of what was measured beside it where that was done; the worst first."""
     found = [*_unmodelled(prediction)]
     if seen is not None:
         found += [*_disagreement(comparisons, _copied(seen)), *direct(seen)]
     for gain in gains:
-        found += _over_depth(prediction, gain)
+        found += _over_depth(structure, gain)
     return tuple(sorted(found, key=lambda finding: -finding.severity))
 
 
-def _over_depth(prediction: Prediction, gain: PredictedGain) -> Iterator[Finding]:
+def _over_depth(structure: Structure, gain: PredictedGain) -> Iterator[Finding]:
     """A finding where little or too much is left."""
     rule = rule_of(gain.direction, gain.left) if gain.fit.differs_from_one else None
     if rule is not None:
         site = Site(gain.last if gain.direction == "forward" else gain.first)
-        advice = remedy_facts(foretold(prediction), rule.name)
+        advice = remedy_facts(structure, rule.name)
         yield Finding(rule.code, rule.severity, site, {**gain_facts(gain, rule), **advice})
 
 

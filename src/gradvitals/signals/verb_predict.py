@@ -131,12 +131,13 @@ def predict(
         if progress is not None:
             progress(2, steps)
     gains = predicted_gains(prediction)
-    findings = judge(prediction, gains, comparisons, seen)
+    structure = foretold(prediction)
+    findings = judge(prediction, structure, gains, comparisons, seen)
 
     def with_weights(weights: Mapping[str, float]) -> Prediction:
         return predicted(case, seed=seed, weight_rms={**(weight_rms or {}), **weights})
 
-    findings = with_foresight(findings, foretold(prediction), with_weights)
+    findings = with_foresight(findings, structure, with_weights)
     return Report(
         verb="predict",
         subject=case.subject,

@@ -15,7 +15,7 @@ _TANH_GAIN = 5 / 3
 #: the schemes below differ by 1.4 and more wherever widths are equal.
 _NEAR = 1.1
 #: The same for the mean over all layers, which is known better: widths that differ by a tenth tell schemes apart.
-_NEAR_ON_AVERAGE = 1.03
+NEAR_ON_AVERAGE = 1.03
 #: Share of the layers that have to agree, for a head or a stem may have a start of its own.
 _SHARE = 0.9
 
@@ -72,4 +72,4 @@ def _fits(weights: Sequence[Weight], variance: Callable[[Weight], float]) -> boo
     if len(inside) < _SHARE * len(ratios):
         return False
     error = math.sqrt(sum(error**2 for error in errors)) / len(errors)
-    return abs(sum(inside) / len(inside)) < math.log(_NEAR_ON_AVERAGE) + 4 * error
+    return abs(sum(inside) / len(inside)) < math.log(NEAR_ON_AVERAGE) + 4 * error

@@ -11,7 +11,7 @@ from gradvitals.vocabulary.rule import Rule, Threshold
 from gradvitals.weights.departures import Departure, departures, scheme_name
 from gradvitals.weights.depth_cost import Chained, chained
 from gradvitals.weights.measure import Survey
-from gradvitals.weights.named_schemes import looks_like
+from gradvitals.weights.named_schemes import NEAR_ON_AVERAGE, looks_like
 
 _SOURCE = (
     "as for W301; 100 tanh layers under He (× 155 on the gradient, measured) reach 26 % on digits where Xavier reaches "
@@ -26,9 +26,6 @@ SCHEME_MISMATCHED = Rule(
     },
 )
 
-#: A scheme that comes this close to the planned size isn't another one.
-_SAME = 1.03
-
 
 def scheme_mismatched(survey: Survey) -> Iterator[Finding]:
     """One finding for the chain that a scheme with a name, made for another activation, harms the most."""
@@ -41,12 +38,10 @@ def scheme_mismatched(survey: Survey) -> Iterator[Finding]:
         return
     layers = [found[path] for path in dict.fromkeys(worst.paths)]
     name = looks_like([layer.recipe.weight for layer in layers])
-    if not name or abs(math.log(_mean_ratio(layers))) < math.log(_SAME):
+    if not name or abs(math.log(_mean_ratio(layers))) < math.log(NEAR_ON_AVERAGE):
         return
-    schemes = Counter(
-        scheme_name(layer.recipe) for layer in layers
-    )  # the first layer sees data, and needs another gain
-    scheme = schemes.most_common(1)[0][0]
+    # the first layer sees data, and needs another gain
+    scheme = Counter(scheme_name(layer.recipe) for layer in layers).most_common(1)[0][0]
     recipe = next(layer.recipe for layer in layers if scheme_name(layer.recipe) == scheme)
     facts: dict[str, Fact] = {
         "paths": tuple(layer.recipe.weight.path for layer in layers),

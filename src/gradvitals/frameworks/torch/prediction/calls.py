@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from gradvitals.frameworks.torch import layers
 from gradvitals.frameworks.torch.functions import Functions
 from gradvitals.frameworks.torch.objective import output_tensors
 from gradvitals.frameworks.torch.prediction.knowledge import Trace
-from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
+from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight, nested_tensors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +91,7 @@ class Calls:
         product = name in layers.PRODUCTS
         if not activation and not product and name not in layers.FUNCTIONAL:
             return output
-        given = [self._trace.values.get(id(t)) for t in _tensors((args, kwargs))]
+        given = [self._trace.values.get(id(t)) for t in nested_tensors((args, kwargs))]
         if not any(_is_signal(v) for v in given):
             return output
         path = f"{self.innermost}.{name}()".lstrip(".")
@@ -134,14 +134,3 @@ def _is_signal(value: Any) -> bool:
 def _is_matrix(value: Constant | Weight) -> bool:
     shape = value.shape if isinstance(value, Weight) else value.value.shape
     return len(shape) > 1
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)

@@ -169,6 +169,8 @@ class Call:
         Its positional and keyword arguments; those that are drawn, or known tensors, as an :class:`At`.
     given : tuple of (Node or torch.Tensor)
         Signals and known values.
+    writes : bool
+        Whether it writes into what it is given, which is copied first.
 
     """
 
@@ -251,13 +253,13 @@ class Call:
             return self._inherited[at]
         self.results(drawing)
         made = (self._made or [])[at]
-        made_ = torch.nan_to_num(made.detach(), posinf=0.0, neginf=0.0)  # what is hidden from an exponential
-        square = float(made_.abs().square().sum())
+        values = torch.nan_to_num(made.detach(), posinf=0.0, neginf=0.0)  # what is hidden from an exponential
+        square = float(values.abs().square().sum())
         if not made.requires_grad or square <= 0:
             return NONE
         total = NONE
         for node, leaf, back in zip(
-            self.nodes, self._leaves or [], drawing.apart(lambda: self._back(at, made_)), strict=True
+            self.nodes, self._leaves or [], drawing.apart(lambda: self._back(at, values)), strict=True
         ):
             if back is not None:
                 product = (torch.nan_to_num(leaf.detach(), posinf=0.0, neginf=0.0) * back.conj()).real

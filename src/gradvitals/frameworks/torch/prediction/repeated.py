@@ -17,7 +17,7 @@ from gradvitals.frameworks.torch.prediction.draws import At, Call, Drawing
 from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, Step
 from gradvitals.frameworks.torch.prediction.scores import Scores
-from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
+from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight, nested_tensors
 from gradvitals.maths.alignment import common_layout
 from gradvitals.maths.field import Axis, Field, Layout, Role, constant_field
 from gradvitals.maths.roles import permuted, reshaped
@@ -44,14 +44,8 @@ _SUMS = frozenset({"add", "sub", "rsub"})
 _FORMULAS = frozenset(
     {
         *("mm", "addmm", "linear", "convolution", "_convolution", "convolution_overrideable", "embedding"),
-        *(
-            "native_layer_norm",
-            "native_group_norm",
-            "native_batch_norm",
-            "_native_batch_norm_legit",
-            "cudnn_batch_norm",
-        ),
-        *("_native_batch_norm_legit_no_training", "rms_norm", "_fused_rms_norm", "_embedding_bag", "_trilinear"),
+        *("native_layer_norm", "native_group_norm", "rms_norm", "_fused_rms_norm", "_embedding_bag", "_trilinear"),
+        *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
         *("_softmax", "_log_softmax", "native_dropout", "bernoulli", "copy_"),
     }
 )
@@ -186,7 +180,7 @@ def remember(operation: Operation, steps: int) -> None:
     name = operator(operation.name)
     if name in _FORMULAS or not _is_followed(operation, name):
         return
-    outputs = _outputs(operation)
+    outputs = nested_tensors(operation.output)
     values = [operation.trace.value(output) for output in outputs]
     if any(not isinstance(value, Node) or value.call is not None for value in values):
         return
@@ -207,7 +201,7 @@ def goes_on(operation: Operation) -> bool:
     name = operator(operation.name)
     if name not in ELEMENTWISE and name not in _OF_TWO and name not in _SUMS:
         return False
-    values = [operation.value(item) for item in _tensors(operation.args)]
+    values = [operation.value(item) for item in nested_tensors(operation.args)]
     if not any(isinstance(value, Node) and value.is_drawn for value in values):
         return False
     return all(isinstance(value, (Node, Constant)) for value in values) and attempt(operation) is None
@@ -216,7 +210,7 @@ def goes_on(operation: Operation) -> bool:
 def _is_followed(operation: Operation, name: str) -> bool:
     if name in _MOVING or name in ELEMENTWISE or name in _OF_TWO:
         return True
-    signals = [value for value in map(operation.value, _tensors(operation.args)) if isinstance(value, Node)]
+    signals = [value for value in map(operation.value, nested_tensors(operation.args)) if isinstance(value, Node)]
     return any(signal.is_drawn for signal in signals) or (name in _SUMS and (len(signals) == 1 or name != "add"))
 
 
@@ -224,23 +218,25 @@ def _is_followed(operation: Operation, name: str) -> bool:
 
 
 def attempt(operation: Operation) -> str | None:
-    """Run an operation on draws; says why not, where it can't be."""
+    """Run an operation on draws: None where that was done, else why it can't be."""
     name = operator(operation.name)
     if not operation.name.startswith("aten::"):  # of what others wrote nobody knows what it keeps or where it runs
         return "no rule"
     if name in _FORMULAS and name not in {"_softmax", "_log_softmax", "copy_"}:
         return "no formula"
-    if any(value is None for value in map(operation.trace.value, _tensors((operation.args, dict(operation.kwargs))))):
+    if any(
+        value is None for value in map(operation.trace.value, nested_tensors((operation.args, dict(operation.kwargs))))
+    ):
         return "of something unknown"
     try:
-        for item in _tensors(operation.args):
+        for item in nested_tensors(operation.args):
             value = operation.value(item)
             if isinstance(value, Constant) and value.data and value.value.is_floating_point():
                 operation.node(item)  # an input that meets parameters
         call, nodes = call_of(operation)
         if not nodes:
             return "of no signal"
-        outputs = _outputs(operation)
+        outputs = nested_tensors(operation.output)
         layouts = [_layout(operation, name, nodes, output) for output in outputs]
         _emit(operation, call, outputs, layouts)
     except Exception as error:  # noqa: BLE001 - whatever goes wrong is reported as S209
@@ -277,19 +273,6 @@ def _node(drawing: Drawing, call: Call, at: int, layout: Layout) -> Node:
 
 def _nothing(_: Field) -> list[None]:
     raise ValueError("a drawn signal's gradient is drawn")
-
-
-def _outputs(operation: Operation) -> list[torch.Tensor]:
-    given = operation.output
-    return _tensors(given)
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return [tensor for item in value.values() for tensor in _tensors(item)] if isinstance(value, dict) else []
 
 
 def _layout(operation: Operation, name: str, nodes: Sequence[Node], output: torch.Tensor) -> Layout:
@@ -331,10 +314,7 @@ def _fitted(layout: Layout, shape: tuple[int, ...]) -> Layout:
     layout = ((),) * (len(shape) - len(layout)) + tuple(layout)
     made: list[tuple[Axis, ...]] = []
     for at, (dim, size) in enumerate(zip(layout, shape, strict=True)):
-        sizes = 1
-        for axis in dim:
-            sizes *= axis.size
-        if sizes == size:
+        if math.prod(axis.size for axis in dim) == size:
             made.append(tuple(Axis(a.size, Role.UNIT if a.role is Role.COPY else a.role) for a in dim))
             continue
         roles = [axis.role for axis in dim]
@@ -343,6 +323,3 @@ def _fitted(layout: Layout, shape: tuple[int, ...]) -> Layout:
             role = Role.UNIT if at == len(shape) - 1 else Role.PLACE
         made.append((Axis(size, role),) if size > 1 else ())
     return tuple(made)
-
-
-__all__ = ["attempt", "operator", "remember"]

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 _MOST_TERMS, _NEGLIGIBLE = 16, 1e-4
 #: Score variances beyond this are cut: weights are then on one key anyway.
 _LARGEST = 6.0
-
-
 #: Units whose exponentials' sum isn't certain: it departs by √((e^v − 1)/n), a tenth for scores of variance 1.
 FEW_UNITS = 128
 #: Rows of which less than this is left beside single keys see one key.

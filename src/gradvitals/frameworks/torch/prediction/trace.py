@@ -22,7 +22,7 @@ from gradvitals.frameworks.torch.prediction.knowledge import Overwritten, Trace,
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, rule_for
 from gradvitals.frameworks.torch.prediction.parameter_gradients import Use
 from gradvitals.frameworks.torch.prediction.shapes import Shapes
-from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight
+from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight, nested_tensors
 
 #: Where a tensor is: asked for far more often than anything is done with it.
 _DEVICE = torch.ops.prim.device.default
@@ -82,7 +82,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return args[0].fake_device
         kwargs = dict(kwargs or {})
         name = func._schema.name  # noqa: SLF001
-        tensors = _tensors((args, kwargs))
+        tensors = nested_tensors((args, kwargs))
         values = [self.trace.value(tensor) for tensor in tensors]
         if name in {"aten::_local_scalar_dense", "aten::item"}:
             return self._number(func, args, kwargs, values)
@@ -94,7 +94,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if view is not None and isinstance(output, torch.Tensor):
                 self.trace.views[id(output)] = view
         signal = [v for v in values if not isinstance(v, Constant)]
-        made = _tensors(output)
+        made = nested_tensors(output)
         if not made:
             return output
         values = [self._read(value) for value in values]
@@ -150,7 +150,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         mutated = _mutated(func, args, kwargs)
         real: dict[int, torch.Tensor] = {}
-        for tensor in _tensors((args, kwargs)):
+        for tensor in nested_tensors((args, kwargs)):
             known = self.trace.value(tensor)
             if isinstance(known, Constant):
                 real[id(tensor)] = known.value
@@ -161,11 +161,11 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 known = self.trace.value(tensor)
                 if isinstance(known, Constant) and not known.owned:
                     real[id(tensor)] = known.value.detach().clone()
-            if any(not isinstance(self.trace.value(t), Constant) for t in _tensors((args, kwargs))):
+            if any(not isinstance(self.trace.value(t), Constant) for t in nested_tensors((args, kwargs))):
                 results = [_like(func, args, kwargs, tensor) for tensor in made]
             else:
                 swapped = tree_map(lambda item: _swapped(item, real), (args, kwargs))
-                results = _tensors(func(*swapped[0], **_on_cpu(swapped[1])))
+                results = nested_tensors(func(*swapped[0], **_on_cpu(swapped[1])))
         known_values = [v for v in values if isinstance(v, Constant)]
         if len(known_values) < len(values):
             known_values = []  # zeros like a signal are no signal
@@ -344,17 +344,6 @@ def _like(func: Any, args: Any, kwargs: Any, made: torch.Tensor) -> torch.Tensor
     return torch.full(made.shape, number, dtype=made.dtype, device="cpu")
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors in nested tuples, lists and mappings; quicker than a general tree for what operations take."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in _tensors(item)]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in _tensors(item)]
-    return []
-
-
 def _swapped(item: Any, real: Mapping[int, torch.Tensor]) -> Any:
     return real.get(id(item), item) if isinstance(item, torch.Tensor) else item
 
@@ -375,7 +364,7 @@ def _mutated(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
     for at, argument in enumerate(func._schema.arguments):  # noqa: SLF001
         if argument.alias_info is not None and argument.alias_info.is_write:
             given = args[at] if at < len(args) else kwargs.get(argument.name)
-            found += _tensors(given)
+            found += nested_tensors(given)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,17 @@ _QUANTILES = 10_000
 _PIECE = 2**14
 #: Types that NumPy knows.
 _PLAIN = (torch.float32, torch.float64)
+
+
+def nested_tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors in nested tuples, lists and dictionaries; quicker than a general tree for what operations take."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [tensor for item in value for tensor in nested_tensors(item)]
+    if isinstance(value, dict):
+        return [tensor for item in value.values() for tensor in nested_tensors(item)]
+    return []
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.prediction.draws import At, Call
+from gradvitals.frameworks.torch.prediction.measured import measured_as, measured_beside
 from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.pieces import piece, put_back
 from gradvitals.frameworks.torch.prediction.values import Constant, Node
@@ -72,17 +73,17 @@ def written(trace: Any, view: View, base: Any, part: Any) -> Node | None:
     dim, index = view.dim, view.index
     inner = _beside(part, base, view)
     layout = _layout(inner, base, dim, int(view.base.shape[dim]))
-    whole = _masked(spread_to(_field(base, layout, view.base), layout), dim, index)
+    whole = _masked(spread_to(_field(base, layout), layout), dim, index)
     inner_layout = (
         *layout[:dim],
         (Axis(len(index), layout[dim][0].role),) if len(index) > 1 else (),
         *layout[dim + 1 :],
     )
     inner = spread_to(inner, inner_layout)
-    new = put_back(inner, constant_like(whole), dim, index)
+    new = put_back(inner, _zeros_like(whole), dim, index)
     made = replace(
         whole,
-        mean=whole.mean + new.mean * _mean_share(new, layout, dim, index),
+        mean=whole.mean + new.mean * _mean_share(layout, dim, index),
         second=whole.second + new.second,
         kernel=whole.kernel + new.kernel,
         inherited=_shared(whole, new),
@@ -104,19 +105,25 @@ def written(trace: Any, view: View, base: Any, part: Any) -> Node | None:
             found.append(gathered_to(_masked(g, dim, index), base.field.layout))
         return found
 
-    written_before = base.tags.get("written", frozenset()) if isinstance(base, Node) else frozenset()
-    known = frozenset({part.root.key}) if isinstance(part, Node) else frozenset()
-    twice = isinstance(written_before, frozenset) and bool(written_before & known)  # parts that are alike
-    node.tags["written"] = (written_before if isinstance(written_before, frozenset) else frozenset()) | known
-    if twice or any(one.is_drawn for one in inputs):
-        from gradvitals.frameworks.torch.prediction.repeated import drawn_node
+    before = _roots(base.tags.get("written")) if isinstance(base, Node) else frozenset()
+    added = frozenset({part.root.key}) if isinstance(part, Node) else frozenset()
+    node.tags["written"] = before | added
+    if before & added or any(one.is_drawn for one in inputs):  # parts that are alike, or drawn
+        from gradvitals.frameworks.torch.prediction.repeated import drawn_node  # which imports the rules
 
         return drawn_node(trace, call, layout)
     trace.steps.append(Step(node, tuple(inputs), pullback, name="aten::copy_"))
     return node
 
 
+def _roots(tag: object) -> frozenset[int]:
+    """The signals, by their keys, that were written into a tensor before."""
+    return tag if isinstance(tag, frozenset) else frozenset()
+
+
 def _call(view: View, base: Any, part: Any) -> Call:
+    """The write as an operation that can be repeated on draws of the whole and of the part."""
+
     def write(whole: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         whole = whole.clone()
         view.function(whole, *view.arguments).copy_(new)
@@ -129,8 +136,6 @@ def _call(view: View, base: Any, part: Any) -> Call:
 
 def _beside(part: Any, base: Any, view: View) -> Field:
     """The part with the dimension along which it is one."""
-    from gradvitals.frameworks.torch.prediction.measured import measured_beside
-
     if isinstance(part, Node):
         field = part.field
         if view.dropped:
@@ -154,16 +159,12 @@ def _layout(inner: Field, base: Any, dim: int, size: int) -> Any:
     return (*inner.layout[:dim], (Axis(size, role),) if size > 1 else (), *inner.layout[dim + 1 :])
 
 
-def _field(base: Any, layout: Any, tensor: torch.Tensor) -> Field:
+def _field(base: Any, layout: Any) -> Field:
+    """The moments of the whole before anything was written into it."""
     if isinstance(base, Node):
         return base.field
     value = base.value.detach()
-    if bool((value != 0).any()):
-        from gradvitals.frameworks.torch.prediction.measured import measured_as
-
-        return measured_as(value, layout)
-    del tensor
-    return constant_field(layout, 0.0)
+    return measured_as(value, layout) if bool((value != 0).any()) else constant_field(layout, 0.0)
 
 
 def _masked(field: Field, dim: int, index: range) -> Field:
@@ -183,15 +184,14 @@ def _masked(field: Field, dim: int, index: range) -> Field:
     return replace(field, mean=field.mean * by, second=field.second * by, kernel=field.kernel * rows * columns)
 
 
-def constant_like(field: Field) -> Field:
+def _zeros_like(field: Field) -> Field:
     """Zeros in a field's place."""
     zero = np.zeros_like
     return replace(field, mean=zero(field.mean), second=zero(field.second), kernel=zero(field.kernel))
 
 
-def _mean_share(new: Field, layout: Any, dim: int, index: range) -> float:
+def _mean_share(layout: Any, dim: int, index: range) -> float:
     """Of units that share a mean, by the root that their squares were scaled with."""
-    del new
     if not layout[dim] or layout[dim][0].is_mapped:
         return 1.0
     return math.sqrt(len(index) / layout[dim][0].size)
