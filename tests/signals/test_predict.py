@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -127,6 +128,32 @@ def test_an_operation_without_a_rule_is_only_noted_where_nothing_depends_on_it()
     assert predict(Both(), x).verdict.value == "inconclusive"
 
 
+@pytest.mark.parametrize("loss", [None, lambda y: y.square().mean()])
+def test_an_output_that_something_unknown_was_written_into_is_not_passed(loss):
+    from torch.library import custom_op
+
+    @custom_op("gradvitals_tests::kept", mutates_args=())
+    def kept(x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    kept.register_fake(torch.empty_like)
+    kept.register_autograd(lambda _ctx, grad: grad)
+
+    class Writing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(8, 8)
+
+        def forward(self, x):
+            out = torch.zeros(len(x), 2, 8)
+            out[:, 0] = kept(self.inner(x))
+            return out
+
+    report = predict(Writing(), torch.randn(4, 8), loss=loss)
+    assert report.verdict.value == "inconclusive"
+    assert "gradvitals_tests::kept" in {finding.evidence["operation"] for finding in report.findings}
+
+
 def test_layers_that_are_copies_are_named_where_theory_and_measurement_part():
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True, norm_first=True)
@@ -150,6 +177,22 @@ def test_what_the_measurement_shows_by_itself_is_found_beside_a_prediction():
     layers = [layer for _ in range(12) for layer in (nn.Linear(16, 16), nn.Sigmoid())]
     codes = {finding.code for finding in predict(nn.Sequential(*layers), torch.randn(16, 16), against="probe").findings}
     assert "S207" in codes
+
+
+def test_no_thread_is_left_behind():
+    class Larger(nn.Module):
+        """Its gradient is taken in a thread of its own: inside a dispatched operation PyTorch records none."""
+
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            return torch.maximum(self.one(x), self.two(x))
+
+    before = threading.active_count()
+    assert predict(Larger(), torch.randn(4, 8)).ok
+    assert threading.active_count() == before
 
 
 def test_nothing_of_the_model_is_changed():

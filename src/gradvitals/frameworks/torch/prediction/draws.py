@@ -50,6 +50,10 @@ class Drawing:
         """Do something where PyTorch records gradients: inside an operation that is being dispatched it doesn't."""
         return self._worker.submit(work).result()
 
+    def close(self) -> None:
+        """End the thread that works apart."""
+        self._worker.shutdown()
+
     def of(self, node: Node) -> torch.Tensor:
         """A signal's draws, (copies, …): by the operation that made it, or of its moments."""
         found = self.known.get(node.key)

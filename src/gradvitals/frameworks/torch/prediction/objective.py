@@ -62,7 +62,7 @@ def gradients_at_outputs(
             drawn[id(tensor)] = sample.requires_grad_()
     with torch.enable_grad():
         number, kind = scalar(_swapped(output, drawn, trace), loss)
-    if number is None or not number.requires_grad:
+    if number is None or not number.requires_grad or not drawn:  # of no output anything is known
         return {}, kind
     leaves = list(drawn.values())
     try:

@@ -26,7 +26,7 @@ from gradvitals.frameworks.torch.prediction import rules  # noqa: F401 - fills t
 from gradvitals.frameworks.torch.prediction.backward import sent_back
 from gradvitals.frameworks.torch.prediction.calls import Calls, Row
 from gradvitals.frameworks.torch.prediction.graph import graph_of
-from gradvitals.frameworks.torch.prediction.knowledge import Trace, Unmodelled
+from gradvitals.frameworks.torch.prediction.knowledge import Overwritten, Trace, Unmodelled
 from gradvitals.frameworks.torch.prediction.objective import gradients_at_outputs
 from gradvitals.frameworks.torch.prediction.parameter_gradients import parameter_gradients, said
 from gradvitals.frameworks.torch.prediction.shapes import Shapes
@@ -70,13 +70,17 @@ def predict(case: Case, *, seed: int = 0, weight_rms: Mapping[str, float] | None
     try:
         for kind in kinds:
             with _kept(model, case, kind):
+                trace = Trace()
                 try:
-                    followed = _followed(model, case, kind, seed, weight_rms or {})
-                except ModelError:  # some code looks at values: then on real tensors
-                    if kind == kinds[-1]:
-                        raise
-                    continue
-                return _predicted(model, case, kind, seed, *followed)
+                    try:
+                        calls, output, assumed = _followed(model, case, trace, kind, seed, weight_rms or {})
+                    except ModelError:  # some code looks at values: then on real tensors
+                        if kind == kinds[-1]:
+                            raise
+                        continue
+                    return _predicted(model, case, kind, seed, trace, calls, output, assumed)
+                finally:
+                    trace.drawing.close()
     finally:
         state.restore()
     raise ValueError(f"no kind of tensors among {kinds}")
@@ -88,10 +92,9 @@ def _is_meta(model: nn.Module, case: Case) -> bool:
 
 
 def _followed(
-    model: nn.Module, case: Case, kind: str, seed: int, weight_rms: Mapping[str, float]
-) -> tuple[Trace, Calls, Any, list[str]]:
-    """The forward pass: its trace and calls, the output, and the parameters whose size had to be assumed."""
-    trace = Trace()
+    model: nn.Module, case: Case, trace: Trace, kind: str, seed: int, weight_rms: Mapping[str, float]
+) -> tuple[Calls, Any, list[str]]:
+    """Trace the forward pass: its calls, the output, and the parameters whose size had to be assumed."""
     calls = Calls(model, trace)
     trace.where = lambda: calls.innermost
     assumed = _announce(model, trace, weight_rms)
@@ -122,7 +125,7 @@ def _followed(
                 f"in {calls.innermost or 'the model itself'}: {type(error).__name__}: {error}",
                 "call it by hand with these inputs to see it fail; on the meta device no code may look at values",
             ) from error
-    return trace, calls, output, assumed
+    return calls, output, assumed
 
 
 def _predicted(
@@ -326,8 +329,8 @@ def _parameters(model: nn.Module, trace: Trace, gradients: Mapping[int, Field]) 
 
 def _is_missed(trace: Trace, rows: list[Row], output: Any) -> bool:
     """Whether a call or an output of the model depends on what isn't known."""
-    outputs = [tensor for _, tensor in output_tensors(output)]
-    return any(row.value is None for row in rows) or any(trace.value(tensor) is None for tensor in outputs)
+    outputs = [trace.value(tensor) for _, tensor in output_tensors(output)]
+    return any(value is None or isinstance(value, Overwritten) for value in (*outputs, *(row.value for row in rows)))
 
 
 def _unmodelled(found: list[Unmodelled], *, matters: bool) -> Iterator[UnmodelledOperation]:
