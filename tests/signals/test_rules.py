@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -28,6 +29,17 @@ class Chain(nn.Module):
 
     def forward(self, x):
         return self.b(self.between(self.a(x)))
+
+
+class Added(nn.Module):
+    """A branch, added to what came in."""
+
+    def __init__(self, branch):
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x):
+        return x + self.branch(x)
 
 
 def only(report):
@@ -279,6 +291,41 @@ def test_one_layer_before_a_normalisation_may_have_any_scale():
     assert [f for f in probe(model, vectors()).findings if f.severity >= Severity.WARNING] == []
 
 
+def residual_stack(depth=8):
+    blocks = [
+        Added(nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 32))) for _ in range(depth)
+    ]
+    return nn.Sequential(*blocks, nn.LayerNorm(32), nn.Linear(32, 10))
+
+
+@pytest.mark.parametrize(("factor", "found"), [(1e4, ["5.+"]), (10.0, [])])
+def test_a_branch_that_drowns_its_stream_is_a_warning_even_before_a_normalisation(factor, found):
+    torch.manual_seed(0)
+    model = residual_stack()
+    with torch.no_grad():
+        model[5].branch[3].weight.mul_(factor)
+    serious = [f for f in probe(model, vectors()).findings if f.severity >= Severity.WARNING and f.code == "S202"]
+    assert [f.site.path for f in serious] == found
+    assert all(f.severity == Severity.WARNING for f in serious)
+
+
+def test_what_is_added_first_may_be_larger_than_what_came_in():
+    torch.manual_seed(0)
+    assert [f for f in probe(residual_stack(), 1e-4 * vectors()).findings if f.severity >= Severity.WARNING] == []
+
+
+def test_factors_that_differ_much_count_where_all_go_one_way():
+    class Square(nn.Module):
+        def forward(self, x):
+            return x * x
+
+    torch.manual_seed(0)
+    model = mlp(5, Square, scaled(1.3))
+    found = {f.code: f for f in probe(model, vectors()).findings}
+    assert {"S202", "S204"} <= found.keys()
+    assert found["S202"].evidence["left"] > 1e6
+
+
 def test_a_remedy_names_the_layer_furthest_from_its_scheme():
     torch.manual_seed(0)
     finding = probe(mlp(12, nn.ReLU, scaled(0.3)), vectors()).findings[0]
@@ -372,6 +419,80 @@ def test_attention_alone_makes_the_positions_of_a_sequence_alike():
     model = nn.Sequential(*(Averaging() for _ in range(8)), nn.Linear(16, 3))
     (finding,) = (f for f in probe(model, torch.randn(4, 6, 16)).findings if f.code == "S207")
     assert finding.evidence["likely"] == "positions"
+
+
+def test_what_collapsed_already_in_an_embedding_is_told_there():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(20, 16), nn.Flatten(), nn.Linear(96, 32), *mlp(3, nn.ReLU, he))
+    nn.init.constant_(model[0].weight, 0.1)
+    finding = next(f for f in probe(model, torch.randint(0, 20, (16, 6))).findings if f.code == "S207")
+    assert finding.site.path == "0"
+
+
+def test_inputs_far_from_zero_are_told_unless_a_layer_sets_that_right():
+    torch.manual_seed(0)
+    model, x = mlp(3, nn.ReLU, he), 1000 + vectors()
+    (finding,) = (f for f in probe(model, x).findings if f.code == "S207")
+    assert (finding.site.path, finding.evidence["likely"], finding.severity) == ("input", "inputs", Severity.WARNING)
+    centred = nn.Sequential(nn.BatchNorm1d(x.shape[1]), *model)
+    assert "S207" not in {f.code for f in probe(centred, x).findings}
+
+
+def test_inputs_that_are_the_same_are_no_data_to_judge_by():
+    torch.manual_seed(0)
+    x = vectors()[:1].expand(16, -1)
+    assert "S207" not in {f.code for f in probe(mlp(3, nn.ReLU, he), x).findings}
+
+
+def test_a_scale_for_each_channel_is_neither_a_layer_with_weights_nor_a_matrix_of_copied_rows():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.full((8, 1, 1), 0.2))
+
+        def forward(self, x):
+            return x * self.gain
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Scale(), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+    assert "S208" not in {f.code for f in probe(model, torch.randn(4, 3, 8, 8)).findings}
+
+
+def test_copies_one_behind_the_other_are_a_warning_and_copies_side_by_side_that_will_part_a_note():
+    class Towers(nn.Module):
+        def __init__(self, tower):
+            super().__init__()
+            self.first, self.second = tower, copy.deepcopy(tower)
+
+        def forward(self, x):
+            return self.first(x) * self.second(x + 1)
+
+    torch.manual_seed(0)
+    block = Added(nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32)))
+    chain = nn.Sequential(*(copy.deepcopy(block) for _ in range(4)), nn.Linear(32, 3))
+    (finding,) = (f for f in probe(chain, vectors()).findings if f.code == "S208")
+    assert (finding.severity, finding.evidence["likely"]) == (Severity.WARNING, "in-one-chain")
+    (finding,) = (f for f in probe(Towers(nn.Linear(32, 8)), vectors()).findings if f.code == "S208")
+    assert (finding.severity, finding.evidence["likely"]) == (Severity.INFO, "will-part")
+
+
+def test_the_copies_that_torch_makes_of_an_encoders_layer_are_a_note():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+    found = [f for f in probe(model, torch.randn(4, 5, 16)).findings if f.code == "S208"]
+    assert [f.severity for f in found] == [Severity.INFO]
+
+
+@pytest.mark.parametrize(("factor", "found"), [(200.0, ["3"]), (1.0, [])])
+def test_a_last_tanh_that_the_gradient_cannot_pass_is_saturated(factor, found):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8), nn.Tanh())
+    with torch.no_grad():
+        model[2].weight.mul_(factor)
+    target = torch.rand(64, 8) - 0.5
+    report = probe(model, torch.randn(64, 32), loss=lambda y: (y - target).square().mean())
+    assert [f.site.path for f in report.findings if f.code == "S206"] == found
 
 
 def test_rows_that_are_all_alike_are_copies():

@@ -214,7 +214,8 @@ class ParameterRecord:
 
     ``adam_step`` is the RMS of Adam's first step in units of the learning rate, |g|/(|g| + ε): 1 is a full step.
     ``same_as`` names an earlier parameter that holds the same values in other memory, ``same_gradient`` says whether
-    the two have the same gradient as well. ``alike_rows`` says that all rows hold the same values, not zero.
+    the two have the same gradient as well, ``copied_by`` is the class of torch's that made them so, if it did.
+    ``alike_rows`` says that all rows hold the same values, not zero.
     """
 
     path: str
@@ -225,6 +226,7 @@ class ParameterRecord:
     adam_step: float | None = None
     same_as: str | None = None
     same_gradient: bool = False
+    copied_by: str | None = None
     alike_rows: bool = False
 
 

@@ -6,8 +6,10 @@ import itertools
 import math
 import statistics
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from gradvitals.frameworks.capture import ParameterRecord
+from gradvitals.maths.trend import LogGain
 from gradvitals.signals.measure import Gain, Place, Signal, Way
 from gradvitals.signals.measure_predicted import PredictedGain
 from gradvitals.signals.remedies import remedy_facts
@@ -46,6 +48,8 @@ _NORMALISED = Threshold(
 _AT_ONE_LAYER = Threshold(
     0.75, "share of the logarithm of the whole change", "above 1/2 + 1/4: one layer outweighs all others three to one"
 )
+#: Steps that by chance go one way in a quarter of cases: too much or too little left is asked for besides.
+_STEPS = 3
 SIGNAL_VANISHING = Rule("S201", Severity.ERROR, {"left": _VANISHING, "at_one": _AT_ONE_LAYER, "confirmed": _CONFIRMED})
 SIGNAL_EXPLODING = Rule("S202", Severity.ERROR, {"left": _EXPLODING, "at_one": _AT_ONE_LAYER})
 GRADIENT_VANISHING = Rule(
@@ -77,15 +81,19 @@ def over_depth(signal: Signal, *, backwards: bool, explained: Collection[str]) -
     count.
     """
     fitted = {gain.direction: gain for gain in signal.gains if not gain.through_time}
+    steady = {direction: gain for direction, gain in fitted.items() if gain.fit.differs_from_one}
     if not signal.ways:  # gains that come from elsewhere
-        return [finding for gain in fitted.values() for finding in _constant_factor(signal, gain)]
+        return [finding for gain in steady.values() for finding in _constant_factor(signal, gain)]
     found: list[Finding] = []
     for way in signal.ways:
         if way.through_time or (way.direction == "backward" and not backwards):
             continue
         gain = fitted.get(way.direction)
-        over_all = list(_constant_factor(signal, gain)) if gain is not None else []
-        found += over_all or list(_at_one_layer(signal, way, gain, explained=explained))
+        over_all = list(_constant_factor(signal, gain)) if gain is not None and way.direction in steady else []
+        over_all = over_all or list(_at_one_layer(signal, way, gain, explained=explained))
+        if not over_all and gain is not None and _is_one_way(way):
+            over_all = list(_constant_factor(signal, _mean(gain, way)))
+        found += over_all
     return found
 
 
@@ -100,9 +108,9 @@ def over_time(signal: Signal, *, backwards: bool) -> list[Finding]:
 
 
 def _constant_factor(signal: Signal, gain: Gain) -> Iterator[Finding]:
-    """A finding where little or too much is left, and the layers agree on the direction."""
+    """A finding where little or too much is left, of layers that agree on the direction."""
     rule = rule_of(gain.direction, gain.left)
-    if rule is None or not gain.fit.differs_from_one:
+    if rule is None:
         return
     if rule is GRADIENT_EXPLODING and gain.left < rule["normalised"] and _is_normalised(signal, gain):
         return
@@ -115,6 +123,20 @@ def _constant_factor(signal: Signal, gain: Gain) -> Iterator[Finding]:
         severity, moved = _outcome(signal, gain.way)
         facts |= moved
     yield Finding(rule.code, severity, Site(end), {**facts, **remedy_facts(measured(signal), rule.name)})
+
+
+def _is_one_way(way: Way) -> bool:
+    """Whether each step makes the size larger, or each smaller: of factors that differ much no interval says it."""
+    steps = list(itertools.pairwise(place.size for place in way.places))
+    return len(steps) >= _STEPS and (all(a < b for a, b in steps) or all(a > b for a, b in steps))
+
+
+def _mean(gain: Gain, way: Way) -> Gain:
+    """The geometric mean of the factors along a way, which is no estimate of a constant one."""
+    first, last = way.places[0].size, way.places[-1].size
+    left = last / first if first else math.inf
+    mean = left ** (1 / gain.layers)
+    return replace(gain, fit=LogGain(mean, mean, mean, len(way.places)), left=left)
 
 
 def _is_normalised(signal: Signal, gain: Gain) -> bool:
@@ -150,7 +172,10 @@ def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Col
     rule = rule_of(way.direction, math.exp(min(total, 700.0))) or _confirmed(signal, way.direction, total, culprit)
     if rule is None or changes[at] / total < rule["at_one"]:
         return
-    if culprit.label in explained or (way.direction == "forward" and culprit.normalised_later):
+    if culprit.label in explained:
+        return
+    drowned = _drowns(places[at], places[at + 1])
+    if way.direction == "forward" and culprit.normalised_later and not drowned:
         return
     if rule is GRADIENT_EXPLODING and set(places[at + 1].nodes) & signal.trunk.normalised_next:
         return  # a normalisation gives back what it took: the smaller its input, the larger the gradient
@@ -165,13 +190,22 @@ def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Col
         "culprit": culprit.label,
         "jump": math.exp(min(changes[at], 700.0)),
     }
-    severity = rule.severity
+    severity = Severity.WARNING if drowned and culprit.normalised_later else rule.severity
     if rule is GRADIENT_VANISHING:
         severity, moved = _outcome(signal, way)
         facts |= {"lost_at": places[at + 1].label, **moved}
         if total > math.log(rule["left"]):  # it was confirmed by how much faster the layer itself moves
             severity = max(severity, Severity.WARNING)
     yield Finding(rule.code, severity, Site(culprit.label), {**facts, **remedy_facts(measured(signal), rule.name)})
+
+
+def _drowns(before: Place, after: Place) -> bool:
+    """Whether a branch drowns a residual stream: a normalisation sets the scale right, not what is lost of the stream.
+
+    What is added first may be larger than the embeddings or the stem by any factor: it is made of them.
+    """
+    added = before.nodes and after.nodes and all(number < 0 for number in (*before.nodes, *after.nodes))
+    return bool(added) and after.size > SIGNAL_EXPLODING["left"] * before.size
 
 
 def _confirmed(signal: Signal, direction: str, total: float, culprit: Place) -> Rule | None:

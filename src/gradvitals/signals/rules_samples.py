@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradvitals.frameworks.capture import ParameterRecord
+from gradvitals.frameworks.capture import Capture, ParameterRecord
 from gradvitals.signals.measure import Signal, label
-from gradvitals.signals.trunk import node
+from gradvitals.signals.trunk import is_behind, node
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
 
@@ -48,25 +48,55 @@ def _collapsed(signal: Signal, what: str, before: float | None, more: dict[str, 
     seen = [(nodes, spread, precision) for nodes, spread, precision in levels if spread is not None]
     if what == "position_spread" and seen:
         before = seen[0][1]  # token ids have no spread of their own
-    if not seen or before is None or before < INPUTS_COLLAPSED["inputs"]:
+    if not seen or before is None:
         return []
+    if before < INPUTS_COLLAPSED["inputs"]:
+        return _alike_from_the_start(signal, seen, before) if what == "sample_spread" else []
     first = len(seen)
     while first and seen[first - 1][1] < max(INPUTS_COLLAPSED["spread"], seen[first - 1][2]):
         first -= 1
     past, _ = _spread(signal, sorted(signal.trunk.last), what)  # a skip or a gate may carry differences past the end
     if first == len(seen) or (past is not None and past >= INPUTS_COLLAPSED["spread"]):
         return []
-    nodes, _, _ = seen[first]
+    start, before_it = _origin(capture, seen[first][0][-1], what, seen[first - 1][1] if first else before)
     _, spread, precision = seen[-1]
     severity = INPUTS_COLLAPSED.severity if spread < INPUTS_COLLAPSED["matters"] else Severity.INFO
     if spread < INPUTS_COLLAPSED["roundings"] * precision:
         severity = Severity.ERROR
     facts: dict[str, Fact] = {
-        "spread_before": seen[first - 1][1] if first else before,
+        "cut": INPUTS_COLLAPSED["spread"],
+        "spread_before": before_it,
         "spread_left": spread,
         "last": label(node(capture, seen[-1][0][-1])),
     }
-    return [Finding("S207", severity, Site(label(node(capture, nodes[-1]))), {**facts, **more})]
+    return [Finding("S207", severity, Site(label(node(capture, start))), {**facts, **more})]
+
+
+def _alike_from_the_start(
+    signal: Signal, seen: Sequence[tuple[Sequence[int], float, float]], before: float
+) -> list[Finding]:
+    """S207 of inputs that lie far from zero beside what tells them apart, where no layer sets that right.
+
+    Inputs that are the same but for rounding are a stand-in for data, of which nothing can be said.
+    """
+    cut = INPUTS_COLLAPSED["inputs"]
+    nodes, spread, precision = seen[-1]
+    if before < INPUTS_COLLAPSED["roundings"] * precision or any(level[1] >= cut for level in seen):
+        return []
+    last = label(node(signal.capture, nodes[-1]))
+    facts: dict[str, Fact] = {"cut": cut, "spread_before": before, "spread_left": spread, "last": last}
+    return [Finding("S207", INPUTS_COLLAPSED.severity, Site("input"), {**facts, "likely": "inputs"})]
+
+
+def _origin(capture: Capture, at: int, what: str, before: float) -> tuple[int, float]:
+    """Where what has collapsed at a layer collapsed first, back to an embedding, and the spread before."""
+    cut = INPUTS_COLLAPSED["spread"]
+    while True:
+        spreads = {parent: getattr(node(capture, parent), what) for parent in node(capture, at).parents}
+        known = {parent: spread for parent, spread in spreads.items() if spread is not None}
+        if not known or max(known.values()) >= cut:
+            return at, max(known.values(), default=before)
+        at = max(known, key=lambda parent: known[parent])
 
 
 def _spread(signal: Signal, nodes: Sequence[int], what: str) -> tuple[float | None, float]:
@@ -90,7 +120,19 @@ def cloned(signal: Signal) -> list[Finding]:
     alike = [record for record in copies if record.same_gradient]
     if alike:
         return [_clones(alike, PARAMETERS_CLONED.severity, "alike-for-ever", alike[0].same_as)]
+    chained = [record for record in copies if record.copied_by is None and _in_one_chain(capture, record)]
+    if chained:
+        return [_clones(chained, PARAMETERS_CLONED.severity, "in-one-chain", chained[0].same_as)]
     return [_clones(copies, Severity.INFO, "will-part", copies[0].same_as)]
+
+
+def _in_one_chain(capture: Capture, record: ParameterRecord) -> bool:
+    """Whether a copy works on what the original gave: two towers may start alike, the layers of one should not."""
+    first, second = (
+        [at for at, call in enumerate(capture.calls) if path in call.parameters]
+        for path in (record.same_as, record.path)
+    )
+    return any(is_behind(capture, a, b) or is_behind(capture, b, a) for a in first for b in second)
 
 
 def _clones(records: Sequence[ParameterRecord], severity: Severity, kind: str, other: str | None) -> Finding:

@@ -28,6 +28,11 @@ UNITS_SATURATED = Rule(
     Severity.WARNING,
     {
         "share": Threshold(0.5, "share of values", "Amazon SageMaker Debugger and Wardat et al. (2022), DeepDiagnosis"),
+        "passes": Threshold(
+            0.05,
+            "share of the gradient's square that passes the last activation",
+            "of images with a plain background a fifth and more of the pixels is to be told: MNIST's digits",
+        ),
         "slope": Threshold(0.025, "share of the largest slope", "Wardat et al. (2022): the sigmoid beyond ±5"),
     },
 )
@@ -35,6 +40,8 @@ UNITS_SATURATED = Rule(
 #: A layer of fewer units may be off as a whole by chance (2⁻¹⁶ = 1.5e-5), and on again for the next batch; of still
 #: fewer it is no rare one (2⁻⁸ = 0.4 %: the narrow middle of a gate).
 _MANY_UNITS, _SOME_UNITS = 16, 8
+#: Bounded activations that give values, not probabilities.
+_LAST = frozenset({"tanh", "hardtanh"})
 
 
 def dead(calls: Sequence[Call]) -> list[Finding]:
@@ -56,8 +63,8 @@ def dead(calls: Sequence[Call]) -> list[Finding]:
 
 
 def saturated(calls: Sequence[Call]) -> list[Finding]:
-    """S206: of activations that another call follows, for a classifier's last sigmoid is flat where it is sure; and of
-    attention whose rows look at one key alone.
+    """S206: of activations that another call follows, for a classifier's last sigmoid is flat where it is sure; of a
+    last tanh that the gradient can't pass; and of attention whose rows look at one key alone.
     """
     return list(_saturated(calls))
 
@@ -65,7 +72,11 @@ def saturated(calls: Sequence[Call]) -> list[Finding]:
 def _saturated(calls: Sequence[Call]) -> Iterator[Finding]:
     users = consumers(calls)
     cut, most = UNITS_SATURATED["slope"], UNITS_SATURATED["share"]
-    flat = {at: call.saturated_share for at, call in enumerate(calls) if call.saturated_share is not None and users[at]}
+    flat = {
+        at: call.saturated_share
+        for at, call in enumerate(calls)
+        if call.saturated_share is not None and (users[at] or _is_stuck(calls, at))
+    }
     affected = [at for at, share in flat.items() if share > most]
     if affected:
         worst = max(affected, key=lambda at: flat[at])
@@ -81,23 +92,32 @@ def _saturated(calls: Sequence[Call]) -> Iterator[Finding]:
         yield Finding("S206", finding.severity, finding.site, {**finding.evidence, "likely": "attention"})
 
 
+def _is_stuck(calls: Sequence[Call], at: int) -> bool:
+    """Whether a tanh at the end holds back the gradient; a sigmoid there belongs to its loss, which may undo it."""
+    call, layer = calls[at], _feeding_at(calls, at)
+    if call.activation not in _LAST or layer is None:
+        return False
+    arrived, left = call.gradient, calls[layer].gradient
+    return arrived is not None and left is not None and left.rms**2 < UNITS_SATURATED["passes"] * arrived.rms**2
+
+
 def _of_several(
     code: str, severity: Severity, calls: Sequence[Call], worst: int, affected: Sequence[int], facts: dict[str, Fact]
 ) -> Finding:
     """One finding for one cause, at the worst place, with all places and the layer that feeds the worst."""
     paths: tuple[Fact, ...] = tuple(dict.fromkeys(label(calls[at]) for at in affected))
-    layer = _feeding(calls, worst)
+    layer = _feeding_at(calls, worst)
     if layer is not None:
-        facts = {**facts, "layer": layer}
+        facts = {**facts, "layer": label(calls[layer])}
     if len(paths) > 1:
         facts = {**facts, "likely": "several", "affected": len(paths)}
     return Finding(code, severity, Site(label(calls[worst])), {**facts, "paths": paths})
 
 
-def _feeding(calls: Sequence[Call], at: int) -> str | None:
+def _feeding_at(calls: Sequence[Call], at: int) -> int | None:
     """The layer with weights whose output an activation was given, with nothing but one call each in between."""
     while len(calls[at].sources) == 1:
         at = calls[at].sources[0]
         if calls[at].has_weights:
-            return label(calls[at])
+            return at
     return None

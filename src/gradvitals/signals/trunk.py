@@ -64,6 +64,18 @@ def node(capture: Capture, at: int) -> Call | Stream:
     return capture.calls[at] if at >= 0 else capture.streams[-1 - at]
 
 
+def is_behind(capture: Capture, first: int, second: int) -> bool:
+    """Whether the second node was computed from the first."""
+    waiting, seen = [second], {second}
+    while waiting:
+        parents = set(node(capture, waiting.pop()).parents) - seen
+        if first in parents:
+            return True
+        seen |= parents
+        waiting += parents
+    return False
+
+
 def trunk(capture: Capture) -> Trunk:
     """Find the main path of what was recorded."""
     graph = _Graph(capture)

@@ -109,8 +109,16 @@ def kind_of(module: nn.Module) -> str:
 
 
 def mixes(module: nn.Module) -> bool:
-    """Whether it mixes its inputs by a weight of two or more dimensions."""
-    return not isinstance(module, _NOT_MIXING) and any(parameter.ndim >= 2 for parameter in module.parameters())
+    """Whether it mixes its inputs by a weight of two or more dimensions, which a scale of shape (C, 1, 1) does not."""
+    if isinstance(module, _NOT_MIXING):
+        return False
+    own = is_own_network(module)
+    return any(p.ndim >= 2 and not (own and is_one_per_unit(p)) for p in module.parameters())
+
+
+def is_one_per_unit(parameter: torch.Tensor) -> bool:
+    """Whether all its dimensions but one are of size 1: a scale or a bias in a shape that broadcasts."""
+    return sum(size > 1 for size in parameter.shape) <= 1
 
 
 def activation_of_module(module: nn.Module) -> ActivationKind | None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gradvitals.frameworks.capture import ParameterRecord
-from gradvitals.frameworks.torch.layers import written
+from gradvitals.frameworks.torch.layers import is_one_per_unit, written
 from gradvitals.frameworks.torch.moments import moments
 from gradvitals.frameworks.torch.shards import whole
 
@@ -18,6 +18,8 @@ from gradvitals.frameworks.torch.shards import whole
 ADAM_EPSILON = 1e-8
 #: Entries of a gradient that are looked at for the size of a step: enough for two digits.
 _SAMPLED = 2**14
+#: They make their layers by copying one: PyTorch issues 72253 and 86274.
+_COPYING = (nn.TransformerEncoder, nn.TransformerDecoder)
 #: Two gradients of clones are the same where they differ by less than so many roundings of their type.
 _ROUNDINGS = 64
 
@@ -45,6 +47,7 @@ def parameter_records(
                 gradient=None if gradient is None else moments(gradient, underflow=True),
                 adam_step=None if gradient is None else _adam_step(gradient, scale),
                 same_as=twin[0] if twin else None,
+                copied_by=_copied_by(model, name, twin[0]) if twin else None,
                 alike_rows=held.requires_grad and _alike_rows(parameter),
                 same_gradient=twin is not None and _same(gradient, gradients.get(id(twin[1]))),
             )
@@ -52,9 +55,17 @@ def parameter_records(
     return tuple(records)
 
 
+def _copied_by(model: nn.Module, *paths: str) -> str | None:
+    """The class of torch's that copies its layers, where all paths lie in one such module."""
+    for name, module in model.named_modules():
+        if isinstance(module, _COPYING) and all(path.startswith(f"{name}." if name else "") for path in paths):
+            return type(module).__name__
+    return None
+
+
 def _alike_rows(parameter: torch.Tensor) -> bool:
     """Whether a matrix has several rows, and all the same, and not of zeros."""
-    if parameter.ndim < 2 or len(parameter) < 2 or not torch.equal(*parameter[:2]):
+    if is_one_per_unit(parameter) or len(parameter) < 2 or not torch.equal(*parameter[:2]):
         return False
     return bool(parameter[0].any()) and bool((parameter == parameter[:1]).all())
 
