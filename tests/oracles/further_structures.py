@@ -224,8 +224,8 @@ class Pairs(nn.Module):
     def __init__(self):
         super().__init__()
         self.trunk = nn.Sequential(
-            *(nn.Conv2d(1, 8, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(16 * 9, 32), nn.ReLU(), nn.Linear(32, 16)),
+            *(nn.Conv2d(1, 8, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(8, 16, 5), nn.Tanh(), nn.AvgPool2d(2)),
+            *(nn.Flatten(), nn.Linear(16 * 9, 32), nn.Tanh(), nn.Linear(32, 16)),
         )
 
     def forward(self, one, two):
@@ -539,7 +539,7 @@ class Recommender(nn.Module):
 
 def recommender():
     clicked = torch.randint(0, 2, (64,)).float()
-    inputs = (torch.randn(64, 6).abs().log1p(), torch.randint(0, 500, (64, 4, 3)))
+    inputs = (torch.randn(64, 6), torch.randint(0, 500, (64, 4, 3)))
     return Recommender(), inputs, lambda y: F.binary_cross_entropy_with_logits(y, clicked)
 
 
@@ -562,6 +562,10 @@ class Masked(nn.Linear):
         super().__init__(len(sources), len(places))
         strict = len(places) == 16
         self.register_buffer("mask", ((places[:, None] > sources) if strict else (places[:, None] >= sources)).float())
+        nn.init.normal_(self.weight)
+        with torch.no_grad():
+            self.weight *= HE / self.mask.sum(1, keepdim=True).clamp(min=1).sqrt()
+            self.bias.zero_()
 
     def forward(self, x):
         return F.linear(x, self.weight * self.mask, self.bias)
@@ -571,7 +575,7 @@ def autoregressive():
     """MADE: each output sees only the inputs before it; they are zeros and ones."""
     places, hidden = torch.arange(16), torch.arange(60) % 15
     model = nn.Sequential(Masked(places, hidden), nn.ReLU(), Masked(hidden, hidden), nn.ReLU(), Masked(hidden, places))
-    x = (torch.rand(BATCH, 16) < 0.3).float()
+    x = (torch.rand(64, 16) < 0.3).float()
     return model, (x,), lambda y: F.binary_cross_entropy_with_logits(y, x)
 
 
