@@ -1,11 +1,11 @@
 """Verdicts on networks whose signal is known: false alarms on healthy ones, illnesses found, layers named rightly.
 
-python benchmarks/signals_verdicts.py            # --seeds 5, --unseen
+python benchmarks/signals_verdicts.py            # --seeds 5, --unseen, --further
 
 The networks are those of tests/oracles/verdicts.py: healthy ones with the traps among them (branches or heads that
 start at zero, LayerScale, adapters, frozen parts, inputs that are all alike), and sick ones with a known layer; and
-those of tests/oracles/structures.py and, with ``--unseen`` alone, tests/oracles/verdicts_unseen.py, written down
-after the rules were made.
+those of tests/oracles/structures.py, tests/oracles/verdicts_unseen.py (alone: ``--unseen``) and
+tests/oracles/verdicts_further.py (alone: ``--further``), the last two written down after the rules were made.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from gradvitals.signals import probe
 from gradvitals.vocabulary import Severity
 from oracles.structures import STRUCTURES
 from oracles.verdicts import HEALTHY, SICK
+from oracles.verdicts_further import HEALTHY_FURTHER, SICK_FURTHER
 from oracles.verdicts_unseen import HEALTHY_UNSEEN, SICK_UNSEEN
 
 
@@ -32,16 +33,26 @@ def serious(make, seed):
     return [finding for finding in findings if finding.severity >= Severity.WARNING]
 
 
+def chosen(given):
+    if given.unseen:
+        return HEALTHY_UNSEEN, SICK_UNSEEN
+    if given.further:
+        return HEALTHY_FURTHER, SICK_FURTHER
+    healthy = {**HEALTHY, **STRUCTURES, **HEALTHY_UNSEEN, **HEALTHY_FURTHER}
+    return healthy, {**SICK, **SICK_UNSEEN, **SICK_FURTHER}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--unseen", action="store_true", help="only the networks that were written down last")
+    lists = parser.add_mutually_exclusive_group()
+    lists.add_argument("--unseen", action="store_true", help="only the first list written down after the rules")
+    lists.add_argument("--further", action="store_true", help="only the second one")
     given = parser.parse_args()
     seeds = range(given.seeds)
     alarms = found = right = 0
     print("healthy")
-    known = ({}, {}) if given.unseen else ({**HEALTHY, **STRUCTURES}, SICK)
-    healthy, sick = {**known[0], **HEALTHY_UNSEEN}, {**known[1], **SICK_UNSEEN}
+    healthy, sick = chosen(given)
     for name, make in healthy.items():
         raised = [finding for seed in seeds for finding in serious(make, seed)]
         alarms += bool(raised)
