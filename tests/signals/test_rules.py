@@ -42,6 +42,10 @@ class Added(nn.Module):
         return x + self.branch(x)
 
 
+def serious(report):
+    return [finding for finding in report.findings if finding.severity >= Severity.WARNING]
+
+
 def only(report):
     (finding,) = report.findings
     return finding
@@ -324,6 +328,126 @@ def test_factors_that_differ_much_count_where_all_go_one_way():
     found = {f.code: f for f in probe(model, vectors()).findings}
     assert {"S202", "S204"} <= found.keys()
     assert found["S202"].evidence["left"] > 1e6
+
+
+def test_the_culprit_between_two_layers_is_named():
+    torch.manual_seed(0)
+    model = nn.Sequential(*mlp(2, nn.ReLU, he)[:4], nn.LayerNorm(32), *mlp(4, nn.ReLU, he))
+    nn.init.constant_(model[4].weight, 1e-4)
+    found = {f.code: f for f in probe(model, vectors()).findings}
+    assert (found["S201"].site.path, found["S201"].evidence["culprit"]) == ("4", "4")
+
+
+def test_a_layer_of_zeros_is_told_unless_the_signal_passes_it_by_an_addition():
+    class Flow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.nets = nn.ModuleList(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16)) for _ in range(3))
+            for net in self.nets:
+                nn.init.zeros_(net[2].weight)
+                nn.init.zeros_(net[2].bias)
+
+        def forward(self, x):
+            one, two = x.chunk(2, 1)
+            for net in self.nets:
+                one, two = two * net(one).exp() + net(one), one
+            return torch.cat([one, two], 1)
+
+    torch.manual_seed(0)
+    assert serious(probe(Flow(), vectors())) == []
+    plain = mlp(5, nn.GELU, scaled(1.5))
+    with torch.no_grad():
+        plain[4].weight.zero_()
+        plain[4].bias.zero_()
+    (finding,) = (f for f in probe(plain, vectors()).findings if f.code == "S201")
+    assert (finding.site.path, finding.evidence["likely"]) == ("4", "all-zero")
+
+
+def test_what_becomes_zero_inside_a_module_and_stays_so_is_told_there():
+    class Lost(nn.Module):
+        """The root mean square overflows in half precision; divided by infinity nothing is left."""
+
+        def forward(self, x):
+            return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), Lost(), nn.Linear(32, 10)).half()
+    nn.init.normal_(model[0].weight, std=50.0)
+    found = serious(probe(model, vectors().half(), loss=lambda y: y.float().square().mean()))
+    assert [(finding.code, finding.site.path) for finding in found] == [("S201", "1")]
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_two_layers_of_zeros_in_a_row_never_move_and_one_does(both):
+    class Adapted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.down, self.up = nn.Linear(32, 32), nn.Linear(32, 4, bias=False), nn.Linear(4, 32)
+            self.layer.requires_grad_(requires_grad=False)
+            for layer in (self.up, *((self.down,) if both else ())):
+                nn.init.zeros_(layer.weight)
+            nn.init.zeros_(self.up.bias)
+
+        def forward(self, x):
+            return self.layer(x) + self.up(self.down(x))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Adapted(), nn.ReLU(), Adapted(), nn.ReLU(), nn.Linear(32, 10))
+    found = [(f.code, f.site.path, f.evidence["likely"]) for f in serious(probe(model, vectors()))]
+    assert found == ([("S203", "0.down", "both-zero")] if both else [])
+
+
+def test_what_is_read_once_before_a_loop_that_forgets_it_is_lost():
+    class Carried(nn.Module):
+        def __init__(self, *, once):
+            super().__init__()
+            self.inputs, self.hidden, self.once = nn.Linear(8, 32, bias=False), nn.Linear(32, 32, bias=False), once
+            self.head = nn.Linear(32, 10)
+            nn.init.orthogonal_(self.hidden.weight, 0.5)
+
+        def forward(self, x):
+            h = torch.tanh(self.inputs(x[:, 0]))
+            for step in range(1, x.shape[1]):
+                h = torch.tanh(self.hidden(h) + (0 if self.once else self.inputs(x[:, step])))
+            return self.head(h)
+
+    torch.manual_seed(0)
+    x = torch.randn(16, 50, 8)
+    lost = {f.code: f for f in serious(probe(Carried(once=True), x))}
+    assert lost["S203"].evidence["weakest_still"] == "inputs.weight"
+    assert "S203" not in {f.code for f in serious(probe(Carried(once=False), x))}
+
+
+def test_a_gradient_that_an_operation_of_the_model_spoils_behind_its_layers_names_it_and_not_the_loss():
+    class Distances(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Linear(32, 8)
+
+        def forward(self, x):
+            y = self.encoder(x)
+            return (y[:, None] - y[None]).pow(2).sum(-1).sqrt()
+
+    torch.manual_seed(0)
+    (finding,) = serious(probe(Distances(), vectors(), loss=torch.mean))
+    assert (finding.code, finding.site.path) == ("S211", "sqrt()")
+
+
+def test_what_a_recurrent_layer_never_takes_in_is_told():
+    torch.manual_seed(0)
+
+    class Read(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrent, self.head = nn.GRU(8, 32, batch_first=True), nn.Linear(32, 10)
+
+        def forward(self, x):
+            return self.head(self.recurrent(x)[0][:, -1])
+
+    model = Read()
+    with torch.no_grad():
+        model.recurrent.bias_ih_l0[32:64] = 20.0
+    assert "recurrent" in {f.site.path for f in serious(probe(model, torch.randn(16, 20, 8))) if f.code == "S201"}
 
 
 def test_a_remedy_names_the_layer_furthest_from_its_scheme():

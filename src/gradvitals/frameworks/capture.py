@@ -288,6 +288,8 @@ class Producer:
         ``"div"``, ``"softmax"``, …; backwards the operation whose slope it is.
     path : str
         The module in whose code it stands; ``"loss"`` in the loss.
+    call : str
+        The operation as the path of a function's call: ``"block.sqrt()"``.
     backward : bool
         Whether it happened on the way back.
     cause : str
@@ -303,6 +305,7 @@ class Producer:
 
     operation: str
     path: str
+    call: str
     backward: bool
     cause: str
     dtype: str

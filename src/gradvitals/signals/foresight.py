@@ -16,6 +16,8 @@ from gradvitals.vocabulary.finding import Fact, Finding, Severity
 
 #: The findings that other weights may help, with the direction that they are about.
 _DIRECTIONS = {"S201": "forward", "S202": "forward", "S203": "backward", "S204": "backward"}
+#: What no scheme for the layers of the main path would mend.
+_NOT_OVER_DEPTH = frozenset({"through-time", "all-zero", "both-zero"})
 
 #: Predicts the model with parameters of the given RMS.
 Predictor = Callable[[Mapping[str, float]], Prediction]
@@ -42,7 +44,7 @@ def _foreseen(
     finding: Finding, structure: Structure, predict: Predictor, known: dict[str, Prediction | None]
 ) -> Finding:
     likely = finding.evidence.get("likely")
-    if finding.code not in _DIRECTIONS or finding.severity < Severity.WARNING or likely in {"through-time", "all-zero"}:
+    if finding.code not in _DIRECTIONS or finding.severity < Severity.WARNING or likely in _NOT_OVER_DEPTH:
         return finding
     kind = "branches" if finding.evidence.get("advice") == "advice-scale-branches" else "schemes"
     if kind not in known:

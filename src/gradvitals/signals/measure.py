@@ -125,7 +125,7 @@ def gains(along: Sequence[Way]) -> tuple[Gain, ...]:
 def _both_ways(capture: Capture, main: Trunk, levels: Sequence[Sequence[int]], path: str) -> list[Way]:
     # Additions in one loop of code have one path as well, but the layers between them are others.
     paths = {capture.calls[at].path if at >= 0 else at for nodes in levels for at in nodes}
-    alone = bool(path) or len(paths) == 1
+    alone = bool(path) or (len(paths) == 1 and len(levels) > 1)
     forward = _places(capture, main, levels, forward_rms)
     backward = _places(capture, main, levels, gradient_rms)
     return [Way("forward", forward, path, alone), Way("backward", backward[::-1], path, alone)]

@@ -16,6 +16,7 @@ from gradvitals.signals.rules_depth import (
 from gradvitals.signals.rules_finite import NOT_FINITE, not_finite_backward, not_finite_forward, with_producer
 from gradvitals.signals.rules_samples import INPUTS_COLLAPSED, PARAMETERS_CLONED, cloned, collapsed
 from gradvitals.signals.rules_units import UNITS_DEAD, UNITS_SATURATED, dead, saturated
+from gradvitals.signals.rules_zero import all_zero, never_moving
 from gradvitals.vocabulary.finding import Finding, Severity
 
 RULES = (
@@ -41,6 +42,8 @@ def judge(signal: Signal, producer: Producer | None = None) -> tuple[Finding, ..
     units = [*dead(capture.calls), *saturated(capture.calls)]
     explained = {str(finding.evidence.get("layer")) for finding in units}
     found += over_depth(signal, backwards=backward is None, explained=explained)
+    found += all_zero(signal, explained=explained)
+    found += never_moving(signal) if backward is None else []
     found += units
     found += over_time(signal, backwards=backward is None)
     found += collapsed(signal)

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from gradvitals.frameworks.capture import ParameterRecord
 from gradvitals.maths.trend import LogGain
-from gradvitals.signals.measure import Gain, Place, Signal, Way
+from gradvitals.signals.measure import Gain, Place, Signal, Way, forward_rms, gradient_rms, label
 from gradvitals.signals.measure_predicted import PredictedGain
 from gradvitals.signals.remedies import remedy_facts
 from gradvitals.signals.structure import measured
-from gradvitals.signals.trunk import node
+from gradvitals.signals.trunk import is_behind, node
 from gradvitals.vocabulary.finding import Estimate, Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
 
@@ -148,21 +148,9 @@ def _is_normalised(signal: Signal, gain: Gain) -> bool:
 def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Collection[str]) -> Iterator[Finding]:
     """A finding where one layer alone makes the size leave the range."""
     places = list(way.places)
-    if way.direction == "forward" and signal.capture.input_rms and places:
+    if way.direction == "forward" and signal.capture.input_rms and len(places) > 1:
         places.insert(0, Place(("input",), signal.capture.input_rms, places[0].depth - 1))
-    zero = next((place for place in places if place.size == 0), None)
-    if zero is not None:
-        if way.direction == "forward" and not explained and any(place.size for place in places):
-            facts: dict[str, Fact] = {
-                "gain": 0.0,
-                "left": 0.0,
-                "layers": 1,
-                "first": places[0].label,
-                "last": zero.label,
-            }
-            yield Finding("S201", SIGNAL_VANISHING.severity, Site(zero.label), {**facts, "likely": "all-zero"})
-        return
-    if len(places) < 2 or not all(math.isfinite(place.size) for place in places):
+    if len(places) < 2 or not all(0 < place.size < math.inf for place in places):
         return
     changes = [math.log(b.size / a.size) for a, b in itertools.pairwise(places)]
     total = sum(changes)
@@ -180,14 +168,15 @@ def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Col
     if rule is GRADIENT_EXPLODING and set(places[at + 1].nodes) & signal.trunk.normalised_next:
         return  # a normalisation gives back what it took: the smaller its input, the larger the gradient
     steps = len(changes)
-    facts = {
+    named = _between(signal, places[at], places[at + 1]) or culprit.label
+    facts: dict[str, Fact] = {
         "gain": gain.fit.estimate if gain is not None else Estimate(math.exp(total / steps), 0.0),
         "left": math.exp(min(total, 700.0)),
         "layers": steps,
         "first": min(places, key=lambda place: place.depth).label,
         "last": max(places, key=lambda place: place.depth).label,
         "likely": "one-layer",
-        "culprit": culprit.label,
+        "culprit": named,
         "jump": math.exp(min(changes[at], 700.0)),
     }
     severity = Severity.WARNING if drowned and culprit.normalised_later else rule.severity
@@ -196,7 +185,26 @@ def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Col
         facts |= {"lost_at": places[at + 1].label, **moved}
         if total > math.log(rule["left"]):  # it was confirmed by how much faster the layer itself moves
             severity = max(severity, Severity.WARNING)
-    yield Finding(rule.code, severity, Site(culprit.label), {**facts, **remedy_facts(measured(signal), rule.name)})
+    yield Finding(rule.code, severity, Site(named), {**facts, **remedy_facts(measured(signal), rule.name)})
+
+
+def _between(signal: Signal, start: Place, end: Place) -> str | None:
+    """Of the calls in a row between two places the one that changes the size most: a normalisation, say, or a pool."""
+    calls = signal.capture.calls
+    forward = start.depth < end.depth
+    early, late = (start, end) if forward else (end, start)
+    at = late.nodes[-1]
+    total = math.log(end.size / start.size)
+    found: list[tuple[float, int]] = []
+    while at >= 0 and len(calls[at].parents) == 1 and at not in early.nodes:
+        (before,) = calls[at].parents
+        sizes = [(forward_rms if forward else gradient_rms)(node(signal.capture, each)) for each in (before, at)]
+        first, second = sizes if forward else sizes[::-1]
+        if not first or not second:
+            return None
+        found.append((math.log(second / first) / total, at))
+        at = before
+    return label(calls[max(found)[1]]) if found and at in early.nodes else None
 
 
 def _drowns(before: Place, after: Place) -> bool:
@@ -250,13 +258,32 @@ def _through_time(signal: Signal, gain: Gain) -> Iterator[Finding]:
         # The one weight still learns from the last steps; only what lies far back is lost.
         forgotten = gain.fit.gain < GRADIENT_VANISHING["forgotten"]
         severity = Severity.WARNING if forgotten and rule is GRADIENT_VANISHING else Severity.INFO
+    lost = _lost_before(signal, gain) if rule is GRADIENT_VANISHING else {}
+    if lost:
+        severity = Severity.ERROR
     facts = {
         **gain_facts(gain, rule),
+        **lost,
         "likely": "through-time",
         **remedy_facts(measured(signal), f"{rule.name}-through-time"),
     }
     path = gain.way.path if gain.way is not None and gain.way.over_steps else ""
     yield Finding(rule.code, severity, Site(path or (gain.last if gain.direction == "forward" else gain.first)), facts)
+
+
+def _lost_before(signal: Signal, gain: Gain) -> dict[str, Fact]:
+    """Of the layers before a loop the one that even Adam leaves still: unlike a sequence, it is read but once."""
+    capture = signal.capture
+    chain = signal.trunk.loops.get(gain.way.path if gain.way is not None else "", ())
+    before = [call for at, call in enumerate(capture.calls) if chain and is_behind(capture, at, chain[0])]
+    paths = {path for call in before if call.has_weights for path in call.parameters}
+    steps = [
+        (record.adam_step, record.path)
+        for record in capture.parameters
+        if record.path in paths and record.trainable and record.adam_step is not None and len(record.shape) > 1
+    ]
+    moved, weakest = min(steps, default=(math.inf, ""))
+    return {"still": moved, "weakest_still": weakest} if moved < GRADIENT_VANISHING["moved"] else {}
 
 
 def _worst(findings: Sequence[Finding]) -> Finding:

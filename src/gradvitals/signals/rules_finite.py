@@ -17,9 +17,12 @@ _MASKING = frozenset({"masked_fill", "masked_scatter", "where", "add", "iadd", "
 
 
 def with_producer(finding: Finding, producer: Producer | None) -> Finding:
-    """Say which operation it was, where that could be found."""
+    """Say which operation it was, where that could be found; it may stand in the model, behind its last layer."""
     if producer is None:
         return finding
+    site = finding.site
+    if site.path == "loss" and producer.backward and producer.path != "loss":
+        site = Site(producer.call)
     facts: dict[str, Fact] = {
         "operation": producer.operation,
         "operation_path": producer.path,
@@ -28,7 +31,7 @@ def with_producer(finding: Finding, producer: Producer | None) -> Finding:
     }
     if producer.largest is not None:
         facts |= {"largest_input": producer.largest, "dtype": producer.dtype}
-    return Finding(finding.code, finding.severity, finding.site, {**finding.evidence, **facts}, finding.confidence)
+    return Finding(finding.code, finding.severity, site, {**finding.evidence, **facts}, finding.confidence)
 
 
 def not_finite_forward(capture: Capture) -> Finding | None:

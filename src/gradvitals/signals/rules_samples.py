@@ -89,14 +89,19 @@ def _alike_from_the_start(
 
 
 def _origin(capture: Capture, at: int, what: str, before: float) -> tuple[int, float]:
-    """Where what has collapsed at a layer collapsed first, back to an embedding, and the spread before."""
+    """Where what has collapsed at a layer collapsed first, back to an embedding, and the spread before.
+
+    A parent that has collapsed counts where it was made of all the others: not a branch that looks at none of them.
+    """
     cut = INPUTS_COLLAPSED["spread"]
     while True:
         spreads = {parent: getattr(node(capture, parent), what) for parent in node(capture, at).parents}
         known = {parent: spread for parent, spread in spreads.items() if spread is not None}
-        if not known or max(known.values()) >= cut:
+        alive = [parent for parent, spread in known.items() if spread >= cut]
+        gone = [p for p in known if p not in alive and all(is_behind(capture, other, p) for other in alive)]
+        if not gone:
             return at, max(known.values(), default=before)
-        at = max(known, key=lambda parent: known[parent])
+        at = max(gone, key=lambda parent: known[parent])
 
 
 def _spread(signal: Signal, nodes: Sequence[int], what: str) -> tuple[float | None, float]:

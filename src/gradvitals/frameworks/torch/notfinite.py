@@ -90,6 +90,10 @@ class _Where:
         """The innermost module; the model's class of the model itself, ``"loss"`` behind it."""
         return (self._stack[-1] if self._stack else self._outside) or type(self._model).__name__
 
+    def call(self, path: str, operation: str) -> str:
+        """A function's call as captures write it, by the module that it stands in."""
+        return f"{operation}()" if path in {"", type(self._model).__name__} else f"{path}.{operation}()"
+
     def leave_model(self) -> None:
         """From here on it is the loss that runs."""
         self._stack.clear()
@@ -170,7 +174,10 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _made(self, name: str, output: Any, cause: str, largest: float | None = None) -> Producer:
         where = self._where.path
-        return Producer(name.strip("_"), where, backward=False, cause=cause, dtype=_dtype(output), largest=largest)
+        call = self._where.call(where, name.strip("_"))
+        return Producer(
+            name.strip("_"), where, call, backward=False, cause=cause, dtype=_dtype(output), largest=largest
+        )
 
 
 class _Nodes(TorchFunctionMode):
@@ -192,6 +199,10 @@ class _Nodes(TorchFunctionMode):
     def path(self, node: Any) -> str:
         """Where a node was made; of one made unseen, where what it feeds was."""
         return self._made.get(node, "")
+
+    def call(self, path: str, operation: str) -> str:
+        """As captures write the call of a function."""
+        return self._where.call(path, operation)
 
     def note(self, value: Any) -> None:
         """All nodes behind the tensors of a value that nobody has claimed yet are the running module's."""
@@ -228,7 +239,8 @@ def _hooked(roots: list[torch.Tensor], nodes: _Nodes, found: list[Producer]) -> 
             cause, largest = causes.of_node(node, incoming, outgoing)
             name = causes.operation_of(node)
             where, dtype = nodes.path(node), _dtype(outgoing)
-            found.append(Producer(name, where, backward=True, cause=cause, dtype=dtype, largest=largest))
+            call = nodes.call(where, name)
+            found.append(Producer(name, where, call, backward=True, cause=cause, dtype=dtype, largest=largest))
 
         return came
 

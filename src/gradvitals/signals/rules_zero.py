@@ -1,0 +1,104 @@
+"""Judge what is zero altogether, which no ratio of sizes shows: rules S201 and S203 where nothing at all is left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from gradvitals.frameworks.capture import Call, ParameterRecord
+from gradvitals.signals.measure import Signal, label
+from gradvitals.signals.rules_depth import GRADIENT_VANISHING, SIGNAL_VANISHING
+from gradvitals.signals.rules_samples import INPUTS_COLLAPSED
+from gradvitals.signals.trunk import is_behind
+from gradvitals.vocabulary.finding import Fact, Finding, Site
+
+
+def all_zero(signal: Signal, *, explained: Collection[str]) -> list[Finding]:
+    """S201: behind one layer nothing is left of the signal, and no other way leads past it.
+
+    ``explained`` are layers whose activations were found dead already: with one of them there is a cause.
+    """
+    if explained:
+        return []
+    at = _on_the_main_path(signal)
+    at = _that_stays(signal) if at is None else at
+    if at is None:
+        return []
+    sources = signal.capture.calls[at].sources
+    first = label(signal.capture.calls[sources[-1]]) if sources else "input"
+    here = label(signal.capture.calls[at])
+    facts: dict[str, Fact] = {"gain": 0.0, "left": 0.0, "layers": 1, "first": first, "last": here, "likely": "all-zero"}
+    return [Finding("S201", SIGNAL_VANISHING.severity, Site(here), facts)]
+
+
+def never_moving(signal: Signal) -> list[Finding]:
+    """S203: two layers of zeros one behind the other, of which neither gets a gradient for the other's sake."""
+    calls, records = signal.capture.calls, {record.path: record for record in signal.capture.parameters}
+    pairs = []
+    for at, call in enumerate(calls):
+        before = [source for source in call.sources if calls[source].has_weights and calls[source].forward.rms == 0]
+        if before and _is_still(call, records) and all(_is_still(calls[source], records) for source in before):
+            pairs.append((before[-1], at))
+    if not pairs:
+        return []
+    first, last = (label(calls[at]) for at in pairs[0])
+    facts: dict[str, Fact] = {
+        "gain": 0.0,
+        "left": 0.0,
+        "layers": 1,
+        "first": first,
+        "last": last,
+        "lost_at": last,
+        "likely": "both-zero",
+    }
+    if len(pairs) > 1:
+        facts |= {"affected": len(pairs), "paths": tuple(label(calls[at]) for _, at in pairs)}
+    return [Finding("S203", GRADIENT_VANISHING.severity, Site(first), facts)]
+
+
+def _on_the_main_path(signal: Signal) -> int | None:
+    """The first layer of the main path that gives zeros only, unless samples differ behind it all the same."""
+    way = next((way for way in signal.ways if way.direction == "forward" and not way.through_time), None)
+    sizes = [place.size for place in way.places] if way is not None else []
+    if way is None or 0 not in sizes or not (any(sizes) or signal.capture.input_rms):
+        return None
+    at = way.places[sizes.index(0)].nodes[-1]
+    capture = signal.capture
+    after = [call for call in range(at + 1, len(capture.calls)) if _tells_apart(capture.calls[call])]
+    return None if at < 0 or any(is_behind(capture, at, call) for call in after) else at
+
+
+def _tells_apart(call: Call) -> bool:
+    return call.sample_spread is not None and call.sample_spread > INPUTS_COLLAPSED["roundings"] * call.precision
+
+
+def _that_stays(signal: Signal) -> int | None:
+    """A call that gives zeros only, lets no gradient pass, and gets none for weights of its own.
+
+    A branch that starts at zero gets one; what lies before it gets one by another way.
+    """
+    calls, records = signal.capture.calls, {record.path: record for record in signal.capture.parameters}
+    for at, call in enumerate(calls):
+        if call.forward.rms or call.forward.nonfinite or call.activation is not None or not call.sources:
+            continue
+        before = [calls[source] for source in call.sources]
+        if not any(source.forward.rms for source in before) or not _is_nothing(call.parameters, records):
+            continue
+        arrived = call.gradient is not None and call.gradient.rms > 0
+        if arrived and all(source.gradient is not None and source.gradient.rms == 0 for source in before):
+            return at
+    return None
+
+
+def _is_nothing(paths: Collection[str], records: dict[str, ParameterRecord]) -> bool:
+    """Whether none of these parameters gets a gradient."""
+    gradients = (records[path].gradient for path in paths if path in records)
+    return all(gradient is None or gradient.rms == 0 for gradient in gradients)
+
+
+def _is_still(call: Call, records: dict[str, ParameterRecord]) -> bool:
+    """Whether a layer's weights are zero, would learn, and get a gradient of zero."""
+    weights = [records[path] for path in call.parameters if path in records and len(records[path].shape) > 1]
+    return bool(weights) and all(
+        weight.trainable and weight.values.rms == 0 and weight.gradient is not None and weight.gradient.rms == 0
+        for weight in weights
+    )
