@@ -227,3 +227,22 @@ def test_misuse_is_an_exception_in_three_parts(make, options, error, says):
     with pytest.raises(error, match=says) as caught:
         scaling(make, DATA, **options)
     assert str(caught.value).count("\n") >= 2
+
+
+def test_ctrl_c_keeps_the_models_that_were_finished():
+    def stop(done, _total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    report = scaling(three_layers, DATA, widths=WIDTHS, loss=loss, seeds=3, progress=stop)
+    assert report.settings["interrupted"] is True
+    assert report.cost["models"] == 5
+    assert set(report.table("points").column("size")) == set(WIDTHS)
+
+
+def test_ctrl_c_before_two_sizes_are_known_stops_it():
+    def stop(_done, _total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scaling(three_layers, DATA, widths=WIDTHS, loss=loss, progress=stop)

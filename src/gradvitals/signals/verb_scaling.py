@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gradvitals.frameworks.coordinates import Coordinate
 from gradvitals.frameworks.environment import environment
 from gradvitals.signals.measure_scaling import Growth, growths, scaling_tables, sized
 from gradvitals.signals.rules_scaling import judge_scaling
@@ -71,7 +72,8 @@ def scaling(
     Report
         With the tables ``scaling``, an exponent with half of its 95 % interval for each layer and quantity
         (``forward_rms`` and ``gradient_rms`` at the start, ``update_rms`` of the output after each step), and
-        ``points``.
+        ``points``. After Ctrl-C, of the models that were finished, where those of two sizes were, and
+        ``settings["interrupted"]``.
 
     Raises
     ------
@@ -106,28 +108,31 @@ def scaling(
     from gradvitals.frameworks.torch.coordinates import coordinates
 
     made = sized(make_model, axes)
-    total, done = seeds * sum(map(len, axes.values())), 0
-    found: list[Growth] = []
-    for axis, sizes in axes.items():
-        runs = []
-        for size in sizes:
-            for number in range(seeds):
-                showed = coordinates(
-                    made(axis, size),
-                    inputs,
-                    dict(kwargs or {}),
-                    what=f"make_model({axis}={size})",
-                    loss=loss,
-                    optimizer=optimizer,
-                    learning_rate=learning_rate,
-                    steps=steps,
-                    seed=seed + number,
-                )
-                runs.append((size, showed))
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-        found += growths(axis, runs)
+    asked = [(axis, size, number) for number in range(seeds) for axis, sizes in axes.items() for size in sizes]
+    runs: dict[str, list[tuple[int, tuple[Coordinate, ...]]]] = {axis: [] for axis in axes}
+    interrupted = False
+    try:
+        for done, (axis, size, number) in enumerate(asked, start=1):
+            showed = coordinates(
+                made(axis, size),
+                inputs,
+                dict(kwargs or {}),
+                what=f"make_model({axis}={size})",
+                loss=loss,
+                optimizer=optimizer,
+                learning_rate=learning_rate,
+                steps=steps,
+                seed=seed + number,
+            )
+            runs[axis].append((size, showed))
+            if progress is not None:
+                progress(done, len(asked))
+    except KeyboardInterrupt:
+        runs = {axis: seen for axis, seen in runs.items() if len({size for size, _ in seen}) > 1}
+        if not runs:
+            raise
+        interrupted = True
+    found: list[Growth] = [growth for axis, seen in runs.items() for growth in growths(axis, seen)]
     return Report(
         verb="scaling",
         subject=name or str(getattr(make_model, "__name__", type(make_model).__name__)),
@@ -140,9 +145,10 @@ def scaling(
             "steps": steps,
             "optimizer": optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", "own"),
             "learning_rate": learning_rate if isinstance(optimizer, str) else None,
+            **({"interrupted": True} if interrupted else {}),
         },
         environment=environment(),
-        cost={"seconds": round(time.perf_counter() - started, 4), "models": total},
+        cost={"seconds": round(time.perf_counter() - started, 4), "models": sum(map(len, runs.values()))},
     )
 
 
