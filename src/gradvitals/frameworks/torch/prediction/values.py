@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,6 +25,8 @@ _keys = itertools.count()
 _QUANTILES = 10_000
 #: Entries that are read at once: as float64 they stay in the processor's second cache.
 _PIECE = 2**14
+#: Mean squares below this are of entries whose squares may leave the range of float32.
+_LEAST = 1e-30
 #: Types that NumPy knows.
 _PLAIN = (torch.float32, torch.float64)
 
@@ -77,20 +80,28 @@ class Constant:
 
 
 def _moments(value: torch.Tensor) -> tuple[float, float]:
-    """The mean and mean square of a tensor's entries, in float64, piece by piece: a whole copy takes twice as long."""
+    """The mean and mean square of a tensor's entries: piece by piece, as a whole copy takes twice as long.
+
+    Pieces of float32 are summed in float32, four times as fast and right to six digits, where no square leaves its
+    range; else, and any other type, in float64.
+    """
     with torch.no_grad():
         if value.dtype not in _PLAIN:
             value = value.to(torch.float64)
         dense = value.is_contiguous() or value.dim() != 2
         entries = (value if dense else value.t()).reshape(-1).cpu().numpy()
-    ones, room = np.ones(_PIECE), np.empty(_PIECE)
+    ones, room = np.ones(_PIECE, entries.dtype), np.empty(_PIECE)
     total = squares = 0.0
     for start in range(0, len(entries), _PIECE):
         piece = entries[start : start + _PIECE]
-        copied = room[: len(piece)]
-        np.copyto(copied, piece)
-        total += float(copied @ ones[: len(piece)])
-        squares += float(copied @ copied)
+        with np.errstate(over="ignore", invalid="ignore"):
+            square = float(piece @ piece)
+        if not _LEAST * len(piece) < square < math.inf:
+            piece = room[: len(piece)]
+            np.copyto(piece, entries[start : start + _PIECE])
+            square = float(piece @ piece)
+        total += float(piece @ ones[: len(piece)])
+        squares += square
     count = max(len(entries), 1)
     return total / count, squares / count
 
