@@ -208,17 +208,17 @@ def antiderivative(model):
 class StateSpace(nn.Module):
     """A diagonal state space as one long convolution (Gu et al., 2022), a gate behind it, a skip around it."""
 
-    def __init__(self, width, states=8):
+    def __init__(self, width, states=8, *, decay=0.5):
         super().__init__()
         self.log_step = nn.Parameter(torch.empty(width).uniform_(math.log(1e-3), math.log(1e-1)))
-        self.log_decay = nn.Parameter(torch.full((width, states), math.log(0.5)))
+        self.log_decay = nn.Parameter(torch.full((width, states), math.log(abs(decay))))
         self.frequency = nn.Parameter(math.pi * torch.arange(states).float().repeat(width, 1))
         self.out = nn.Parameter(torch.randn(width, states, 2) / math.sqrt(2))
         self.through, self.norm = nn.Parameter(torch.randn(width)), nn.LayerNorm(width)
-        self.mix = nn.Linear(width, 2 * width)
+        self.mix, self.sign = nn.Linear(width, 2 * width), math.copysign(1, decay)
 
     def kernel(self, length):
-        pole = torch.complex(-self.log_decay.exp(), self.frequency)
+        pole = torch.complex(-self.sign * self.log_decay.exp(), self.frequency)
         step = pole * self.log_step.exp()[:, None]
         weights = torch.view_as_complex(self.out) * (step.exp() - 1) / pole
         return 2 * torch.einsum("cs,csl->cl", weights, torch.exp(step[..., None] * torch.arange(length))).real
@@ -232,13 +232,17 @@ class StateSpace(nn.Module):
 
 
 class StateSpaces(nn.Module):
-    def __init__(self, width=32, depth=4):
+    def __init__(self, width=32, depth=4, **options):
         super().__init__()
         self.first, self.head = nn.Linear(1, width), nn.Linear(width, CLASSES)
-        self.layers = nn.Sequential(*(StateSpace(width) for _ in range(depth)))
+        self.layers = nn.Sequential(*(StateSpace(width, **options) for _ in range(depth)))
 
     def forward(self, x):
         return self.head(self.layers(self.first(x)).mean(1))
+
+
+def state_spaces(**options):
+    return labelled(StateSpaces(**options), torch.randn(BATCH, 48, 1).cumsum(1) / 4)
 
 
 class Categories(nn.Module):
@@ -270,14 +274,13 @@ def categories(temperature=1.0):
 class Equivariant(nn.Module):
     """A layer over atoms that moves them along their differences (Satorras et al., 2021)."""
 
-    def __init__(self, width, *, gain=1e-3, mean=True):
+    def __init__(self, width):
         super().__init__()
         self.message = nn.Sequential(nn.Linear(2 * width + 1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.update = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
-        self.move, self.mean = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)), mean
-        if gain is not None:
-            nn.init.xavier_uniform_(self.move[2].weight, gain)
-            nn.init.zeros_(self.move[2].bias)
+        self.move = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+        nn.init.xavier_uniform_(self.move[2].weight, 1e-3)
+        nn.init.zeros_(self.move[2].bias)
 
     def forward(self, h, x):
         atoms = h.shape[1]
@@ -285,16 +288,15 @@ class Equivariant(nn.Module):
         square = difference.square().sum(-1, keepdim=True)
         one, two = h[:, :, None].expand(-1, -1, atoms, -1), h[:, None].expand(-1, atoms, -1, -1)
         messages = self.message(torch.cat([one, two, square], -1)) * (1 - torch.eye(atoms))[..., None]
-        moves = (difference * self.move(messages)).sum(2)
-        x = x + (moves / (atoms - 1) if self.mean else moves)
+        x = x + (difference * self.move(messages)).sum(2) / (atoms - 1)
         return h + self.update(torch.cat([h, messages.mean(2)], -1)), x
 
 
 class Molecules(nn.Module):
-    def __init__(self, width=32, depth=4, **options):
+    def __init__(self, width=32, depth=4):
         super().__init__()
         self.embed, self.head = nn.Linear(5, width), nn.Linear(width, 1)
-        self.layers = nn.ModuleList(Equivariant(width, **options) for _ in range(depth))
+        self.layers = nn.ModuleList(Equivariant(width) for _ in range(depth))
 
     def forward(self, kinds, x):
         h = self.embed(kinds)
@@ -303,10 +305,10 @@ class Molecules(nn.Module):
         return self.head(h).mean(1)[:, 0], x
 
 
-def molecules(**options):
+def molecules():
     kinds, x = F.one_hot(torch.randint(0, 5, (16, 10)), 5).float(), torch.randn(16, 10, 3)
     energy, moved = torch.randn(16), x + 0.3 * torch.randn_like(x)
-    return Molecules(**options), (kinds, x), lambda y: F.mse_loss(y[0], energy) + F.mse_loss(y[1], moved)
+    return Molecules(), (kinds, x), lambda y: F.mse_loss(y[0], energy) + F.mse_loss(y[1], moved)
 
 
 class Slots(nn.Module):
@@ -483,7 +485,7 @@ HEALTHY_BLIND = {
     "Granite": granite,
     "TimeSformer": timesformer,
     "Fourier neural operator": lambda: antiderivative(FourierOperator()),
-    "diagonal state spaces": lambda: labelled(StateSpaces(), torch.randn(BATCH, 48, 1).cumsum(1) / 4),
+    "diagonal state spaces": state_spaces,
     "categories by Gumbel noise": categories,
     "equivariant net over atoms": molecules,
     "slots that compete": slots,
