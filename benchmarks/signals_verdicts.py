@@ -1,11 +1,11 @@
 """Verdicts on networks whose signal is known: false alarms on healthy ones, illnesses found, layers named rightly.
 
-python benchmarks/signals_verdicts.py            # --seeds 5, --unseen, --further
+python benchmarks/signals_verdicts.py            # --seeds 5, --only unseen|further|blind
 
 The networks are those of tests/oracles/verdicts.py: healthy ones with the traps among them (branches or heads that
 start at zero, LayerScale, adapters, frozen parts, inputs that are all alike), and sick ones with a known layer; and
-those of tests/oracles/structures.py, tests/oracles/verdicts_unseen.py (alone: ``--unseen``) and
-tests/oracles/verdicts_further.py (alone: ``--further``), the last two written down after the rules were made.
+those of tests/oracles/structures.py, tests/oracles/verdicts_unseen.py, tests/oracles/verdicts_further.py and
+tests/oracles/verdicts_blind.py, the last three written down after the rules were made (each alone: ``--only``).
 """
 
 from __future__ import annotations
@@ -22,8 +22,16 @@ from gradvitals.signals import probe
 from gradvitals.vocabulary import Severity
 from oracles.structures import STRUCTURES
 from oracles.verdicts import HEALTHY, SICK
+from oracles.verdicts_blind import HEALTHY_BLIND, SICK_BLIND
 from oracles.verdicts_further import HEALTHY_FURTHER, SICK_FURTHER
 from oracles.verdicts_unseen import HEALTHY_UNSEEN, SICK_UNSEEN
+
+#: The lists that were written down after the rules, in that order.
+LATER = {
+    "unseen": (HEALTHY_UNSEEN, SICK_UNSEEN),
+    "further": (HEALTHY_FURTHER, SICK_FURTHER),
+    "blind": (HEALTHY_BLIND, SICK_BLIND),
+}
 
 
 def serious(make, seed):
@@ -33,26 +41,25 @@ def serious(make, seed):
     return [finding for finding in findings if finding.severity >= Severity.WARNING]
 
 
-def chosen(given):
-    if given.unseen:
-        return HEALTHY_UNSEEN, SICK_UNSEEN
-    if given.further:
-        return HEALTHY_FURTHER, SICK_FURTHER
-    healthy = {**HEALTHY, **STRUCTURES, **HEALTHY_UNSEEN, **HEALTHY_FURTHER}
-    return healthy, {**SICK, **SICK_UNSEEN, **SICK_FURTHER}
+def chosen(only):
+    if only is not None:
+        return LATER[only]
+    healthy, sick = {**HEALTHY, **STRUCTURES}, dict(SICK)
+    for more_healthy, more_sick in LATER.values():
+        healthy |= more_healthy
+        sick |= more_sick
+    return healthy, sick
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=5)
-    lists = parser.add_mutually_exclusive_group()
-    lists.add_argument("--unseen", action="store_true", help="only the first list written down after the rules")
-    lists.add_argument("--further", action="store_true", help="only the second one")
+    parser.add_argument("--only", choices=LATER, help="one of the lists written down after the rules, and no other")
     given = parser.parse_args()
     seeds = range(given.seeds)
     alarms = found = right = 0
     print("healthy")
-    healthy, sick = chosen(given)
+    healthy, sick = chosen(given.only)
     for name, make in healthy.items():
         raised = [finding for seed in seeds for finding in serious(make, seed)]
         alarms += bool(raised)
