@@ -433,6 +433,25 @@ def test_a_gradient_that_an_operation_of_the_model_spoils_behind_its_layers_name
     assert (finding.code, finding.site.path) == ("S211", "sqrt()")
 
 
+def test_a_dropout_that_keeps_nothing_is_told_and_starts_at_zero_behind_a_head_of_zeros_are_not():
+    torch.manual_seed(0)
+    nothing = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Dropout(1.0), *mlp(2, nn.ReLU, he))
+    assert {(f.code, f.site.path) for f in serious(probe(nothing, vectors()))} == {("S201", "2")}
+    branches = [Added(nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32))) for _ in range(4)]
+    waiting = nn.Sequential(nn.Linear(32, 32), *branches, nn.Linear(32, 10))
+    for layer in (waiting[-1], *(branch.branch[2] for branch in branches)):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    assert serious(probe(waiting, vectors())) == []
+
+
+def test_layers_that_explode_before_a_normalisation_are_a_warning():
+    torch.manual_seed(0)
+    model = nn.Sequential(*mlp(6, nn.ReLU, scaled(40.0))[:-1], nn.LayerNorm(32), *mlp(8, nn.ReLU, he))
+    (finding,) = (f for f in probe(model, vectors()).findings if f.code == "S202")
+    assert (finding.severity, finding.site.path, finding.evidence["first"]) == (Severity.WARNING, "10", "0")
+
+
 def test_what_a_recurrent_layer_never_takes_in_is_told():
     torch.manual_seed(0)
 
@@ -617,6 +636,19 @@ def test_a_last_tanh_that_the_gradient_cannot_pass_is_saturated(factor, found):
     target = torch.rand(64, 8) - 0.5
     report = probe(model, torch.randn(64, 32), loss=lambda y: (y - target).square().mean())
     assert [f.site.path for f in report.findings if f.code == "S206"] == found
+
+
+@pytest.mark.parametrize(("noise", "found"), [(0.0, ["2.weight"]), (1e-6, [])])
+def test_units_that_are_copies_with_the_same_gradient_are_told(noise, found):
+    torch.manual_seed(0)
+    model = mlp(3, nn.ReLU, he)
+    with torch.no_grad():
+        model[2].weight[16:] = model[2].weight[:16] + noise * torch.randn(16, 32)
+        model[2].bias[16:] = model[2].bias[:16]
+        model[4].weight[:, 16:] = model[4].weight[:, :16]
+    clones = [f for f in probe(model, vectors()).findings if f.code == "S208"]
+    assert [f.site.path for f in clones] == found
+    assert all(f.evidence["likely"] == "units" and 8 <= f.evidence["rows"] <= 16 for f in clones)
 
 
 def test_rows_that_are_all_alike_are_copies():

@@ -215,7 +215,8 @@ class ParameterRecord:
     ``adam_step`` is the RMS of Adam's first step in units of the learning rate, |g|/(|g| + ε): 1 is a full step.
     ``same_as`` names an earlier parameter that holds the same values in other memory, ``same_gradient`` says whether
     the two have the same gradient as well, ``copied_by`` is the class of torch's that made them so, if it did.
-    ``alike_rows`` says that all rows hold the same values, not zero.
+    ``alike_rows`` says that all rows hold the same values, not zero; ``copied_rows`` counts those that hold the values
+    of an earlier row, not zero, and get the same gradient, not zero either.
     """
 
     path: str
@@ -228,6 +229,7 @@ class ParameterRecord:
     same_gradient: bool = False
     copied_by: str | None = None
     alike_rows: bool = False
+    copied_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def ways(capture: Capture, main: Trunk) -> tuple[Way, ...]:
 
 def gains(along: Sequence[Way]) -> tuple[Gain, ...]:
     """The gain of every way on which four places or more have a size."""
-    return tuple(gain for gain in map(_gain, along) if gain is not None)
+    return tuple(gain for gain in map(gain_along, along) if gain is not None)
 
 
 def _both_ways(capture: Capture, main: Trunk, levels: Sequence[Sequence[int]], path: str) -> list[Way]:
@@ -154,7 +154,7 @@ def _over_steps(steps: Steps) -> list[Way]:
     ]
 
 
-def _gain(way: Way) -> Gain | None:
+def gain_along(way: Way) -> Gain | None:
     """Fit the gain along a way; sizes that are zero or not finite have none."""
     places = [place for place in way.places if 0 < place.size < math.inf]
     if not places:

@@ -42,9 +42,10 @@ def judge(signal: Signal, producer: Producer | None = None) -> tuple[Finding, ..
     units = [*dead(capture.calls), *saturated(capture.calls)]
     explained = {str(finding.evidence.get("layer")) for finding in units}
     found += over_depth(signal, backwards=backward is None, explained=explained)
-    found += all_zero(signal, explained=explained)
+    nothing = all_zero(signal, units=units)
+    found += nothing
     found += never_moving(signal) if backward is None else []
-    found += units
+    found += [finding for finding in units if not nothing or finding.code != "S205"]  # units that get nothing are off
     found += over_time(signal, backwards=backward is None)
     found += collapsed(signal)
     found += cloned(signal)

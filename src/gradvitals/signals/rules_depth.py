@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from gradvitals.frameworks.capture import ParameterRecord
 from gradvitals.maths.trend import LogGain
-from gradvitals.signals.measure import Gain, Place, Signal, Way, forward_rms, gradient_rms, label
+from gradvitals.signals.measure import Gain, Place, Signal, Way, forward_rms, gain_along, gradient_rms, label
 from gradvitals.signals.measure_predicted import PredictedGain
 from gradvitals.signals.remedies import remedy_facts
 from gradvitals.signals.structure import measured
@@ -93,6 +93,8 @@ def over_depth(signal: Signal, *, backwards: bool, explained: Collection[str]) -
         over_all = over_all or list(_at_one_layer(signal, way, gain, explained=explained))
         if not over_all and gain is not None and _is_one_way(way):
             over_all = list(_constant_factor(signal, _mean(gain, way)))
+        if not over_all and way.direction == "forward":
+            over_all = list(_before_a_normalisation(signal, way))
         found += over_all
     return found
 
@@ -123,6 +125,20 @@ def _constant_factor(signal: Signal, gain: Gain) -> Iterator[Finding]:
         severity, moved = _outcome(signal, gain.way)
         facts |= moved
     yield Finding(rule.code, severity, Site(end), {**facts, **remedy_facts(measured(signal), rule.name)})
+
+
+def _before_a_normalisation(signal: Signal, way: Way) -> Iterator[Finding]:
+    """The same for layers in a row that a normalisation ends: it sets their scale right, behind the overflow."""
+    rows: list[list[Place]] = [[]]
+    for place in way.places:
+        rows[-1].append(place)
+        if set(place.nodes) <= signal.trunk.normalised_next:
+            rows.append([])
+    for row in rows[:-1]:
+        part = replace(way, places=tuple(row))
+        gain = gain_along(part)
+        if gain is not None and _is_one_way(part):
+            yield from _constant_factor(signal, _mean(gain, part))
 
 
 def _is_one_way(way: Way) -> bool:

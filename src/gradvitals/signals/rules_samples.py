@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gradvitals.frameworks.capture import Capture, ParameterRecord
 from gradvitals.signals.measure import Signal, label
@@ -119,6 +120,11 @@ def cloned(signal: Signal) -> list[Finding]:
     alike_rows = [record for record in capture.parameters if record.alike_rows and record.path in mixing]
     if alike_rows:
         return [_clones(alike_rows, PARAMETERS_CLONED.severity, "rows", alike_rows[0].path)]
+    units = [record for record in capture.parameters if record.copied_rows]
+    if units:
+        count = sum(record.copied_rows for record in units)
+        finding = _clones(units, PARAMETERS_CLONED.severity, "units", units[0].path)
+        return [replace(finding, evidence={**finding.evidence, "rows": count})]
     copies = [record for record in capture.parameters if record.same_as is not None]
     if not copies:
         return []

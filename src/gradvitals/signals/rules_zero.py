@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import cast
 
 from gradvitals.frameworks.capture import Call, ParameterRecord
 from gradvitals.signals.measure import Signal, label
@@ -12,16 +13,15 @@ from gradvitals.signals.trunk import is_behind
 from gradvitals.vocabulary.finding import Fact, Finding, Site
 
 
-def all_zero(signal: Signal, *, explained: Collection[str]) -> list[Finding]:
+def all_zero(signal: Signal, *, units: Collection[Finding]) -> list[Finding]:
     """S201: behind one layer nothing is left of the signal, and no other way leads past it.
 
-    ``explained`` are layers whose activations were found dead already: with one of them there is a cause.
+    ``units`` are the findings of dead and saturated units: with one of them before it there is a cause.
     """
-    if explained:
-        return []
     at = _on_the_main_path(signal)
-    at = _that_stays(signal) if at is None else at
-    if at is None:
+    at = _that_stays(signal) if at is None else _first_of(signal.capture.calls, at)
+    ill = {path for finding in units for path in cast("tuple[str, ...]", finding.evidence["paths"])}
+    if at is None or any(label(call) in ill for call in signal.capture.calls[: at + 1]):
         return []
     sources = signal.capture.calls[at].sources
     first = label(signal.capture.calls[sources[-1]]) if sources else "input"
@@ -67,12 +67,19 @@ def _on_the_main_path(signal: Signal) -> int | None:
     return None if at < 0 or any(is_behind(capture, at, call) for call in after) else at
 
 
+def _first_of(calls: Sequence[Call], at: int) -> int:
+    """Where what is zero at a call became so."""
+    while calls[at].sources and all(calls[source].forward.rms == 0 for source in calls[at].sources):
+        at = calls[at].sources[-1]
+    return at
+
+
 def _tells_apart(call: Call) -> bool:
     return call.sample_spread is not None and call.sample_spread > INPUTS_COLLAPSED["roundings"] * call.precision
 
 
 def _that_stays(signal: Signal) -> int | None:
-    """A call that gives zeros only, lets no gradient pass, and gets none for weights of its own.
+    """The first call that gives zeros only, lets no gradient pass, and gets none for weights of its own.
 
     A branch that starts at zero gets one; what lies before it gets one by another way.
     """
@@ -83,10 +90,15 @@ def _that_stays(signal: Signal) -> int | None:
         before = [calls[source] for source in call.sources]
         if not any(source.forward.rms for source in before) or not _is_nothing(call.parameters, records):
             continue
-        arrived = call.gradient is not None and call.gradient.rms > 0
-        if arrived and all(source.gradient is not None and source.gradient.rms == 0 for source in before):
-            return at
+        if call.gradient is None or any(source.gradient is None or source.gradient.rms for source in before):
+            continue
+        if call.gradient.rms or (not call.parameters and _is_nothing(_before(calls, at), records)):
+            return at  # weights that no gradient reaches yet may wait for a head that starts at zero
     return None
+
+
+def _before(calls: Sequence[Call], at: int) -> set[str]:
+    return {path for call in calls[:at] for path in call.parameters}
 
 
 def _is_nothing(paths: Collection[str], records: dict[str, ParameterRecord]) -> bool:

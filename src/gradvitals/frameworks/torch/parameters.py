@@ -20,6 +20,8 @@ ADAM_EPSILON = 1e-8
 _SAMPLED = 2**14
 #: They make their layers by copying one: PyTorch issues 72253 and 86274.
 _COPYING = (nn.TransformerEncoder, nn.TransformerDecoder)
+#: Columns that tell whether two rows may be the same.
+_COMPARED = 8
 #: Two gradients of clones are the same where they differ by less than so many roundings of their type.
 _ROUNDINGS = 64
 
@@ -49,6 +51,7 @@ def parameter_records(
                 same_as=twin[0] if twin else None,
                 copied_by=_copied_by(model, name, twin[0]) if twin else None,
                 alike_rows=held.requires_grad and _alike_rows(parameter),
+                copied_rows=_copied_rows(parameter, gradient) if held.requires_grad else 0,
                 same_gradient=twin is not None and _same(gradient, gradients.get(id(twin[1]))),
             )
         )
@@ -68,6 +71,19 @@ def _alike_rows(parameter: torch.Tensor) -> bool:
     if is_one_per_unit(parameter) or len(parameter) < 2 or not torch.equal(*parameter[:2]):
         return False
     return bool(parameter[0].any()) and bool((parameter == parameter[:1]).all())
+
+
+def _copied_rows(parameter: torch.Tensor, gradient: torch.Tensor | None) -> int:
+    """How many rows repeat an earlier one in values and in gradient; a few of their columns tell which to compare."""
+    if gradient is None or gradient.is_sparse or is_one_per_unit(parameter) or len(parameter) < 2:
+        return 0
+    rows = parameter.detach().flatten(1)
+    columns = np.unique(np.linspace(0, rows.shape[1] - 1, _COMPARED).astype(int))
+    keys = rows[:, columns.tolist()].double().cpu().numpy() @ np.arange(1.0, len(columns) + 1)
+    order = np.argsort(keys, kind="stable")
+    alike = np.nonzero((np.diff(keys[order]) == 0) & (keys[order][1:] != 0))[0]
+    pairs = ((int(order[at]), int(order[at + 1])) for at in alike)
+    return sum(torch.equal(rows[a], rows[b]) and _same(gradient[a], gradient[b]) for a, b in pairs)
 
 
 def _adam_step(gradient: torch.Tensor, scale: float) -> float:
