@@ -144,13 +144,12 @@ def _before_a_normalisation(signal: Signal, way: Way) -> Iterator[Finding]:
 def _is_one_way(way: Way) -> bool:
     """Whether each step makes the size larger, or each smaller: of factors that differ much no interval says it."""
     steps = list(itertools.pairwise(place.size for place in way.places))
-    return len(steps) >= _STEPS and (all(a < b for a, b in steps) or all(a > b for a, b in steps))
+    return len(steps) >= _STEPS and (all(0 < a < b for a, b in steps) or all(a > b > 0 for a, b in steps))
 
 
 def _mean(gain: Gain, way: Way) -> Gain:
     """The geometric mean of the factors along a way, which is no estimate of a constant one."""
-    first, last = way.places[0].size, way.places[-1].size
-    left = last / first if first else math.inf
+    left = way.places[-1].size / way.places[0].size
     mean = left ** (1 / gain.layers)
     return replace(gain, fit=LogGain(mean, mean, mean, len(way.places)), left=left)
 
