@@ -502,3 +502,25 @@ def test_the_users_gradients_are_untouched():
     capture(Case(model, (x,)))
     assert model.weight.grad is gradient
     assert torch.equal(gradient, values)
+
+
+def test_complex_parameters_count_by_their_parts():
+    class Rotated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(8, 8)
+            self.weight = nn.Parameter(torch.randn(8, 8, dtype=torch.complex64))
+
+        def forward(self, x):
+            return (self.first(x).to(torch.complex64) @ self.weight).abs()
+
+    torch.manual_seed(0)
+    model, x = Rotated(), torch.randn(4, 8)
+    model(x).square().mean().backward()
+    gradient = torch.view_as_real(model.weight.grad)
+    model.zero_grad()
+    seen = capture(Case(model, (x,), loss=lambda y: y.square().mean()))
+    (record,) = (record for record in seen.parameters if record.path == "weight")
+    assert record.values.rms == pytest.approx(torch.view_as_real(model.weight.detach()).square().mean().sqrt().item())
+    assert record.gradient.rms == pytest.approx(gradient.square().mean().sqrt().item(), rel=1e-4)
+    assert record.copied_rows == 0

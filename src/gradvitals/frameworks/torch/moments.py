@@ -35,7 +35,7 @@ _FEW = 2
 
 
 def moments(tensor: torch.Tensor, *, underflow: bool = False) -> Moments:
-    """Summarise a real tensor of any shape, dtype and device; it may be empty.
+    """Summarise a tensor of any shape, dtype and device; it may be empty. Parts of complex values count by themselves.
 
     With ``underflow`` it counts what isn't zero but becomes so in float16 and bfloat16.
     """
@@ -70,6 +70,11 @@ def moments(tensor: torch.Tensor, *, underflow: bool = False) -> Moments:
         underflow_fp16=lost[0] / values.size,
         underflow_bf16=lost[1] / values.size,
     )
+
+
+def parts(tensor: torch.Tensor) -> torch.Tensor:
+    """Real numbers: of complex ones, in one more dimension, the two parts, which optimisers take for two numbers."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _finite_values(values: NDArray[Any]) -> tuple[NDArray[Any], float, float]:
@@ -187,8 +192,9 @@ _NUMPY = frozenset({torch.float32, torch.float64})
 
 
 def _values(tensor: torch.Tensor) -> NDArray[Any]:
-    """The values as a flat array in main memory, in float64 or float32."""
+    """The values as a flat array in main memory, in float64 or float32; complex ones by their two parts."""
     dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
+    dense = parts(dense)
     if dense.device.type != "cpu":
         dense = dense.cpu()
     values: NDArray[Any] = (dense if dense.dtype in _NUMPY else dense.float()).reshape(-1).numpy()

@@ -11,7 +11,7 @@ from torch import nn
 
 from gradvitals.frameworks.capture import ParameterRecord
 from gradvitals.frameworks.torch.layers import is_one_per_unit, written
-from gradvitals.frameworks.torch.moments import moments
+from gradvitals.frameworks.torch.moments import moments, parts
 from gradvitals.frameworks.torch.shards import whole
 
 #: Adam's ε, which its step adds to the gradient's size: Kingma and Ba (2015), algorithm 1.
@@ -77,11 +77,12 @@ def _copied_rows(parameter: torch.Tensor, gradient: torch.Tensor | None) -> int:
     """How many rows repeat an earlier one in values and in gradient; a few of their columns tell which to compare."""
     if gradient is None or gradient.is_sparse or is_one_per_unit(parameter) or len(parameter) < 2:
         return 0
-    rows = parameter.detach().flatten(1)
+    rows = parts(parameter.detach()).flatten(1)
     columns = np.unique(np.linspace(0, rows.shape[1] - 1, _COMPARED).astype(int))
     keys = rows[:, columns.tolist()].double().cpu().numpy() @ np.arange(1.0, len(columns) + 1)
     order = np.argsort(keys, kind="stable")
-    alike = np.nonzero((np.diff(keys[order]) == 0) & (keys[order][1:] != 0))[0]
+    one, next_one = keys[order][:-1], keys[order][1:]
+    alike = np.nonzero((one == next_one) & (one != 0))[0]
     pairs = ((int(order[at]), int(order[at + 1])) for at in alike)
     return sum(torch.equal(rows[a], rows[b]) and _same(gradient[a], gradient[b]) for a, b in pairs)
 
@@ -89,20 +90,22 @@ def _copied_rows(parameter: torch.Tensor, gradient: torch.Tensor | None) -> int:
 def _adam_step(gradient: torch.Tensor, scale: float) -> float:
     """RMS of |g|/(|g| + ε), Adam's first step in units of the learning rate."""
     values = gradient.detach()
-    flat = (values.coalesce().values() if values.is_sparse else values).reshape(-1)
-    if not flat.numel():
+    held = parts(values.coalesce().values() if values.is_sparse else values)
+    if not held.numel():
         return 0.0
-    sizes = np.abs(flat[:: max(1, flat.numel() // _SAMPLED)].cpu().double().numpy()) * scale
+    flat = held.reshape(-1)[:: max(1, held.numel() // _SAMPLED)]
+    sizes = np.abs(flat.cpu().double().numpy()) * scale
     with np.errstate(invalid="ignore"):  # of an infinite gradient
         steps = sizes / (sizes + ADAM_EPSILON)
-    square = float(steps @ steps) / len(steps)
-    return math.sqrt(square * flat.numel() / max(values.numel(), 1))
+    share = held.numel() / values.numel() if values.is_sparse else 1.0  # the rest stays where it is
+    return math.sqrt(float(steps @ steps) / len(steps) * share)
 
 
 def _same(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:
     """Whether two gradients agree to rounding, and aren't both zero."""
     if first is None or second is None or first.is_sparse or second.is_sparse:
         return False
-    size = float(torch.linalg.vector_norm(first.double()))
-    apart = float(torch.linalg.vector_norm(first.double() - second.double()))
+    wide = torch.promote_types(first.dtype, torch.float64)
+    size = float(torch.linalg.vector_norm(first.to(wide)))
+    apart = float(torch.linalg.vector_norm(first.to(wide) - second.to(wide)))
     return 0 < size < math.inf and apart <= _ROUNDINGS * torch.finfo(first.dtype).eps * size
