@@ -175,6 +175,12 @@ class Call:
         Signals and known values.
     writes : bool
         Whether it writes into what it is given, which is copied first.
+    joins : str
+        ``"sum"`` or ``"product"`` of two signals.
+    moves : frozenset of Role
+        Of dimensions of which it leaves a part, or the entries in another order.
+    loose : float
+        How uncertain log E[x²] is, because what it joins are neighbours of which only the average is known.
 
     """
 
@@ -182,6 +188,9 @@ class Call:
     arguments: tuple[Any, ...]
     given: tuple[Any, ...]
     writes: bool = False
+    joins: str = ""
+    moves: frozenset[Role] = frozenset()
+    loose: float = 0.0
     _made: list[torch.Tensor] | None = None
     _leaves: list[torch.Tensor] | None = None
     _inherited: dict[int, Scatter] = field(default_factory=dict)
@@ -261,7 +270,7 @@ class Call:
         square = float(values.abs().square().sum())
         if not made.requires_grad or square <= 0:
             return NONE
-        total = NONE
+        total = Scatter.of(self.loose**2)
         for node, leaf, back in zip(
             self.nodes, self._leaves or [], drawing.apart(lambda: self._back(at, values)), strict=True
         ):
@@ -284,6 +293,7 @@ class Call:
         """From a gradient's draws at an output, those at the signals that went in."""
         self.results(drawing)
         gradient, scatter = arrived
+        scatter = scatter + Scatter.of(self.loose**2) if self.loose else scatter
         found = []
         for node, back in zip(self.nodes, self._back(at, gradient), strict=True):
             if back is not None:

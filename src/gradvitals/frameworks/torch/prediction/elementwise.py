@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gradvitals.frameworks.torch.prediction import combinations
+from gradvitals.frameworks.torch.prediction.kinship import share_in_product, share_in_sum
 from gradvitals.frameworks.torch.prediction.linear import plus, times
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, Pullback, Step, rule
 from gradvitals.frameworks.torch.prediction.transformed import Function, applied, backwards
@@ -124,6 +125,8 @@ def _add(operation: Operation) -> None:
     if isinstance(va, Noise) or isinstance(vb, Noise):
         _with_noise(operation, (a, va, sign_a), (b, vb, sign_b))
         return
+    if share_in_sum(va, vb):
+        raise NotImplementedError("a sum of two signals that are made of the same one")
     _sum(operation, a, b, sign_a, sign_b)
     if isinstance(va, Node) and isinstance(vb, Node):
         combinations.remember_sum(operation.trace.value(operation.first), va, vb, sign_a, sign_b)
@@ -252,6 +255,8 @@ def _product(operation: Operation, a: Any, b: Any) -> None:
 
         by_hand(operation, *normalised)
         return
+    if share_in_product(va, vb):
+        raise NotImplementedError("a product of two signals that are made of the same one")
     first, second, signals = _both(operation, a, b)
     made = times(first, second)
 

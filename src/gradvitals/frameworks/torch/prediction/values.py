@@ -16,6 +16,8 @@ from gradvitals.maths.field import Field, Layout
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
 
+    from gradvitals.frameworks.torch.prediction.kinship import Kin
+
     Array: TypeAlias = NDArray[np.float64]
 
 _keys = itertools.count()
@@ -162,6 +164,7 @@ class Node:
     is_drawn: bool = False
     drawing: Drawing | None = None
     drawn_layout: Layout = ()
+    kin: Kin | None = None
 
     @property
     def field(self) -> Field:
