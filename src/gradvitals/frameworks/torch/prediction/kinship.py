@@ -1,7 +1,8 @@
 """Signals that are made of the same one: a token and its neighbour, a signal and what a gate leaves of it.
 
 The moments of each say nothing of what they have in common, so that their sum and product are left to draws. Products
-with weights, norms and sums of two signals start anew; so does a part of the units, to which others are strangers.
+with weights, norms and sums of two signals start anew; so do a part of the units, to which others are strangers, and
+the largest entries.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def kin_of(node: Node) -> Kin:
     """What a signal is made of."""
     if node.kin is None:
         call = node.call
-        if call is None or Role.UNIT in call.moves:
+        if call is None or Role.UNIT in call.moves or (call.chooses and node.at == 0):
             node.kin = Kin(frozenset({node.key}))
         else:
             above = [kin_of(given) for given in call.nodes]

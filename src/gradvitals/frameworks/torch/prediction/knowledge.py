@@ -26,10 +26,11 @@ class Unmodelled:
 
 @dataclass(frozen=True, slots=True)
 class Overwritten:
-    """What is known of a tensor of which a signal was written into a part: nothing, and by what."""
+    """What is known of a tensor of which a signal was written into a part, or of positions: nothing, and by what."""
 
     name: str
     path: str
+    reason: str = "it writes into a part of a tensor"
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +46,7 @@ class Trace:
     values: dict[int, Any] = field(default_factory=dict)
     drawing: Drawing = field(default_factory=Drawing)
     views: dict[int, Any] = field(default_factory=dict)
+    spectral: dict[int, bool] = field(default_factory=dict)
     _alive: list[Any] = field(default_factory=list)
     _by_memory: dict[int | None, list[torch.Tensor]] = field(default_factory=dict)
     _indexed: int = 0

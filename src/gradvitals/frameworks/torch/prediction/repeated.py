@@ -50,6 +50,8 @@ _PARTS = frozenset(
         *("index_select", "index", "gather", "roll", "flip", "constant_pad_nd"),
     }
 )
+#: Operations that pick entries by their size, and say in a second output where they were.
+_CHOOSING = frozenset({"topk", "sort", "kthvalue", "max", "min", "median", "mode", "cummax", "cummin"})
 #: Operations that have a formula by the moments of a weight, of a whole batch or of scores, where draws end.
 _FORMULAS = frozenset(
     {
@@ -113,7 +115,7 @@ def call_of(operation: Operation) -> tuple[Call, list[Node]]:
     function = torch.ops.aten.reshape.default if views else operation.function
     name = operator(operation.name)
     joins = "sum" if name in _SUMS else "product" if name in _PRODUCTS else ""
-    return Call(function, arguments, tuple(given), writes, joins, _moves(operation, name)), nodes
+    return Call(function, arguments, tuple(given), writes, joins, _moves(operation, name), name in _CHOOSING), nodes
 
 
 def _moves(operation: Operation, name: str) -> frozenset[Role]:
@@ -213,16 +215,17 @@ def remember(operation: Operation, steps: int) -> None:
         return
     outputs = nested_tensors(operation.output)
     values = [operation.trace.value(output) for output in outputs]
-    if any(not isinstance(value, Node) or value.call is not None for value in values):
+    if any(not isinstance(value, Node) for value in values) or values[0].call is not None:
         return
     call, nodes = call_of(operation)
     if not nodes or any(value is node for value in values for node in nodes):
         return
     if not any(node.is_drawn for node in nodes):
         for at, value in enumerate(values):
-            value.call, value.at = call, at
+            if value.call is None:
+                value.call, value.at = call, at
         return
-    layouts = [value.field.layout for value in values]
+    layouts = [value.layout for value in values]
     del operation.trace.steps[steps:]
     _emit(operation, call, outputs, layouts)
 
@@ -242,9 +245,8 @@ def _is_followed(operation: Operation, name: str) -> bool:
     if name in _MOVING or name in ELEMENTWISE or name in _OF_TWO:
         return True
     signals = [value for value in map(operation.value, nested_tensors(operation.args)) if isinstance(value, Node)]
-    if name in _REDUCING and len(signals) == 1:  # over places: what a signal departs from its own average
-        made = operation.trace.value(operation.first)
-        return signals[0].is_drawn or (isinstance(made, Node) and made.field.units == signals[0].field.units)
+    if name in _REDUCING:  # a signal beside its own average
+        return len(signals) == 1
     return any(signal.is_drawn for signal in signals) or (name in _SUMS and (len(signals) == 1 or name != "add"))
 
 
@@ -295,6 +297,12 @@ def _emit(operation: Operation, call: Call, outputs: Sequence[torch.Tensor], lay
     for output, node in zip(outputs, nodes, strict=True):
         operation.trace.bind(output, node)
         operation.trace.steps.append(Step(node, call.nodes, _nothing, name=operation.name))
+
+
+def bind_drawn(operation: Operation, output: torch.Tensor, at: int, layout: Layout) -> None:
+    """Leave an output that its rule has no formula for to draws, where it is used."""
+    call, _ = call_of(operation)
+    operation.trace.bind(output, _node(operation.trace.drawing, call, at, layout))
 
 
 def drawn_node(trace: Trace, call: Call, layout: Layout) -> Node:

@@ -56,6 +56,8 @@ class Constant:
         It was made while tracing, so that it may be changed in place.
     name : str or None
         The parameter's path.
+    chosen_by : frozenset of int
+        Signals, by their keys, on whose values in this batch it depends.
 
     """
 
@@ -64,6 +66,7 @@ class Constant:
     data: bool = False
     owned: bool = True
     name: str | None = None
+    chosen_by: frozenset[int] = frozenset()
     _moments: list[tuple[float, float]] = field(default_factory=list)
 
     @property
