@@ -133,7 +133,7 @@ def _predicted(
 ) -> Prediction:
     """What follows from a forward pass, and from sending a gradient back."""
     roots, objective = gradients_at_outputs(output, trace, case.loss, seed)
-    asked = {row.value.key for row in calls.rows if isinstance(row.value, Node)}
+    asked = {node.key for row in calls.rows for node in row.outputs}
     asked |= {use.output.key for use in trace.uses}
     gradients, troubles = sent_back(trace.steps, roots, trace.drawing, asked=asked)
     matters = bool(troubles) or _is_missed(trace, calls.rows, output)
@@ -264,7 +264,7 @@ def _call(
     if isinstance(row.value, Node) and row.value.is_known:
         field = row.value.field
         forward, cosine = _said(field), _cosine(field)
-        found = gradients.get(row.value.key)
+        found = next((gradients[node.key] for node in row.outputs if node.key in gradients), None)
         gradient = _said(found) if found is not None else None
         depth = depths.get(row.value.key, 0)
     elif isinstance(row.value, Constant) and row.value.value.is_floating_point():
