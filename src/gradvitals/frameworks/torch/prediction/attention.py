@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.prediction import softmax
+from gradvitals.frameworks.torch.prediction.coarse import coarse
 from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES
 from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.scores import Scores, with_added
@@ -50,7 +51,7 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
     units = math.prod(axis.size for axis in q.layout[-1])
     factor = scores.scale**2 * units
     if any(field.has_pixels or field.second.size > MOST_PLACES for field in (q, k, v)):
-        softmax.coarse(operation, (query, key, value), (q, k, v), scores, factor, output)
+        coarse(operation, (query, key, value), (q, k, v), scores, factor, output)
         return
     kq, batch, rows = _batched(q)
     kk, batch_k, columns = _batched(k)

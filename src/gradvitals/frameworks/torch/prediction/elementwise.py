@@ -97,9 +97,11 @@ def _add(operation: Operation) -> None:
     sign_a, sign_b = (1.0, alpha if name == "add" else -alpha)
     if name == "rsub":
         sign_a, sign_b = -alpha, 1.0
-    from gradvitals.frameworks.torch.prediction import scores
+    from gradvitals.frameworks.torch.prediction import choice, scores
 
     if scores.takes_sum(operation, a, b, sign_a, sign_b):
+        return
+    if name == "add" and alpha == 1 and choice.takes_mask(operation, a, b):
         return
     va, vb = operation.value(a), operation.value(b)
     for one, other, s_one, s_other in ((a, b, sign_a, sign_b), (b, a, sign_b, sign_a)):
