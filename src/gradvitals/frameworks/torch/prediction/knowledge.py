@@ -47,6 +47,7 @@ class Trace:
     drawing: Drawing = field(default_factory=Drawing)
     views: dict[int, Any] = field(default_factory=dict)
     spectral: dict[int, bool] = field(default_factory=dict)
+    seen: dict[Any, str | None] = field(default_factory=dict)
     _alive: list[Any] = field(default_factory=list)
     _by_memory: dict[int | None, list[torch.Tensor]] = field(default_factory=dict)
     _indexed: int = 0
@@ -83,6 +84,13 @@ class Trace:
             whole = tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
             if whole or (tensor.storage_offset(), tensor.numel()) == place:
                 self.values[id(tensor)] = Overwritten(name, self.where())
+
+    def is_copy(self, weight: Any) -> bool:
+        """Whether another parameter that was used before has the same values (``nn.TransformerEncoder`` copies)."""
+        if not isinstance(weight, Constant) or not weight.learned or weight.name is None:
+            return False
+        first = self.seen.setdefault((weight.value.numel(), weight.mean_and_square), weight.name)
+        return first != weight.name and weight.mean_and_square[0] ** 2 < weight.mean_and_square[1]
 
     def entered(self, tensor: torch.Tensor, constant: Constant, field_: Field) -> Node:
         """An input that becomes a signal."""

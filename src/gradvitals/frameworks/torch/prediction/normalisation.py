@@ -122,7 +122,7 @@ def _layer_norm(
     square *= scale * scale
     directions = 2.0 if centred else 1.0
     # E[1/v] exceeds 1/E[v] where v varies: from place to place (over n units), and over weights for all at once.
-    inverse = math.exp(before.inherited.variance + max(before.kurtosis - 1, 0.0) / n)
+    inverse = math.exp(before.inherited.chance + max(before.kurtosis - 1, 0.0) / n)
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, before.layout)

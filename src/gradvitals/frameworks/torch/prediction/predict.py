@@ -290,9 +290,10 @@ def _call(
 def _said(field: Field) -> Predicted:
     """The typical RMS, and one standard deviation of one draw: log E[x²] is nearly normal over weights."""
     spread = field.spread
-    return Predicted(
-        math.sqrt(max(field.mean_square, 0.0)) * math.exp(-spread / 4), math.sqrt(spread) / 2, float(field.mean.mean())
-    )
+    chance = max(spread - field.inherited.variance + field.inherited.chance, 0.0)
+    typical = math.sqrt(max(field.mean_square, 0.0)) * math.exp(-chance / 4)
+    error, alone = math.sqrt(spread) / 2, math.sqrt(chance) / 2
+    return Predicted(typical, error, float(field.mean.mean()), alone if alone < error else None)
 
 
 def _cosine(field: Field) -> float | None:
