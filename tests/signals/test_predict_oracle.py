@@ -432,3 +432,24 @@ def test_a_layer_has_the_gradient_of_the_first_output_that_one_reaches():
     found = agreement(lambda: (LastState(), (torch.randn(8, 6, 32),)), draws=8)
     assert "read#0" in found.backward
     assert found.worst("backward", only=lambda path: path.startswith("read"))[0] < 0.05
+
+
+class DroppedWeights(nn.Module):
+    """Attention spelled out, with a dropout on its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(64, 64) for _ in range(4))
+        self.drop = nn.Dropout(0.4)
+
+    def forward(self, x):
+        q, k, v = (layer(x).unflatten(-1, (4, 16)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        weights = self.drop((q @ k.transpose(-1, -2) / 4).softmax(-1))
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+def test_attention_weights_are_shown_before_and_behind_their_dropout():
+    found = agreement(lambda: (DroppedWeights(), (torch.randn(8, 12, 64),)), draws=8)
+    assert {"softmax()#0", "drop#0"} <= set(found.forward) & set(found.backward)
+    assert found.worst("forward")[0] < 0.03, found.worst("forward")
+    assert found.worst("backward")[0] < 0.06, found.worst("backward")
