@@ -415,3 +415,41 @@ def test_capped_scores_and_their_softmax_have_a_size_and_a_gradient_of_their_own
 def test_a_loss_is_called_with_outputs_drawn_from_their_moments(loss):
     found = agreement(lambda: (dense(128, 4, nn.Tanh, 1.3), (torch.randn(48, 128),)), draws=10, loss=loss)
     assert found.worst("backward")[0] < 0.05
+
+
+class LastState(nn.Module):
+    """Of a recurrent layer's two outputs only the second is used."""
+
+    def __init__(self):
+        super().__init__()
+        self.read, self.head = nn.GRU(32, 64, batch_first=True), nn.Linear(64, 8)
+
+    def forward(self, x):
+        return self.head(self.read(x)[1][0])
+
+
+def test_a_layer_has_the_gradient_of_the_first_output_that_one_reaches():
+    found = agreement(lambda: (LastState(), (torch.randn(8, 6, 32),)), draws=8)
+    assert "read#0" in found.backward
+    assert found.worst("backward", only=lambda path: path.startswith("read"))[0] < 0.05
+
+
+class DroppedWeights(nn.Module):
+    """Attention spelled out, with a dropout on its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(64, 64) for _ in range(4))
+        self.drop = nn.Dropout(0.4)
+
+    def forward(self, x):
+        q, k, v = (layer(x).unflatten(-1, (4, 16)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        weights = self.drop((q @ k.transpose(-1, -2) / 4).softmax(-1))
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+def test_attention_weights_are_shown_before_and_behind_their_dropout():
+    found = agreement(lambda: (DroppedWeights(), (torch.randn(8, 12, 64),)), draws=8)
+    assert {"softmax()#0", "drop#0"} <= set(found.forward) & set(found.backward)
+    assert found.worst("forward")[0] < 0.03, found.worst("forward")
+    assert found.worst("backward")[0] < 0.06, found.worst("backward")

@@ -18,12 +18,20 @@ class Predicted:
         One standard deviation of one draw, relative.
     mean : float
         Of all entries.
+    chance : float or None
+        The error without what theory may be off by since weights are copies; None where none are.
 
     """
 
     rms: float
     error: float
     mean: float = 0.0
+    chance: float | None = None
+
+    @property
+    def judged_by(self) -> float:
+        """By what a measurement may depart before something isn't as it seems."""
+        return self.error if self.chance is None else self.chance
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ class Field:
         own = self.own
         if own is None:
             own = (self.kurtosis - 1) * self.agreement() if self.kurtosis > 1 else 0.0
-        return own / max(self.units, 1)
+        return math.log1p(own / max(self.units, 1))  # that of the logarithm, of what is nearly lognormal
 
     def drawn(self, scatter: Scatter) -> Field:
         """The same as the work of new weights, on something that departed by a scatter: its entries are Gaussian."""

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 #: The one cause of all that a theory of wide networks leaves out: terms of order 1/n of the mean itself. They don't
 #: average out over layers as chance does, and so they add up.
 LEFT_OUT = 0
+#: And those of what weights do that are copies of others: they depart layer by layer in the same sense, which isn't the
+#: same in both directions.
+COPIED_FORWARDS, COPIED_BACKWARDS = -1, -2
 _numbers = itertools.count(1)
 
 
@@ -56,6 +59,11 @@ class Scatter:
         """Var log E[x²]."""
         return sum(part * part for part in self.parts.values())
 
+    @property
+    def chance(self) -> float:
+        """The same without what copied weights make, which is off in one sense."""
+        return sum(part * part for cause, part in self.parts.items() if cause >= LEFT_OUT)
+
     def __add__(self, other: Scatter) -> Scatter:
         """Of a product of two tensors: the logarithms add up."""
         small, large = sorted((self.parts, other.parts), key=len)
@@ -74,3 +82,15 @@ class Scatter:
 
 
 NONE = Scatter()
+
+
+def summed_scatter(first: Scatter, second: Scatter, share: float, copied: int) -> Scatter:
+    """Of a sum of two tensors, of whose square the first has a share.
+
+    What a copied weight made isn't independent of what is there already: the product of the two counts as well.
+    """
+    made = first.times(share) + second.times(1 - share)
+    alike = abs(first.parts.get(copied, 0.0) - second.parts.get(copied, 0.0))
+    if alike == 0:
+        return made
+    return made + Scatter({copied: 2 * math.sqrt(max(share * (1 - share), 0.0)) * alike})

@@ -138,12 +138,14 @@ def _compared_parameters(prediction: Prediction, capture: Capture) -> Iterator[C
     for parameter in prediction.parameters:
         record, said = measured.get(parameter.path), parameter.gradient
         if record is not None and said is not None and record.gradient is not None and record.gradient.nonfinite == 0:
-            error = math.hypot(said.error, BACKWARD_ERROR)
+            error = math.hypot(said.judged_by, BACKWARD_ERROR)
             yield Comparison(parameter.path, 0, "parameter", "parameter", said.rms, record.gradient.rms, error)
 
 
 def _comparison(call: PredictedCall, direction: str, said: Predicted, measured: float, theory: float) -> Comparison:
-    return Comparison(call.path, call.call, call.kind, direction, said.rms, measured, math.hypot(said.error, theory))
+    return Comparison(
+        call.path, call.call, call.kind, direction, said.rms, measured, math.hypot(said.judged_by, theory)
+    )
 
 
 # ---- tables ----

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.prediction import softmax
+from gradvitals.frameworks.torch.prediction.coarse import coarse
 from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES
 from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.scores import Scores, with_added
@@ -50,7 +51,7 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
     units = math.prod(axis.size for axis in q.layout[-1])
     factor = scores.scale**2 * units
     if any(field.has_pixels or field.second.size > MOST_PLACES for field in (q, k, v)):
-        softmax.coarse(operation, (query, key, value), (q, k, v), scores, factor, output)
+        coarse(operation, (query, key, value), (q, k, v), scores, factor, output)
         return
     kq, batch, rows = _batched(q)
     kk, batch_k, columns = _batched(k)
@@ -90,26 +91,32 @@ def attend(operation: Operation, query: Node, key: Node, value: Node, scores: Sc
         return [gathered_to(g, node.field.layout) for g, node in zip(back, (query, key, value), strict=True)]
 
     node = operation.emit(made, [query, key, value], pullback, output=output)
+    if scores.undropped is not None:
+        _show_weights(operation, scores, scores.undropped, node, parts, own, kv * deep)
     if scores.shown is not None:
-        _show_weights(operation, scores, node, parts, own, kv * deep)
+        _show_weights(operation, scores, scores.shown, node, parts, own, kv * deep)
     for added, factor in scores.added:
         _send_to_bias(operation, node, added, factor, parts, deep)
     for capped, factor in scores.capped:
         _show_capped(operation, node, capped, factor, parts, deep)
 
 
-def _show_weights(operation: Operation, scores: Scores, mixed: Node, parts: Any, own: Any, value: Any) -> None:
-    """Report the softmax's own output, and the gradient that arrives there: what goes past it is carried on."""
-    shown = scores.shown
-    if shown is None:
-        return
+def _show_weights(
+    operation: Operation, scores: Scores, shown: Node, mixed: Node, parts: Any, own: Any, value: Any
+) -> None:
+    """Report the softmax's own output, and the gradient that arrives there: what goes past it is carried on.
+
+    Behind a dropout the weights are larger; before it, their gradient.
+    """
     units = tuple((Axis(n, Role.UNIT),) if n > 1 else () for n in scores.shape)
-    squares = float((own + parts.sharper(own)).mean())
+    dropped = scores.undropped is not None and shown is scores.shown
+    before, after = (scores.kept, 1.0) if dropped else (1.0, scores.kept)
+    squares = float((own + parts.sharper(own)).mean()) * before
     shown._field = constant_field(units, squares, float(parts.weights.mean()))  # noqa: SLF001 - made for this
     of_values = float(np.einsum("bibi->", value)) / (value.shape[0] * value.shape[1])
 
     def pullback(gradient: Field) -> Sequence[Field]:
-        arrived = replace(constant_field(units, gradient.mean_square * of_values * scores.kept), kurtosis=1.0)
+        arrived = replace(constant_field(units, gradient.mean_square * of_values * after), kurtosis=1.0)
         return [replace(arrived, inherited=gradient.scatter)]
 
     operation.trace.steps.append(Step(mixed, (shown,), pullback, shown=True))

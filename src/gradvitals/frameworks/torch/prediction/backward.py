@@ -11,7 +11,7 @@ from gradvitals.frameworks.torch.prediction.operation import Step
 from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import alike, gathered_to
 from gradvitals.maths.field import Field, Role
-from gradvitals.maths.scatter import Scatter, new_cause
+from gradvitals.maths.scatter import COPIED_BACKWARDS, Scatter, new_cause, summed_scatter
 
 
 def added(first: Field, second: Field) -> Field:
@@ -26,7 +26,7 @@ def added(first: Field, second: Field) -> Field:
     # Places that are alike by chance in one of them are so in the other, as far as they share their origin.
     common = max(min(first.blur, second.shared_blur), min(second.blur, first.shared_blur))
     cross = 4 * share[0] * share[1] * min(_agreement(first, second) + common, 1.0) / max(first.units, 1)
-    inherited = first.scatter.times(share[0]) + second.scatter.times(share[1]) + Scatter.of(cross)
+    inherited = summed_scatter(first.scatter, second.scatter, share[0], COPIED_BACKWARDS) + Scatter.of(cross)
     both = 2 * share[0] * share[1] * (common + 1 / max(first.units, 1))
     return replace(
         first,

@@ -20,7 +20,7 @@ from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One call, and what was known of its output when it returned."""
+    """One call, and what was known of its output when it returned: of the first, and of the ``others``."""
 
     path: str
     call: int
@@ -30,6 +30,12 @@ class Row:
     activation: layers.ActivationKind | None
     parameters: tuple[str, ...]
     value: Any
+    others: tuple[Node, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[Node, ...]:
+        """All signals among its outputs."""
+        return (self.value, *self.others) if isinstance(self.value, Node) else self.others
 
 
 class Calls:
@@ -121,7 +127,9 @@ class Calls:
         value = self._trace.value(tensors[0])
         value = getattr(value, "shown", value)  # attention's weights have a signal for the report
         shape = tuple(tensors[0].shape)
-        self.rows.append(Row(path, self._counts[path], kind, shape, has_weights, activation, parameters, value))
+        others = tuple(node for node in map(self._trace.value, tensors[1:]) if isinstance(node, Node))
+        row = Row(path, self._counts[path], kind, shape, has_weights, activation, parameters, value, others)
+        self.rows.append(row)
         self._counts[path] += 1
 
 

@@ -96,14 +96,31 @@ def filled(operation: Operation) -> None:
     _filled(operation, signal, known.value.bool(), number)
 
 
+def hide(operation: Operation, x: Node, hidden: torch.Tensor) -> None:
+    """A signal that will be added to scores, of which a softmax won't see some."""
+    made = Node(x.field, tags={**x.lasting_tags, "hidden": hidden.numpy()})
+    layout = x.field.layout
+    operation.emit(x.field, [x], lambda g: [gathered_to(g, layout)], node=made)
+
+
+def takes_mask(operation: Operation, a: Any, b: Any) -> bool:
+    """Whether zeros and very negative numbers are added to a signal: a mask beside a learned bias."""
+    for signal, mask in ((a, b), (b, a)):
+        x, known = operation.value(signal), operation.value(mask)
+        if isinstance(x, Node) and isinstance(known, Constant) and known.value.numel() > 1 and not known.learned:
+            hidden = known.value <= HIDING
+            if bool(hidden.any()) and bool((hidden | (known.value == 0)).all()):
+                hide(operation, x, hidden)
+                return True
+    return False
+
+
 def _filled(operation: Operation, signal: Any, hidden: torch.Tensor, fill: Any) -> None:
     """A signal with something else where it is hidden."""
     x = operation.node(signal)
     number = _number(operation, fill)
     if number is not None and number <= HIDING:
-        made = Node(x.field, tags={**x.lasting_tags, "hidden": hidden.numpy()})
-        layout = x.field.layout
-        operation.emit(x.field, [x], lambda g: [gathered_to(g, layout)], node=made)
+        hide(operation, x, hidden)
         return
     if not hidden.any() and tuple(operation.first.shape) == tuple(signal.shape):
         composed(operation, x, lambda z: z)

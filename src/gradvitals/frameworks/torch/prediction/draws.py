@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: Copies of a tensor that are drawn at most, and entries of all copies of the first that is drawn: the RMS of as many
 #: independent ones is known to a thousandth.
 _MOST_COPIES, _ENOUGH = 64, 2**18
+#: Copies by whose mean squares it is told how far all entries of one depart together.
+_ENOUGH_COPIES = 16
 #: Entries beyond which nothing is drawn: half a gigabyte.
 _LARGEST = 2**26
 #: Of a kernel's eigenvalues, relative to the largest: what is below zero by rounding.
@@ -159,6 +161,8 @@ def measured_draws(drawn: torch.Tensor, layout: Layout) -> Field:
     mapped = [1 + at for at, axis in enumerate(axes) if axis.role is not Role.UNIT]
     by_unit = by_axis.mean(mapped) if mapped else by_axis
     own = float(by_unit.var()) if by_unit.numel() > 1 else None
+    if own is not None and len(drawn) >= _ENOUGH_COPIES:  # what all units have in common (a gate) doesn't average out
+        own = max(own, float(squares.flatten(1).mean(1).var()) * by_unit[0].numel())
     return replace(found, kurtosis=kurtosis, own=own)
 
 
@@ -175,6 +179,14 @@ class Call:
         Signals and known values.
     writes : bool
         Whether it writes into what it is given, which is copied first.
+    joins : str
+        ``"sum"`` or ``"product"`` of two signals.
+    moves : frozenset of Role
+        Of dimensions of which it leaves a part, or the entries in another order.
+    chooses : bool
+        Whether it picks entries by their size, and says where they were.
+    loose : float
+        How uncertain log E[x²] is, because what it joins are neighbours of which only the average is known.
 
     """
 
@@ -182,6 +194,10 @@ class Call:
     arguments: tuple[Any, ...]
     given: tuple[Any, ...]
     writes: bool = False
+    joins: str = ""
+    moves: frozenset[Role] = frozenset()
+    chooses: bool = False
+    loose: float = 0.0
     _made: list[torch.Tensor] | None = None
     _leaves: list[torch.Tensor] | None = None
     _inherited: dict[int, Scatter] = field(default_factory=dict)
@@ -261,7 +277,7 @@ class Call:
         square = float(values.abs().square().sum())
         if not made.requires_grad or square <= 0:
             return NONE
-        total = NONE
+        total = Scatter.of(self.loose**2)
         for node, leaf, back in zip(
             self.nodes, self._leaves or [], drawing.apart(lambda: self._back(at, values)), strict=True
         ):
@@ -284,6 +300,7 @@ class Call:
         """From a gradient's draws at an output, those at the signals that went in."""
         self.results(drawing)
         gradient, scatter = arrived
+        scatter = scatter + Scatter.of(self.loose**2) if self.loose else scatter
         found = []
         for node, back in zip(self.nodes, self._back(at, gradient), strict=True):
             if back is not None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from gradvitals.frameworks.torch.prediction import combinations
+from gradvitals.frameworks.torch.prediction import combinations, spelled_norms
+from gradvitals.frameworks.torch.prediction.kinship import share_in_product, share_in_sum
 from gradvitals.frameworks.torch.prediction.linear import plus, times
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, Pullback, Step, rule
 from gradvitals.frameworks.torch.prediction.transformed import Function, applied, backwards
@@ -96,9 +97,11 @@ def _add(operation: Operation) -> None:
     sign_a, sign_b = (1.0, alpha if name == "add" else -alpha)
     if name == "rsub":
         sign_a, sign_b = -alpha, 1.0
-    from gradvitals.frameworks.torch.prediction import scores
+    from gradvitals.frameworks.torch.prediction import choice, scores
 
     if scores.takes_sum(operation, a, b, sign_a, sign_b):
+        return
+    if name == "add" and alpha == 1 and choice.takes_mask(operation, a, b):
         return
     va, vb = operation.value(a), operation.value(b)
     for one, other, s_one, s_other in ((a, b, sign_a, sign_b), (b, a, sign_b, sign_a)):
@@ -124,6 +127,10 @@ def _add(operation: Operation) -> None:
     if isinstance(va, Noise) or isinstance(vb, Noise):
         _with_noise(operation, (a, va, sign_a), (b, vb, sign_b))
         return
+    if spelled_norms.takes_difference(operation, va, vb, sign_a, sign_b):
+        return
+    if share_in_sum(va, vb):
+        raise NotImplementedError("a sum of two signals that are made of the same one")
     _sum(operation, a, b, sign_a, sign_b)
     if isinstance(va, Node) and isinstance(vb, Node):
         combinations.remember_sum(operation.trace.value(operation.first), va, vb, sign_a, sign_b)
@@ -203,10 +210,10 @@ def _mul(operation: Operation) -> None:
         else:
             seen = [(va, lambda g: [times(g, vb.field)]), (vb, lambda g: [times(g, va.field)])]
             _joined(operation, va, vb, lambda x, y: x * y, seen)
+            if va is vb:
+                operation.trace.value(operation.first).tags["square-of"] = spelled_norms.identity_of(va)
         return
-    if divides:
-        b = _inverse(operation, b)
-    _product(operation, a, b)
+    _product(operation, a, _inverse(operation, b) if divides else b, divisor=vb if divides else None)
 
 
 def _inverse(operation: Operation, b: Any) -> Any:
@@ -244,14 +251,16 @@ def masked(operation: Operation, signal: Node, noise: Noise, shape: Sequence[int
     )
 
 
-def _product(operation: Operation, a: Any, b: Any) -> None:
+def _product(operation: Operation, a: Any, b: Any, divisor: Any = None) -> None:
     va, vb = operation.value(a), operation.value(b)
-    normalised = _normalisation(va, vb)
+    normalised = spelled_norms.divided_by_its_own(va, vb)
     if normalised is not None:
         from gradvitals.frameworks.torch.prediction.normalisation import by_hand
 
         by_hand(operation, *normalised)
         return
+    if share_in_product(va, divisor if isinstance(divisor, Node) else vb):
+        raise NotImplementedError("a product of two signals that are made of the same one")
     first, second, signals = _both(operation, a, b)
     made = times(first, second)
 
@@ -267,12 +276,10 @@ def _product(operation: Operation, a: Any, b: Any) -> None:
         combinations.remember_product(node_, va, vb)
 
 
-def _normalisation(a: Any, b: Any) -> tuple[Node, Node] | None:
-    """The signal and the function of its mean square that it is multiplied by, in a hand-written RMS norm."""
-    for one, other in ((a, b), (b, a)):
-        if isinstance(one, Node) and isinstance(other, Node) and other.root.tags.get("mean-square-of") == one.key:
-            return one, other
-    return None
+@rule("square", "square_")
+def _square(operation: Operation) -> None:
+    x = operation.node(operation.args[0])
+    composed(operation, x, torch.square).tags["square-of"] = spelled_norms.identity_of(x)
 
 
 @rule("pow", "pow_")
@@ -283,7 +290,7 @@ def _pow(operation: Operation) -> None:
         x = operation.node(base)
         made = composed(operation, x, lambda z: z**number)
         if number == 2:
-            made.tags["square-of"] = x.key
+            made.tags["square-of"] = spelled_norms.identity_of(x)
         return
     start = _number(operation, base)
     if start is not None:

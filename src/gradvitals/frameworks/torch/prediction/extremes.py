@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from gradvitals.frameworks.torch.prediction import repeated
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.pooling import increases, largest, shared_variance
 from gradvitals.frameworks.torch.prediction.reductions import widened
 from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import spread_to
-from gradvitals.maths.field import Field
+from gradvitals.maths.field import Field, Role
 from gradvitals.maths.roles import summed
 
 
@@ -23,6 +24,9 @@ def _maximum(operation: Operation) -> None:
     rank = len(node.field.layout)
     given = operation.argument(1, "dim", ())
     dims = [d % rank for d in (given if isinstance(given, (list, tuple)) else [given])] or list(range(rank))
+    positions = operation.output[1:] if isinstance(operation.output, (tuple, list)) else ()
+    if positions and all(axis.role is Role.UNIT for d in dims for axis in node.field.layout[d]):
+        raise NotImplementedError("the largest unit and which it is")
     keep = bool(operation.argument(2, "keepdim", False))  # noqa: FBT003
     rising = node.source is not None and increases(node)
     origin = node.root if rising else node
@@ -55,3 +59,5 @@ def _maximum(operation: Operation) -> None:
         return [replace(g, kernel=np.zeros_like(g.kernel)).consistent()]  # different units have it at different places
 
     operation.emit(made, [origin], pullback, node=Node(made))
+    for at, output in enumerate(positions, 1):
+        repeated.bind_drawn(operation, output, at, made.layout)

@@ -37,21 +37,17 @@ def _index(operation: Operation) -> None:
         _gathered(operation)
         return
     if name in {"index", "_unsafe_index"}:
-        indices = operation.args[1]
-        at = [d for d, item in enumerate(indices) if item is not None]
-        known = [operation.value(indices[d]) for d in at]
-        if len(at) == 1 and isinstance(known[0], Constant) and known[0].value.dim() == 1:
-            value = known[0].value
-            chosen = value.nonzero()[:, 0] if value.dtype == torch.bool else value % x.shape[at[0]]
-            _taken(operation, x, at[0], chosen.tolist(), operation.first, drop=False)
+        at, known = _positions(operation, operation.args[1])
+        if len(at) == 1 and known[0].dim() == 1:
+            _taken(operation, x, at[0], (known[0] % x.shape[at[0]]).tolist(), operation.first, drop=False)
             return
-        if all(isinstance(k, Constant) for k in known) and at == list(range(len(at))):
-            _rows_taken(operation, x, [k.value for k in known])
+        if at == list(range(len(at))):
+            _rows_taken(operation, x, known)
             return
-        if len(at) > 1 and all(isinstance(k, Constant) for k in known) and _is_grid([k.value for k in known], at):
+        if len(at) > 1 and _is_grid(known, at):
             node = operation.node(x)
             field = node.field
-            lists = [k.value.flatten().tolist() for k in known]
+            lists = [k.flatten().tolist() for k in known]
             for d, positions in zip(at, lists, strict=True):
                 field = piece(field, d, positions)
 
@@ -67,6 +63,25 @@ def _index(operation: Operation) -> None:
             moved(operation, node, field, pullback)
             return
     raise NotImplementedError("an index of this kind")
+
+
+def _positions(operation: Operation, indices: Sequence[Any]) -> tuple[list[int], list[torch.Tensor]]:
+    """The dimensions that are indexed, and the positions along each; a mask of several dimensions indexes them all."""
+    at: list[int] = []
+    known: list[torch.Tensor] = []
+    dim = 0
+    for item in indices:
+        value = None if item is None else operation.value(item)
+        if item is not None and not isinstance(value, Constant):
+            raise NotImplementedError("an index that isn't known")
+        if value is None:
+            dim += 1
+            continue
+        along = list(value.value.nonzero().unbind(1)) if value.value.dtype == torch.bool else [value.value]
+        at += range(dim, dim + len(along))
+        known += along
+        dim += len(along)
+    return at, known
 
 
 def _gathered(operation: Operation) -> None:
@@ -143,8 +158,6 @@ def _rows_taken(operation: Operation, x: Any, values: Sequence[torch.Tensor]) ->
     node = operation.node(x)
     before = node.field
     lead = len(values)
-    if values[0].dtype == torch.bool:
-        raise NotImplementedError("a mask as an index")
     sizes = [int(n) for n in x.shape[:lead]]
     fused_field = _joined_dims(before, lead)
     broadcast = torch.broadcast_tensors(*values)  # type: ignore[no-untyped-call]

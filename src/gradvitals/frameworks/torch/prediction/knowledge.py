@@ -26,10 +26,11 @@ class Unmodelled:
 
 @dataclass(frozen=True, slots=True)
 class Overwritten:
-    """What is known of a tensor of which a signal was written into a part: nothing, and by what."""
+    """What is known of a tensor of which a signal was written into a part, or of positions: nothing, and by what."""
 
     name: str
     path: str
+    reason: str = "it writes into a part of a tensor"
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +46,8 @@ class Trace:
     values: dict[int, Any] = field(default_factory=dict)
     drawing: Drawing = field(default_factory=Drawing)
     views: dict[int, Any] = field(default_factory=dict)
+    spectral: dict[int, bool] = field(default_factory=dict)
+    seen: dict[Any, str | None] = field(default_factory=dict)
     _alive: list[Any] = field(default_factory=list)
     _by_memory: dict[int | None, list[torch.Tensor]] = field(default_factory=dict)
     _indexed: int = 0
@@ -81,6 +84,13 @@ class Trace:
             whole = tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
             if whole or (tensor.storage_offset(), tensor.numel()) == place:
                 self.values[id(tensor)] = Overwritten(name, self.where())
+
+    def is_copy(self, weight: Any) -> bool:
+        """Whether another parameter that was used before has the same values (``nn.TransformerEncoder`` copies)."""
+        if not isinstance(weight, Constant) or not weight.learned or weight.name is None:
+            return False
+        first = self.seen.setdefault((weight.value.numel(), weight.mean_and_square), weight.name)
+        return first != weight.name and weight.mean_and_square[0] ** 2 < weight.mean_and_square[1]
 
     def entered(self, tensor: torch.Tensor, constant: Constant, field_: Field) -> Node:
         """An input that becomes a signal."""

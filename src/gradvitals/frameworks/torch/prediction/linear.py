@@ -14,7 +14,10 @@ from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
 from gradvitals.maths.alignment import alike, gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Layout, Role
 from gradvitals.maths.roles import fused, summed, with_role
+from gradvitals.maths.scatter import COPIED_BACKWARDS, COPIED_FORWARDS, Scatter, summed_scatter
 
+#: What log E[x²] is off by behind a weight that is a copy of one that came before, which isn't followed.
+_COPIED = 0.12
 #: A mean of a weight's entries that is this many standard errors from zero is meant, and not chance.
 _MEANT = 5.0
 
@@ -88,6 +91,9 @@ def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, 
     layout.pop(dim)
     layout.insert(at, (Axis(units, Role.UNIT),) if units > 1 else ())
     made = replace(made, layout=tuple(layout), blur=before.blur + 1 / max(units, 1), shared_blur=before.blur)
+    is_copy = operation.trace.is_copy(weight)
+    if is_copy:
+        made = replace(made, inherited=made.inherited + Scatter.of(_COPIED**2, COPIED_FORWARDS))
 
     inputs = max(math.prod(axis.size for axis in before.layout[dim]), 1)
 
@@ -101,7 +107,8 @@ def product(operation: Operation, x: Node, dim: int, weight: Constant | Weight, 
         back.pop(at)
         back.insert(dim, tuple(Axis(axis.size, Role.UNIT) for axis in before.layout[dim]))
         blur = gradient.blur + 1 / inputs
-        g = replace(g.drawn(gradient.scatter), blur=blur, shared_blur=gradient.blur, own=own)
+        scatter = gradient.scatter + Scatter.of(_COPIED**2, COPIED_BACKWARDS) if is_copy else gradient.scatter
+        g = replace(g.drawn(scatter), blur=blur, shared_blur=gradient.blur, own=own)
         through = n * moments.second * taken_back(gradient.excess, inputs)
         return [gathered_to(g.scaled(through).with_layout(tuple(back)), before.layout)]
 
@@ -166,7 +173,7 @@ def plus(first: Field, second: Field, sign: float = 1.0) -> Field:
         mean=first.mean + sign * other.mean,
         second=total,
         kernel=kernel,
-        inherited=first.inherited.times(float(share[0])) + other.inherited.times(float(share[1])),
+        inherited=summed_scatter(first.inherited, other.inherited, float(share[0]), COPIED_FORWARDS),
         profile=common_rows(first, other),
         blur=_blur((first.blur, other.blur), share, first.units),
         shared_blur=_blur((first.shared_blur, other.shared_blur), share, first.units),

@@ -110,6 +110,7 @@ def _layer_norm(
     epsilon: float,
     *,
     centred: bool,
+    scale: float = 1.0,
     output: Any = None,
 ) -> None:
     before = x.field
@@ -117,10 +118,11 @@ def _layer_norm(
         for at in range(len(before.layout[d])):
             before = with_role(before, d, at, Role.UNIT)
     made, root, _, n = _within(before, dims, centred=centred, epsilon=epsilon)
-    made, square = affine(operation, made, weight, bias)
+    made, square = affine(operation, made.times(scale), weight, bias)
+    square *= scale * scale
     directions = 2.0 if centred else 1.0
     # E[1/v] exceeds 1/E[v] where v varies: from place to place (over n units), and over weights for all at once.
-    inverse = math.exp(before.inherited.variance + max(before.kurtosis - 1, 0.0) / n)
+    inverse = math.exp(before.inherited.chance + max(before.kurtosis - 1, 0.0) / n)
 
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, before.layout)
@@ -169,12 +171,18 @@ def by_hand(operation: Operation, x: Node, root: Node) -> None:
     dims = [
         d
         for d, (own, rest) in enumerate(zip(x.field.layout, root.field.layout, strict=True))
-        if own and not rest and all(axis.role is Role.UNIT for axis in own)
+        if own and all(axis.role is Role.UNIT for axis in own) and all(axis.role is Role.COPY for axis in rest)
     ]
     divided = float(np.mean(root.field.mean)) ** -2
     epsilon = max(divided - x.field.mean_square, 0.0) if divided > 0 else 0.0
-    spread = np.ptp(x.field.second) > _EVEN * x.field.mean_square
-    _layer_norm(operation, x, dims, None, None, 0.0 if spread else epsilon, centred=False)
+    if np.ptp(x.field.second) <= _EVEN * x.field.mean_square:
+        _layer_norm(operation, x, dims, None, None, epsilon, centred=False)
+        return
+    # Of places that differ each is divided by its own: by a norm that is no root of a mean, all the same.
+    left = float(np.mean(x.field.second) * np.mean(root.field.mean) ** 2)
+    if root.field.mean.size == x.field.second.size:
+        left = float(np.mean(x.field.second.reshape(-1) * root.field.mean.reshape(-1) ** 2))
+    _layer_norm(operation, x, dims, None, None, 0.0, centred=False, scale=math.sqrt(left))
 
 
 # ---- over the batch ----

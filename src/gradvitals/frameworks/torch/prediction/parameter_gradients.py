@@ -82,8 +82,11 @@ def parameter_gradients(uses: Iterable[Use], gradients: Mapping[int, Field]) -> 
 
 def said(total: float, scatter: Scatter, entries: int) -> Predicted:
     """The typical RMS of a gradient over all entries, and one standard deviation of one draw, relative."""
-    variance = scatter.variance
-    return Predicted(math.sqrt(total / max(entries, 1)) * math.exp(-variance / 4), math.sqrt(variance) / 2)
+    chance = scatter.chance
+    error, alone = math.sqrt(scatter.variance) / 2, math.sqrt(chance) / 2
+    return Predicted(
+        math.sqrt(total / max(entries, 1)) * math.exp(-chance / 4), error, chance=alone if alone < error else None
+    )
 
 
 def pair_sum(gradient: Field, inputs: Field | None) -> float:

@@ -133,7 +133,7 @@ def _predicted(
 ) -> Prediction:
     """What follows from a forward pass, and from sending a gradient back."""
     roots, objective = gradients_at_outputs(output, trace, case.loss, seed)
-    asked = {row.value.key for row in calls.rows if isinstance(row.value, Node)}
+    asked = {node.key for row in calls.rows for node in row.outputs}
     asked |= {use.output.key for use in trace.uses}
     gradients, troubles = sent_back(trace.steps, roots, trace.drawing, asked=asked)
     matters = bool(troubles) or _is_missed(trace, calls.rows, output)
@@ -264,7 +264,7 @@ def _call(
     if isinstance(row.value, Node) and row.value.is_known:
         field = row.value.field
         forward, cosine = _said(field), _cosine(field)
-        found = gradients.get(row.value.key)
+        found = next((gradients[node.key] for node in row.outputs if node.key in gradients), None)
         gradient = _said(found) if found is not None else None
         depth = depths.get(row.value.key, 0)
     elif isinstance(row.value, Constant) and row.value.value.is_floating_point():
@@ -290,9 +290,10 @@ def _call(
 def _said(field: Field) -> Predicted:
     """The typical RMS, and one standard deviation of one draw: log E[x²] is nearly normal over weights."""
     spread = field.spread
-    return Predicted(
-        math.sqrt(max(field.mean_square, 0.0)) * math.exp(-spread / 4), math.sqrt(spread) / 2, float(field.mean.mean())
-    )
+    chance = max(spread - field.inherited.variance + field.inherited.chance, 0.0)
+    typical = math.sqrt(max(field.mean_square, 0.0)) * math.exp(-chance / 4)
+    error, alone = math.sqrt(spread) / 2, math.sqrt(chance) / 2
+    return Predicted(typical, error, float(field.mean.mean()), alone if alone < error else None)
 
 
 def _cosine(field: Field) -> float | None:

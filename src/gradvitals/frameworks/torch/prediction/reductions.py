@@ -31,7 +31,8 @@ def _mean(operation: Operation) -> None:
     dims = _dims(operation, rank) if "dim" in str(operation.function) or len(operation.args) > 1 else list(range(rank))
     keep = bool(operation.argument(2, "keepdim", False))  # noqa: FBT003
     n = math.prod(axis.size for d in dims for axis in before.layout[d])
-    factor = 1 / n if "mean" in operation.name else 1.0
+    name = operation.name.removeprefix("aten::")
+    factor = 1 / n if "mean" in name else 1.0
     made = summed(before, dims).times(factor)
     made = made.drawn(before.scatter)
     kept = made.layout
@@ -43,6 +44,8 @@ def _mean(operation: Operation) -> None:
         return [spread_to(g.times(factor), before.layout)]
 
     node = Node(made)
+    if name == "mean" and _only_units(before, dims):
+        node.tags["unit-mean-of"] = x.key
     if "square-of" in x.tags and _only_units(before, dims):
         node = Node(_certain(made))
         node.tags["mean-square-of"] = x.tags["square-of"]
@@ -79,7 +82,7 @@ def _spread(operation: Operation) -> None:
     average = summed(before, dims).times(1 / n)
     layout = average.layout
     squares = _averaged(before, dims)
-    value = np.maximum(squares * n if norm else squares - average.second, 0.0)
+    value = np.maximum(squares * n if norm else (squares - average.second) * _correction(operation, n), 0.0)
     value = value if name.startswith("var") else np.sqrt(value)
     made = Field(layout, value, value**2, np.multiply.outer(_flat(value, average), _flat(value, average)))
     if not keep:
@@ -96,7 +99,18 @@ def _spread(operation: Operation) -> None:
             g = gradient if keep else gradient.with_layout(widened(gradient.layout, dims, rank))
             return [spread_to(g.times(1 / n), before.layout)]
 
-        operation.emit(average, [x], pullback, output=outputs[1])
+        made_ = operation.emit(average, [x], pullback, output=outputs[1])
+        if _only_units(before, dims):
+            made_.tags["unit-mean-of"] = x.key
+
+
+def _correction(operation: Operation, n: int) -> float:
+    """What makes a variance one of so many entries less one, unless it is asked for without."""
+    correction = operation.kwargs.get("correction", 1)
+    if operation.function is not None and "unbiased" in str(operation.function._schema):  # noqa: SLF001
+        at = 2 if "dim" in str(operation.function._schema) else 1  # noqa: SLF001
+        correction = 1 if operation.argument(at, "unbiased", True) else 0  # noqa: FBT003
+    return n / max(n - (1 if correction is None else correction), 1)
 
 
 def _averaged(field: Field, dims: Sequence[int]) -> np.ndarray:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gradvitals.frameworks.torch.prediction import kinship
 from gradvitals.frameworks.torch.prediction.draws import At, Call, Drawing
 from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, Step
@@ -40,6 +42,16 @@ _OF_TWO = frozenset({"mul", "div", "true_divide", "pow", "where", "masked_fill",
 #: Sums of a signal and known numbers. One of two signals is nearly Gaussian, so that its moments say it all, and a
 #: residual stream would be followed to its start; but a difference may leave less than either.
 _SUMS = frozenset({"add", "sub", "rsub"})
+_PRODUCTS = frozenset({"mul", "div", "true_divide"})
+#: Operations that leave a part of a dimension, or its entries in another order.
+_PARTS = frozenset(
+    {
+        *("select", "slice", "narrow", "split", "split_with_sizes", "chunk", "unbind", "unsafe_split", "cat"),
+        *("index_select", "index", "gather", "roll", "flip", "constant_pad_nd"),
+    }
+)
+#: Operations that pick entries by their size, and say in a second output where they were.
+_CHOOSING = frozenset({"topk", "sort", "kthvalue", "max", "min", "median", "mode", "cummax", "cummin"})
 #: Operations that have a formula by the moments of a weight, of a whole batch or of scores, where draws end.
 _FORMULAS = frozenset(
     {
@@ -49,6 +61,8 @@ _FORMULAS = frozenset(
         *("_softmax", "_log_softmax", "native_dropout", "bernoulli", "copy_"),
     }
 )
+#: How uncertain log E[x²] is of a sum of neighbours: twice as large where they are the same.
+_NEIGHBOURS = 0.35
 #: Operations that have the input's dimensions, one of them maybe of another size.
 _SAME_RANK = frozenset(
     {
@@ -99,7 +113,26 @@ def call_of(operation: Operation) -> tuple[Call, list[Node]]:
     writes = operation.name.endswith("_") and not operation.name.endswith("__")
     views = operation.name in {"aten::view", "aten::_unsafe_view"}  # draws lie in memory in another order
     function = torch.ops.aten.reshape.default if views else operation.function
-    return Call(function, arguments, tuple(given), writes), nodes
+    name = operator(operation.name)
+    joins = "sum" if name in _SUMS else "product" if name in _PRODUCTS else ""
+    return Call(function, arguments, tuple(given), writes, joins, _moves(operation, name), name in _CHOOSING), nodes
+
+
+def _moves(operation: Operation, name: str) -> frozenset[Role]:
+    """The roles of the dimensions of which it leaves a part, or the entries in another order."""
+    if name not in _PARTS:
+        return frozenset()
+    value = operation.value(nested_tensors(operation.args)[0])
+    layout = value.layout if isinstance(value, Node) else ()
+    if name == "index":
+        dims = [d for d, item in enumerate(operation.args[1]) if item is not None]
+    elif name == "constant_pad_nd":
+        dims = [-1 - at // 2 for at, n in enumerate(operation.args[1]) if n]
+    else:
+        at = 2 if name in {"split", "split_with_sizes", "unsafe_split", "roll"} else 1
+        given = operation.argument(at, "dims" if name in {"roll", "flip"} else "dim", 0)
+        dims = list(given) if isinstance(given, (list, tuple)) else [given]
+    return frozenset(axis.role for d in dims if -len(layout) <= d < len(layout) for axis in layout[d])
 
 
 def _given(operation: Operation, tensor: torch.Tensor) -> Any:
@@ -182,16 +215,17 @@ def remember(operation: Operation, steps: int) -> None:
         return
     outputs = nested_tensors(operation.output)
     values = [operation.trace.value(output) for output in outputs]
-    if any(not isinstance(value, Node) or value.call is not None for value in values):
+    if any(not isinstance(value, Node) for value in values) or values[0].call is not None:
         return
     call, nodes = call_of(operation)
     if not nodes or any(value is node for value in values for node in nodes):
         return
     if not any(node.is_drawn for node in nodes):
         for at, value in enumerate(values):
-            value.call, value.at = call, at
+            if value.call is None:
+                value.call, value.at = call, at
         return
-    layouts = [value.field.layout for value in values]
+    layouts = [value.layout for value in values]
     del operation.trace.steps[steps:]
     _emit(operation, call, outputs, layouts)
 
@@ -211,6 +245,8 @@ def _is_followed(operation: Operation, name: str) -> bool:
     if name in _MOVING or name in ELEMENTWISE or name in _OF_TWO:
         return True
     signals = [value for value in map(operation.value, nested_tensors(operation.args)) if isinstance(value, Node)]
+    if name in _REDUCING:  # a signal beside its own average
+        return len(signals) == 1
     return any(signal.is_drawn for signal in signals) or (name in _SUMS and (len(signals) == 1 or name != "add"))
 
 
@@ -236,6 +272,10 @@ def attempt(operation: Operation) -> str | None:
         call, nodes = call_of(operation)
         if not nodes:
             return "of no signal"
+        if kinship.are_neighbours(nodes):
+            if name != "add":
+                return "of neighbouring places, of which only the average is known"
+            call = replace(call, loose=_NEIGHBOURS)
         outputs = nested_tensors(operation.output)
         layouts = [_layout(operation, name, nodes, output) for output in outputs]
         _emit(operation, call, outputs, layouts)
@@ -257,6 +297,12 @@ def _emit(operation: Operation, call: Call, outputs: Sequence[torch.Tensor], lay
     for output, node in zip(outputs, nodes, strict=True):
         operation.trace.bind(output, node)
         operation.trace.steps.append(Step(node, call.nodes, _nothing, name=operation.name))
+
+
+def bind_drawn(operation: Operation, output: torch.Tensor, at: int, layout: Layout) -> None:
+    """Leave an output that its rule has no formula for to draws, where it is used."""
+    call, _ = call_of(operation)
+    operation.trace.bind(output, _node(operation.trace.drawing, call, at, layout))
 
 
 def drawn_node(trace: Trace, call: Call, layout: Layout) -> Node:

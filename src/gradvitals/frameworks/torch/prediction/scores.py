@@ -38,6 +38,8 @@ class Scores:
         Signals that were added, which are sent a gradient, each with its factor.
     shown : Node or None
         Capped scores, or the weights once they have mixed something, as a signal for the report.
+    undropped : Node or None
+        The weights before a dropout, likewise.
     capped : tuple of (Node, float)
         Capped scores that are shown their gradient, each with the factor that came after.
     kept : float
@@ -58,6 +60,7 @@ class Scores:
     is_softmax: bool = False
     order: tuple[int, ...] = ()
     shown: Node | None = None
+    undropped: Node | None = None
     capped: tuple[tuple[Node, float], ...] = ()
 
     def reshaped_to(self, shape: tuple[int, ...]) -> Scores:
@@ -207,7 +210,8 @@ def takes_factor(operation: Operation, a: Any, b: Any, *, divides: bool) -> bool
         return False
     scores, other, plain = (va, vb, b) if isinstance(va, Scores) else (vb, va, a)
     if isinstance(other, Noise) and scores.is_softmax:
-        made = replace(scores, kept=scores.kept * other.second / max(other.mean**2, 1e-300))
+        kept = scores.kept * other.second / max(other.mean**2, 1e-300)
+        made = replace(scores, kept=kept, shown=Node(None), undropped=scores.undropped or scores.shown)
         operation.trace.bind(operation.first, made)
         return True
     number = float(plain) if isinstance(plain, (int, float)) else None

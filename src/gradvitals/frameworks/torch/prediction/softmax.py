@@ -13,9 +13,7 @@ import torch
 from gradvitals.frameworks.torch.prediction.sharpness import correction, passed_on, places
 from gradvitals.frameworks.torch.prediction.transformed import applied, backwards
 from gradvitals.frameworks.torch.prediction.values import Node
-from gradvitals.maths.alignment import gathered_to
-from gradvitals.maths.field import Axis, Field, Role
-from gradvitals.maths.roles import with_role
+from gradvitals.maths.field import Field, Role
 
 if TYPE_CHECKING:
     from gradvitals.frameworks.torch.prediction.operation import Operation
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 #: Terms of exp(cov) = Σ covᵏ/k!, and the size of the first one that is left out.
 _MOST_TERMS, _NEGLIGIBLE = 16, 1e-4
 #: Score variances beyond this are cut: weights are then on one key anyway.
-_LARGEST = 6.0
+LARGEST = 6.0
 #: Units whose exponentials' sum isn't certain: it departs by √((e^v − 1)/n), a tenth for scores of variance 1.
 FEW_UNITS = 128
 #: Rows of which less than this is left beside single keys see one key.
@@ -101,16 +99,16 @@ class Parts:
         own_k = np.einsum("bsbs->bs", key)
         variance = factor * own_q[:, :, None] * own_k[:, None, :]
         largest = float(variance.max(initial=0.0))
-        if largest > _LARGEST:
-            factor *= _LARGEST / largest
-            variance = variance * (_LARGEST / largest)
+        if largest > LARGEST:
+            factor *= LARGEST / largest
+            variance = variance * (LARGEST / largest)
         logits = np.broadcast_to(bias, (b, rows, columns)) + (variance + extra) / 2
         top = logits.max(axis=2, keepdims=True)
         top = np.where(np.isfinite(top), top, 0.0)
         weights = np.exp(logits - top)
         total = weights.sum(axis=2, keepdims=True)
         weights = np.where(total > 0, weights / np.where(total > 0, total, 1.0), 0.0)
-        cov = min(largest, _LARGEST)
+        cov = min(largest, LARGEST)
         terms = 1
         while terms < _MOST_TERMS and cov**terms / math.factorial(terms) > _NEGLIGIBLE:
             terms += 1
@@ -279,79 +277,6 @@ class Parts:
         return to_query, to_key
 
 
-def coarse(
-    operation: Operation, nodes: Sequence[Node], fields: Sequence[Field], scores: Any, factor: float, output: Any
-) -> None:
-    """Attention over positions too many to be told apart: they share one variance and one covariance."""
-    q, k, v = (_as_pixels(field) for field in fields)
-    rows = math.prod(axis.size for axis in q.layout[-2])
-    columns = math.prod(axis.size for axis in k.layout[-2])
-    seen = np.ones((rows, columns))
-    if scores.bias is not None:
-        bias = np.asarray(scores.bias)
-        bias = bias.reshape(-1, *bias.shape[-2:]).mean(axis=0)
-        seen = np.exp(np.broadcast_to(np.where(np.isfinite(bias), bias, -np.inf), (rows, columns)))
-    weights = seen / np.maximum(seen.sum(axis=1, keepdims=True), 1e-300)
-    own_q, own_k = q.mean_square, k.mean_square
-    apart = k.pair_means()[1] if not k.has_pixels else float(np.diagonal(_square(k)).mean())
-    same = math.exp(min(factor * own_q * own_k, _LARGEST) - min(factor * own_q * max(apart, 0.0), _LARGEST))
-    squares = (weights**2).sum(axis=1)
-    share = float((same * squares / (same * squares + 1 - squares)).mean())
-    common = weights.mean(axis=0)
-    overlap = float((rows * rows * (common**2).sum() - squares.sum()) / max(rows * (rows - 1), 1))
-    share_own = min(share * scores.kept, 1.0)
-    off = _square(v)
-    own_v = v.place_second().reshape(-1)
-    kernel = np.array(off)
-    np.fill_diagonal(kernel, overlap * own_v + (1 - overlap) * np.diagonal(off))
-    by_place = share_own * own_v + (1 - share) * np.diagonal(off)
-    shape = [n if axis.role is Role.PLACE else 1 for n, axis in zip(q.second.shape, q.mapped, strict=True)]
-    second = np.broadcast_to(by_place.reshape(shape), q.second.shape)
-    layout = (*q.layout[:-1], tuple(Axis(axis.size, Role.UNIT) for axis in v.layout[-1]))
-    made = Field(
-        layout,
-        np.full(q.second.shape, float(v.mean.mean())),
-        np.array(second),
-        kernel.reshape(v.kernel.shape),
-        v.scatter,
-    )
-    deep = math.prod(axis.size for axis in v.layout[-1])
-
-    def pullback(gradient: Field) -> Sequence[Field]:
-        g = gathered_to(gradient, made.layout)
-        g_own, g_off = g.mean_square, float(np.diagonal(_square(g)).mean())
-        to_value = (share_own * g_own * rows / columns) + g_off * max(
-            rows - share * rows / columns, 0
-        ) / columns * rows / rows
-        spread_v = max(float((own_v - np.diagonal(off)).mean()), 0.0)
-        inner = deep * g_own * share_own * spread_v * scores.scale**2
-        to_query = inner * max(own_k - max(apart, 0.0) * 0, 0.0)
-        to_key = inner * own_q * rows / columns
-        found = []
-        for node, given, size in zip(nodes, (q, k, v), (to_query, to_key, to_value), strict=True):
-            second = np.full(given.second.shape, size)
-            kernel = np.zeros_like(given.kernel)
-            if given is v:
-                kernel = kernel + overlap * g_own * rows / columns * 0 + g_off
-            found.append(gathered_to(replace(given, mean=second * 0, second=second, kernel=kernel), node.field.layout))
-        return found
-
-    operation.emit(made, list(nodes), pullback, output=output)
-
-
-def _square(field: Field) -> Any:
-    n = math.prod(field.kernel.shape[: field.places])
-    return field.kernel.reshape(n, n)
-
-
-def _as_pixels(field: Field) -> Field:
-    d = len(field.layout) - 2
-    for at, axis in enumerate(field.layout[d]):
-        if axis.role is Role.PLACE:
-            field = with_role(field, d, at, Role.PIXEL)
-    return field
-
-
 def log_total(field: Field, dim: int) -> Any:
     """E[log Σ exp x] over the units of a dimension, nearly certain for many of them, by place."""
     n = math.prod(axis.size for axis in field.layout[dim])
@@ -387,4 +312,4 @@ def over_units(operation: Operation, x: Node, dim: int) -> None:
     operation.emit(made, [x], pullback)
 
 
-__all__ = ["Parts", "bias_by_batch", "coarse", "over_units", "repeated"]
+__all__ = ["Parts", "bias_by_batch", "over_units", "repeated"]

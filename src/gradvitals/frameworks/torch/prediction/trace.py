@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
-from gradvitals.frameworks.torch.prediction import repeated, writing
+from gradvitals.frameworks.torch.prediction import repeated, routes, spectra, writing
 from gradvitals.frameworks.torch.prediction.knowledge import Overwritten, Trace, Unmodelled
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, rule_for
 from gradvitals.frameworks.torch.prediction.parameter_gradients import Use
@@ -119,6 +119,8 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 self._constant(func, args, kwargs, values, made)
             return output
+        if name in routes.BY_MASK and self._shapes is None:
+            routes.take_masks(self.trace, nested_tensors(args))
         self._ruled(name, func, args, kwargs, output, made)
         return output
 
@@ -126,7 +128,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What is known of an argument; that it was written into elsewhere is told when it is used."""
         if not isinstance(value, Overwritten):
             return value
-        self.trace.unmodelled.append(Unmodelled(value.name, value.path, "it writes into a part of a tensor"))
+        self.trace.unmodelled.append(Unmodelled(value.name, value.path, value.reason))
         return None
 
     # ---- what is known by value ----
@@ -169,15 +171,16 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known_values = [v for v in values if isinstance(v, Constant)]
         if len(known_values) < len(values):
             known_values = []  # zeros like a signal are no signal
+        by = routes.chosen_by(known_values)
         learned, data = any(v.learned for v in known_values), any(v.data for v in known_values)
         changed = {id(tensor) for tensor in mutated}
         owned = not _is_view(func) or all(v.owned for v in known_values)
         for tensor, result in zip(made, results, strict=True):
             mine = owned or id(tensor) in changed
-            self.trace.bind(tensor, Constant(result, learned, data, mine, _name(values)))
+            self.trace.bind(tensor, Constant(result, learned, data, mine, _name(values), by))
         for tensor in mutated:
             if id(tensor) in real and not any(tensor is t for t in made):
-                self.trace.bind(tensor, Constant(real[id(tensor)], learned, data))
+                self.trace.bind(tensor, Constant(real[id(tensor)], learned, data, chosen_by=by))
 
     def _number(self, func: Any, args: Any, kwargs: Any, values: Sequence[Any]) -> Any:
         known = values[0] if values else None
@@ -227,28 +230,39 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operation = Operation(self.trace, name, func, args, kwargs, output)
         found = rule_for(name)
         steps = len(self.trace.steps)
+        values = [self.trace.value(tensor) for tensor in nested_tensors((args, kwargs))]
         try:
+            routes.refuse_own_choice(values)
+            spectra.refuse_second(operation, values)
             if found is None:
                 raise NotImplementedError("no rule")  # noqa: TRY301
             with _unwatched():
                 if not repeated.goes_on(operation):
                     found(operation)
                     repeated.remember(operation, steps)
+            spectra.remember(operation, values)
             self._learn(operation)
             self._written(func, args, kwargs, operation.first, name)
         except Exception as error:  # noqa: BLE001 - whatever a rule stumbles over is reported as S209
             self.trace.pending.clear()
+            is_hopeless = isinstance(error, (routes.ChosenByItselfError, spectra.AlikeUnitsError))
             with _unwatched():
-                reason = repeated.attempt(operation)
+                reason = str(error) if is_hopeless else repeated.attempt(operation)
             if reason is None:
+                spectra.remember(operation, values)
                 self._written(func, args, kwargs, operation.first, name)
                 return
-            if any(tensor.is_floating_point() or tensor.is_complex() for tensor in made):
+            if any(_has_fractions(tensor) for tensor in made):
                 self.trace.unmodelled.append(Unmodelled(name, self.trace.where(), str(error)))
             for tensor in made:
-                self.trace.bind(tensor, None)
+                self.trace.bind(tensor, self._unknown(operation, tensor, str(error)))
             for tensor in _mutated(func, args, kwargs):
                 self.trace.overwrite(tensor, name)
+
+    def _unknown(self, operation: Operation, made: torch.Tensor, reason: str) -> Any:
+        if _has_fractions(made):
+            return None
+        return routes.positions(operation, made, reason, real=self._shapes is None)
 
     def _written(self, func: Any, args: Any, kwargs: Any, made: torch.Tensor, name: str) -> None:
         for tensor in _mutated(func, args, kwargs):
@@ -352,6 +366,10 @@ def _on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
     if kwargs.get("device") is None:
         return kwargs
     return {**kwargs, "device": torch.device("cpu")}
+
+
+def _has_fractions(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _is_view(func: Any) -> bool:

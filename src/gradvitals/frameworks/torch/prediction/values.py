@@ -17,6 +17,8 @@ from gradvitals.maths.field import Field, Layout
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
 
+    from gradvitals.frameworks.torch.prediction.kinship import Kin
+
     Array: TypeAlias = NDArray[np.float64]
 
 _keys = itertools.count()
@@ -57,6 +59,8 @@ class Constant:
         It was made while tracing, so that it may be changed in place.
     name : str or None
         The parameter's path.
+    chosen_by : frozenset of int
+        Signals, by their keys, on whose values in this batch it depends.
 
     """
 
@@ -65,6 +69,7 @@ class Constant:
     data: bool = False
     owned: bool = True
     name: str | None = None
+    chosen_by: frozenset[int] = frozenset()
     _moments: list[tuple[float, float]] = field(default_factory=list)
 
     @property
@@ -173,6 +178,7 @@ class Node:
     is_drawn: bool = False
     drawing: Drawing | None = None
     drawn_layout: Layout = ()
+    kin: Kin | None = None
 
     @property
     def field(self) -> Field:
