@@ -11,6 +11,7 @@ transformers = pytest.importorskip("transformers")
 
 PLAIN = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 200}
 FAMILIES = {
+    "Mamba": {**PLAIN, "state_size": 8},
     "Rwkv": {**PLAIN, "attention_hidden_size": 64},
     "Mamba2": {**PLAIN, "state_size": 8, "num_heads": 8, "head_dim": 16, "n_groups": 1, "chunk_size": 8},
 }

@@ -6,6 +6,7 @@ on both sides of a later sum, its factors are added before the moments are taken
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,12 @@ import torch
 from gradvitals.frameworks.torch.prediction.linear import plus, times
 from gradvitals.frameworks.torch.prediction.operation import Operation, Pullback, Step
 from gradvitals.frameworks.torch.prediction.transformed import Function, applied, backwards
-from gradvitals.frameworks.torch.prediction.values import Node
+from gradvitals.frameworks.torch.prediction.values import Constant, Node
 from gradvitals.maths.alignment import alike, common_layout, gathered_to, spread_to
-from gradvitals.maths.field import Field
+from gradvitals.maths.field import Field, Role, shape_of
 
+#: A signal of more entries is too dear to be drawn because of a known vector that is added to it.
+_MOST_ENTRIES = 2**17
 #: A longer sum (a residual stream) counts as one part.
 _MOST_TERMS = 6
 
@@ -47,6 +50,27 @@ def terms_of(node: Node) -> tuple[Term, ...]:
     """What a signal is a sum of."""
     known = node.tags.get("terms")
     return known if isinstance(known, tuple) else (Term(node),)
+
+
+def stands_out(a: object, b: object) -> bool:
+    """Whether a known vector over the units is added that varies more than the signal does: no Gaussian any more."""
+    for signal, known in ((a, b), (b, a)):
+        if not isinstance(signal, Node) or not isinstance(known, Constant) or not known.learned:
+            continue
+        shape = known.value.shape
+        long = [at - len(shape) for at, n in enumerate(shape) if n > 1]
+        layout = signal.layout
+        if len(long) != 1 or len(layout) < -long[0]:
+            continue
+        if not layout[long[0]] or any(axis.role is not Role.UNIT for axis in layout[long[0]]):
+            continue
+        if math.prod(shape_of(layout)) > _MOST_ENTRIES:
+            continue
+        mean, second = known.mean_and_square
+        own = signal.field.mean_square - float((signal.field.mean**2).mean())
+        if second - mean**2 > own:
+            return True
+    return False
 
 
 def remember_sum(made: Node, a: Node, b: Node, sign_a: float, sign_b: float) -> None:

@@ -274,7 +274,7 @@ class Call:
         self.results(drawing)
         made = (self._made or [])[at]
         values = torch.nan_to_num(made.detach(), posinf=0.0, neginf=0.0)  # what is hidden from an exponential
-        square = float(values.abs().square().sum())
+        square = _squares(values)
         if not made.requires_grad or square <= 0:
             return NONE
         total = Scatter.of(self.loose**2)
@@ -282,9 +282,7 @@ class Call:
             self.nodes, self._leaves or [], drawing.apart(lambda: self._back(at, values)), strict=True
         ):
             if back is not None:
-                product = (torch.nan_to_num(leaf.detach(), posinf=0.0, neginf=0.0) * back.conj()).real
-                share = float(product.sum()) / square
-                total = total + _departure(node, drawing).times(share)
+                total = total + _departure(node, drawing).times(_product(leaf.detach(), back) / square)
         self._inherited[at] = total
         return total
 
@@ -308,6 +306,20 @@ class Call:
         return found
 
 
+def _squares(draws: torch.Tensor) -> float:
+    """Σ |x|², without a copy."""
+    return float(torch.linalg.vector_norm(draws)) ** 2
+
+
+def _product(values: torch.Tensor, gradient: torch.Tensor) -> float:
+    """Σ x g over the entries that are finite."""
+    if values.dtype == gradient.dtype:
+        found = float(torch.vdot(gradient.reshape(-1), values.reshape(-1)).real)
+        if math.isfinite(found):
+            return found
+    return float((torch.nan_to_num(values, posinf=0.0, neginf=0.0) * gradient.conj()).real.sum())
+
+
 def _departure(node: Node, drawing: Drawing) -> Scatter:
     """How a signal departs by what came before: its own units' share is in the draws of what is made of it."""
     if node.call is not None:
@@ -327,6 +339,6 @@ def added_draws(first: Arrived | None, second: Arrived) -> Arrived:
     """The sum of two gradients' draws."""
     if first is None:
         return second
-    one, two = (float(draws.abs().square().sum()) for draws in (first[0], second[0]))
+    one, two = _squares(first[0]), _squares(second[0])
     both = max(one + two, 1e-300)
     return first[0] + second[0], first[1].times(one / both) + second[1].times(two / both)

@@ -97,7 +97,7 @@ def _add(operation: Operation) -> None:
     sign_a, sign_b = (1.0, alpha if name == "add" else -alpha)
     if name == "rsub":
         sign_a, sign_b = -alpha, 1.0
-    from gradvitals.frameworks.torch.prediction import choice, scores
+    from gradvitals.frameworks.torch.prediction import choice, repeated, scores
 
     if scores.takes_sum(operation, a, b, sign_a, sign_b):
         return
@@ -128,6 +128,8 @@ def _add(operation: Operation) -> None:
         _with_noise(operation, (a, va, sign_a), (b, vb, sign_b))
         return
     if spelled_norms.takes_difference(operation, va, vb, sign_a, sign_b):
+        return
+    if combinations.stands_out(va, vb) and repeated.attempt(operation) is None:
         return
     if share_in_sum(va, vb):
         raise NotImplementedError("a sum of two signals that are made of the same one")
