@@ -168,10 +168,10 @@ def probe(
 
 
 def _with_weights(case: Case, seed: int, weights: Mapping[str, float]) -> Prediction:
-    """What theory says of a model whose weights are of another size."""
+    """What theory says of a model whose weights are of another size, where it has formulas: a probe is to be quick."""
     from gradvitals.frameworks.torch.prediction.predict import predict
 
-    return predict(case, seed=seed, weight_rms=weights)
+    return predict(case, seed=seed, weight_rms=weights, draws=False)
 
 
 def _compared(

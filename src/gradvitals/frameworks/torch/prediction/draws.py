@@ -41,9 +41,10 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True, eq=False)
 class Drawing:
-    """How many copies are drawn, and all that were."""
+    """How many copies are drawn, and all that were; with ``allowed`` unset, none ever are."""
 
     copies: int | None = None
+    allowed: bool = True
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
     known: dict[int, torch.Tensor] = field(default_factory=dict)
     _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
@@ -71,10 +72,12 @@ class Drawing:
         Raises
         ------
         NotImplementedError
-            Where a tensor is too large.
+            Where a tensor is too large, or draws aren't allowed.
 
         """
         entries = max(math.prod(shape), 1)
+        if not self.allowed:
+            raise NotImplementedError("this would take draws, which weren't asked for")
         if self.copies is None:
             self.copies = min(max(_ENOUGH // entries, 1), _MOST_COPIES)
         if self.copies * entries > _LARGEST:

@@ -38,7 +38,9 @@ from gradvitals.maths.field import Field
 from gradvitals.vocabulary.errors import InputError, ModelError
 
 
-def predict(case: Case, *, seed: int = 0, weight_rms: Mapping[str, float] | None = None) -> Prediction:
+def predict(
+    case: Case, *, seed: int = 0, weight_rms: Mapping[str, float] | None = None, draws: bool = True
+) -> Prediction:
     """Follow the moments of a model's signal and gradient through its operations.
 
     Parameters
@@ -49,6 +51,8 @@ def predict(case: Case, *, seed: int = 0, weight_rms: Mapping[str, float] | None
         Of outputs drawn for the loss.
     weight_rms : mapping of str to float, optional
         The RMS of parameters by name, in place of that of their values; those on the meta device have no others.
+    draws : bool
+        Whether operations that have no formula may be run on draws of their signals, which can take long.
 
     Raises
     ------
@@ -71,6 +75,7 @@ def predict(case: Case, *, seed: int = 0, weight_rms: Mapping[str, float] | None
         for kind in kinds:
             with _kept(model, case, kind):
                 trace = Trace()
+                trace.drawing.allowed = draws
                 try:
                     try:
                         calls, output, assumed = _followed(model, case, trace, kind, seed, weight_rms or {})
