@@ -26,6 +26,10 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     Array: TypeAlias = NDArray[np.float64]
 
 
+#: Places of which every two are kept: half a gigabyte of products.
+MOST_PLACES = 8192
+
+
 class Role(enum.Enum):
     """What the entries along an axis are to one another."""
 
@@ -273,10 +277,31 @@ def shape_of(layout: Layout) -> tuple[int, ...]:
     return tuple(math.prod(axis.size for axis in dim) for dim in layout)
 
 
-def constant_field(layout: Layout, second: float, mean: float = 0.0, *, between: float = 0.0) -> Field:
-    """A field that is the same everywhere, with ``between`` for E[x_p x_q] at two different places."""
-    mapped = [axis.size for dim in layout for axis in dim if axis.is_mapped]
-    places = [axis.size for dim in layout for axis in dim if axis.role is Role.PLACE]
+def affordable(places: int) -> int:
+    """The number of places, where the products of every two of them can be held.
+
+    Raises
+    ------
+    NotImplementedError
+        Beyond :data:`MOST_PLACES`.
+
+    """
+    if places > MOST_PLACES:
+        raise NotImplementedError(f"what {places} places have in common, every two, takes too much memory")
+    return places
+
+
+def constant_field(
+    layout: Layout, second: float, mean: float = 0.0, *, between: float = 0.0, held: Sequence[int] | None = None
+) -> Field:
+    """A field that is the same everywhere, with ``between`` for E[x_p x_q] at two different places.
+
+    ``held`` are the sizes of its arrays where they hold the first samples only, as those of another field's ``second``.
+    """
+    axes = [axis for dim in layout for axis in dim if axis.is_mapped]
+    mapped = [axis.size for axis in axes] if held is None else list(held)
+    places = [size for size, axis in zip(mapped, axes, strict=True) if axis.role is Role.PLACE]
+    affordable(math.prod(places))
     field = Field(
         layout,
         np.full(mapped, mean, dtype=np.float64),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradvitals.maths.field import Axis, Field, Layout, Role
+from gradvitals.maths.field import Axis, Field, Layout, Role, affordable
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
@@ -195,6 +195,7 @@ def _insert(array: Array, at: int, size: int) -> Array:
 
 
 def _insert_pair(kernel: Array, at: int, places: int, size: int) -> Array:
+    affordable(math.isqrt(kernel.size) * size)
     return _insert(_insert(kernel, places + at, size), at, size)
 
 

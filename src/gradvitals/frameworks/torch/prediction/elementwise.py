@@ -159,7 +159,8 @@ def _with_noise(operation: Operation, first: tuple[Any, Any, float], second: tup
     (given, _, sign), (_, noise, by) = (first, second) if isinstance(second[1], Noise) else (second, first)
     x = operation.node(given)
     layout = x.field.layout
-    added = constant_field(layout, noise.second * by * by, noise.mean * by, between=(noise.mean * by) ** 2)
+    held = x.field.second.shape
+    added = constant_field(layout, noise.second * by * by, noise.mean * by, between=(noise.mean * by) ** 2, held=held)
     made = plus(*alike(x.field.times(sign), added))
     operation.emit(made, [x], lambda g: [gathered_to(g.times(sign), layout)])
 
@@ -237,10 +238,12 @@ def masked(operation: Operation, signal: Node, noise: Noise, shape: Sequence[int
     rank = len(before.layout)
     sizes = [*(1 for _ in range(rank - len(shape))), *shape] if shape is not None else [0] * rank
     layout = tuple(() if n == 1 else dim for n, dim in zip(sizes, before.layout, strict=True))
-    field = constant_field(layout, noise.second, noise.mean, between=noise.mean**2)
+    kept = [n != 1 for n, dim in zip(sizes, before.layout, strict=True) for axis in dim if axis.is_mapped]
+    held = [n for n, keeps in zip(before.second.shape, kept, strict=True) if keeps]
+    field = constant_field(layout, noise.second, noise.mean, between=noise.mean**2, held=held)
     if any(axis.role is Role.COPY for dim in layout for axis in dim):  # different ones get different entries
         layout = tuple(tuple(Axis(a.size, Role.UNIT if a.role is Role.COPY else a.role) for a in dim) for dim in layout)
-        field = constant_field(layout, noise.second, noise.mean, between=noise.mean**2)
+        field = constant_field(layout, noise.second, noise.mean, between=noise.mean**2, held=held)
         before = spread_to(before, layout)
 
     def apply(given: Field) -> Field:

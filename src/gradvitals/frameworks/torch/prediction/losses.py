@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from gradvitals.frameworks.torch.prediction.measured import measured_as
+from gradvitals.frameworks.torch.prediction.measured import first_samples, measured_as
 from gradvitals.frameworks.torch.prediction.objective import drawn_from
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node
-from gradvitals.maths.alignment import cut
 from gradvitals.maths.field import Field, constant_field
 
 #: Of the draws for a loss: it is one of many that are as good.
@@ -55,7 +54,7 @@ def _loss(operation: Operation) -> None:
             result = _called(operation, arguments, keywords, through)
             found = torch.autograd.grad(result, leaves)
         return [
-            cut(measured_as(g, node.field.layout), node.field.second.shape).scaled(gradient.mean_square)
+            measured_as(first_samples(g, node.field), node.field.layout).scaled(gradient.mean_square)
             for g, node in zip(found, nodes, strict=True)
         ]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from gradvitals.maths.field import Axis, Field, Layout, Role, layout_of
+from gradvitals.maths.field import Axis, Field, Layout, Role, affordable, layout_of
 
 #: Places whose kernel is kept: its square is what an activation costs.
 MOST_PLACES = 512
@@ -48,6 +48,15 @@ def measured(value: torch.Tensor, roles: Sequence[Role]) -> Field:
     return measured_as(value[:kept] if first else value, layout)
 
 
+def first_samples(value: torch.Tensor, field: Field) -> torch.Tensor:
+    """Of a tensor with a field's layout, the entries that the field's arrays hold."""
+    index = [slice(None)] * value.dim()
+    for at, dim in enumerate(field.layout):
+        if len(dim) == 1 and dim[0].is_mapped:
+            index[at] = slice(0, field.second.shape[field.array_axis(at, 0)[0]])
+    return value[tuple(index)]
+
+
 def measured_as(value: torch.Tensor, layout: Layout) -> Field:
     """The field of a tensor under a layout with whose axes its dimensions can be split."""
     extents: list[int] = []
@@ -65,6 +74,7 @@ def measured_as(value: torch.Tensor, layout: Layout) -> Field:
             at += 1
     places, pixels = order[Role.PLACE], order[Role.PIXEL]
     units = order[Role.UNIT] + order[Role.COPY]
+    affordable(math.prod(extents[i] for i in places))
     x = value.detach().to("cpu", torch.float64).reshape(extents).permute([*places, *pixels, *units])
     p, s = math.prod(extents[i] for i in places), math.prod(extents[i] for i in pixels)
     flat = x.reshape(p, s, -1).numpy()

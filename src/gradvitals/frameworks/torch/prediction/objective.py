@@ -12,10 +12,10 @@ import torch
 
 from gradvitals.frameworks.torch.objective import output_tensors, scalar
 from gradvitals.frameworks.torch.prediction.knowledge import Trace
-from gradvitals.frameworks.torch.prediction.measured import measured_as
+from gradvitals.frameworks.torch.prediction.measured import first_samples, measured_as
 from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import cut, gathered_to
-from gradvitals.maths.field import Axis, Field, Role, constant_field
+from gradvitals.maths.field import MOST_PLACES, Axis, Field, Role, constant_field
 from gradvitals.maths.roles import with_role
 from gradvitals.vocabulary.errors import ModelError
 
@@ -42,7 +42,7 @@ def gradients_at_outputs(
         if own is not None:
             node = trace.value(own) if id(own) in trace.values else _of_scalar(output, trace)
             return (
-                {node: cut(constant_field(node.field.layout, 1.0), node.field.second.shape)}
+                {node: constant_field(node.field.layout, 1.0, held=node.field.second.shape)}
                 if isinstance(node, Node)
                 else {}
             ), "output-loss"
@@ -50,7 +50,7 @@ def gradients_at_outputs(
         for tensor in tensors:
             value = trace.value(tensor)
             if isinstance(value, Node) and tensor.requires_grad:
-                white = cut(constant_field(value.field.layout, 1.0), value.field.second.shape)
+                white = constant_field(value.field.layout, 1.0, held=value.field.second.shape)
                 roots[value] = replace(white, blur=1 / max(white.units, 1), kurtosis=1.0)
         return roots, "random"
     generator = torch.Generator().manual_seed(seed)
@@ -91,6 +91,8 @@ def _of_scalar(output: Any, trace: Trace) -> Any:
 
 def _kept(gradient: torch.Tensor, field: Field) -> Field:
     """The gradient's field, of the samples that the arrays hold; what two samples have in common is that of all."""
+    if math.prod(axis.size for axis in field.axes if axis.role is Role.PLACE) > MOST_PLACES:
+        return measured_as(first_samples(gradient, field), field.layout)
     whole = measured_as(gradient, field.layout)
     if whole.second.shape == field.second.shape:
         return whole
