@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import gradvitals as gv
 from gradvitals.frameworks.torch.prediction.shapes import Shapes
 
 aten = torch.ops.aten
@@ -68,3 +72,29 @@ def test_other_numbers_and_types_are_other_questions():
         assert shapes.run(aten.mul.Tensor, (x.double(), 1), {}).dtype == torch.float64
         assert shapes.run(aten.mul.Tensor, (x.long(), 1), {}).dtype == torch.int64
         assert shapes.run(aten.mul.Tensor, (x.long(), 1.0), {}).dtype == torch.float32
+
+
+def test_a_large_batch_takes_no_more_memory_than_the_samples_that_are_kept():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 4))
+    labels = torch.zeros(100_000, dtype=torch.long)
+    tracemalloc.start()
+    report = gv.predict(model, torch.randn(100_000, 16), loss=lambda y: nn.functional.cross_entropy(y, labels))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report.findings == ()
+    assert most < 2**27
+
+
+def test_more_positions_than_can_be_held_by_pairs_are_predicted_without_the_memory_for_them():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4)), torch.randn(2, 30_000, 16)
+    tracemalloc.start()
+    report = gv.predict(model, x, against="probe")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report.findings == ()
+    assert most < 2**28
+    few = gv.predict(model, x[:, :200], against="probe")
+    for row, other in zip(report.table("agreement").records(), few.table("agreement").records(), strict=True):
+        assert row["forward_predicted"] == pytest.approx(other["forward_predicted"], rel=0.03)

@@ -119,6 +119,7 @@ def _completed(field: Field, mapped: int, place: int | None, size: int) -> Field
     if place is not None:
         p = field.places
         held = kernel.shape[place]
+        affordable(math.isqrt(kernel.size) // held * size)
         off = (
             np.moveaxis(kernel, (place, p + place), (0, 1)).sum(axis=(0, 1))
             - np.trace(kernel, axis1=place, axis2=p + place)
