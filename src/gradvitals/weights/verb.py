@@ -166,7 +166,7 @@ def init_(
     - ``"analytic"``: the variance from the structure. Before a ReLU or LeakyReLU He, normal; before any other
       activation orthogonal weights with that activation's own gain, computed by integration; behind a sigmoid or
       softplus the bias takes the mean away. Before a normalisation, or where no activation follows, LeCun. At the end
-      of a residual branch that no normalisation follows, divided by √(number of branches).
+      of a residual branch divided by √(number of branches), also where the sum is normalised.
     - ``"calibrated"``: the same, every output brought to its planned size on the batch, in one forward pass.
     - ``"tailored"``: every activation at a working point at which the whole chain is as nonlinear as one moderate
       layer; units in pairs of opposite sign before ReLU, GELU, SiLU and softplus. docs/weights.md derives it.
