@@ -188,6 +188,34 @@ def test_residual_networks_without_normalisation_get_small_branches():
     assert sizes[1] < 3 * sizes[0]
 
 
+@pytest.mark.parametrize("pre", [True, False])
+def test_the_last_layers_of_branches_before_normalised_sums_start_small(pre):
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(64, 4, batch_first=True)
+            self.up, self.down = nn.Linear(64, 128), nn.Linear(128, 64)
+            self.norm1, self.norm2 = nn.LayerNorm(64), nn.LayerNorm(64)
+
+        def forward(self, x):
+            if pre:
+                y = self.norm1(x)
+                x = x + self.attention(y, y, y, need_weights=False)[0]
+                return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+            x = self.norm1(x + self.attention(x, x, x, need_weights=False)[0])
+            return self.norm2(x + self.down(nn.functional.gelu(self.up(x))))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 64), *(Layer() for _ in range(6)), nn.LayerNorm(64), nn.Linear(64, 3))
+    report = init_(model, torch.randn(4, 5, 16))
+    assert report.settings["why"] == "held-by-normalisation"
+    layer = model[3]
+    branches = 12**-0.5
+    assert layer.attention.out_proj.weight.std().item() == pytest.approx(branches * 64**-0.5, rel=0.1)
+    assert layer.down.weight.std().item() == pytest.approx(branches * 128**-0.5, rel=0.1)
+    assert layer.attention.in_proj_weight.std().item() == pytest.approx(64**-0.5, rel=0.1)
+
+
 def test_normalised_branches_start_small_when_asked_to():
     model = Residual(normalised=True)
     init_(model, X, method="scaled-residual")
