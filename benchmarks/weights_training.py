@@ -6,7 +6,8 @@ set; what is shown is the accuracy on a test set that took no part in it, its st
 much the standard deviations of the layers' outputs, and of the gradients that reach them, differ before the first step
 (largest over smallest, hidden layers, on data that the scheme hasn't seen).
 
-Every row has a result file under build/, written after each seed: what is there isn't trained again.
+Every row has a result file in benchmarks/results/weights_training, which is kept with the code and written after each
+seed: what is there isn't trained again, but with --fresh.
 
 python benchmarks/weights_training.py [--networks PATTERN …] [--schemes NAME …] [--seeds N] [--shard I/N] [--table]
 """
@@ -32,7 +33,7 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from weights_networks import PEERS, SCHEMES, networks, start
 
-RESULTS = Path(__file__).resolve().parents[1] / "build" / "weights_training"
+RESULTS = Path(__file__).resolve().parent / "results" / "weights_training"
 STEPS, BATCH, CLIP = 200, 64, 1.0
 RATES = (1e-3, 3e-4, 1e-4)
 SEEDS = 5
