@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     Array: TypeAlias = NDArray[np.float64]
 
 
-#: Places of which every two are kept: an eighth of a gigabyte of products.
-MOST_PLACES = 4096
+#: Places of which every two are kept: half a gigabyte of products.
+MOST_PLACES = 8192
 
 
 class Role(enum.Enum):
