@@ -170,6 +170,21 @@ def measured_draws(drawn: torch.Tensor, layout: Layout) -> Field:
 
 
 @dataclass(slots=True, eq=False)
+class Later:
+    """A tensor that is made when it is asked for: most operations that are kept are never repeated."""
+
+    make: Callable[[], torch.Tensor]
+    _made: torch.Tensor | None = None
+
+    @property
+    def value(self) -> torch.Tensor:
+        """The tensor, made once."""
+        if self._made is None:
+            self._made = self.make()
+        return self._made
+
+
+@dataclass(slots=True, eq=False)
 class Call:
     """An operation that made signals, to be repeated on draws of what went in.
 
@@ -178,7 +193,7 @@ class Call:
     function : callable
     arguments : object
         Its positional and keyword arguments; those that are drawn, or known tensors, as an :class:`At`.
-    given : tuple of (Node or torch.Tensor)
+    given : tuple of (Node, torch.Tensor or Later)
         Signals and known values.
     writes : bool
         Whether it writes into what it is given, which is copied first.
@@ -208,7 +223,7 @@ class Call:
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The signals that went in."""
-        return tuple(item for item in self.given if not isinstance(item, torch.Tensor))
+        return tuple(item for item in self.given if not isinstance(item, (torch.Tensor, Later)))
 
     def results(self, drawing: Drawing) -> list[torch.Tensor]:
         """Draws of the outputs."""
@@ -217,8 +232,8 @@ class Call:
             given: list[torch.Tensor] = []
             dims: list[int | None] = []
             for item in self.given:
-                if isinstance(item, torch.Tensor):
-                    given.append(item)
+                if isinstance(item, (torch.Tensor, Later)):
+                    given.append(item.value if isinstance(item, Later) else item)
                     dims.append(None)
                     continue
                 drawn = drawing.of(item).detach()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradvitals.frameworks.torch.prediction import kinship
-from gradvitals.frameworks.torch.prediction.draws import At, Call, Drawing
+from gradvitals.frameworks.torch.prediction.draws import At, Call, Drawing, Later
 from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, Step
 from gradvitals.frameworks.torch.prediction.scores import Scores
@@ -145,17 +145,22 @@ def _given(operation: Operation, tensor: torch.Tensor) -> Any:
     if isinstance(value, Constant):
         known = value.value.detach()
         if known.is_floating_point():
-            return known.double()
+            return Later(known.double) if value.learned else known.double()  # data may be written into before then
         return known.to(torch.complex128) if known.is_complex() else known
     if isinstance(value, (Weight, Noise)):
         generator = operation.trace.drawing.generator
         shape = tuple(tensor.shape)
-        if isinstance(value, Noise):
-            at = torch.randint(len(value.quantiles), shape, generator=generator, device="cpu")
-            return torch.from_numpy(value.quantiles)[at]
-        deviation = max(value.second - value.mean**2, 0.0) ** 0.5
-        return value.mean + deviation * torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        return Later(lambda: _random(value, shape, generator))
     raise NotImplementedError(f"{operation.name} of {type(value).__name__.lower()}")
+
+
+def _random(value: Weight | Noise, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Entries with the moments of a weight or noise."""
+    if isinstance(value, Noise):
+        at = torch.randint(len(value.quantiles), tuple(shape), generator=generator, device="cpu")
+        return torch.from_numpy(value.quantiles)[at]
+    deviation = math.sqrt(max(value.second - value.mean**2, 0.0))
+    return value.mean + deviation * torch.randn(tuple(shape), generator=generator, dtype=torch.float64, device="cpu")
 
 
 def _scores(drawing: Drawing, scores: Scores) -> Node:
