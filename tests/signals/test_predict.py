@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import threading
 
 import numpy as np
@@ -328,3 +329,25 @@ def test_what_is_written_into_parts_is_known_of_the_whole():
     said, seen = predict(model, x).table("layers"), probe(model, x).table("layers")
     assert said.column("forward_rms") == pytest.approx(seen.column("forward_rms"), rel=0.08)
     assert said.column("gradient_rms") == pytest.approx(seen.column("gradient_rms"), rel=0.15)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(value):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
+    with torch.no_grad():
+        model[1].weight[0, 0] = value
+    with pytest.raises(InputError, match=r"1\.weight are not finite[\s\S]*1 of 24"):
+        predict(model, torch.randn(4, 8))
+
+
+def test_a_parameter_without_entries_is_no_obstacle():
+    class Empty(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.none = nn.Linear(8, 3), nn.Parameter(torch.empty(5, 3, 0))
+
+        def forward(self, x):
+            return self.layer(x) + self.none.sum()
+
+    assert predict(Empty(), torch.randn(4, 8)).findings == ()
+    assert probe(Empty(), torch.randn(4, 8)).findings == ()

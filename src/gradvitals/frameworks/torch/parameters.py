@@ -75,7 +75,8 @@ def _alike_rows(parameter: torch.Tensor) -> bool:
 
 def _copied_rows(parameter: torch.Tensor, gradient: torch.Tensor | None) -> int:
     """How many rows repeat an earlier one in values and in gradient; a few of their columns tell which to compare."""
-    if gradient is None or gradient.is_sparse or is_one_per_unit(parameter) or len(parameter) < 2:
+    one_row = is_one_per_unit(parameter) or len(parameter) < 2 or not parameter.numel()
+    if gradient is None or gradient.is_sparse or one_row:
         return 0
     rows = parts(parameter.detach()).flatten(1)
     columns = np.unique(np.linspace(0, rows.shape[1] - 1, _COMPARED).astype(int))

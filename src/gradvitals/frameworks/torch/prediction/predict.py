@@ -57,7 +57,7 @@ def predict(
     Raises
     ------
     InputError
-        On a model that isn't a module.
+        On a model that isn't a module, or weights that aren't finite.
     ModelError
         When the model or the loss raises.
 
@@ -229,7 +229,9 @@ def _announce(model: nn.Module, trace: Trace, weight_rms: Mapping[str, float]) -
             second, mean = known[name]
             trace.bind(parameter, Weight(tuple(parameter.shape), second, mean, name))
         else:
-            trace.bind(parameter, Constant(parameter.detach(), learned=True, owned=False, name=name))
+            weights = Constant(parameter.detach(), learned=True, owned=False, name=name)
+            _require_finite(weights, name)
+            trace.bind(parameter, weights)
     for name, buffer in model.named_buffers():
         if buffer.is_meta:
             value = torch.ones(buffer.shape, dtype=buffer.dtype, device="cpu") if name.endswith("running_var") else None
@@ -238,6 +240,19 @@ def _announce(model: nn.Module, trace: Trace, weight_rms: Mapping[str, float]) -
         else:
             trace.bind(buffer, Constant(buffer.detach(), owned=False))
     return assumed
+
+
+def _require_finite(value: Constant, name: str) -> None:
+    """Of weights that aren't finite theory says nothing."""
+    if math.isfinite(value.mean_and_square[1]):
+        return
+    broken = int((~torch.isfinite(value.value)).sum())
+    if broken:
+        raise InputError(
+            f"the weights of {name} are not finite",
+            f"{broken} of {value.value.numel()} entries are NaN or infinite",
+            "gradvitals.probe says what comes of them; draw them anew, or give their size by weight_rms",
+        )
 
 
 def _input(tensor: torch.Tensor) -> Constant:

@@ -44,4 +44,4 @@ def _usual(module: nn.Module, name: str, shape: tuple[int, ...], spread: float |
     if isinstance(module, nn.Embedding):
         return 1.0, 0.0
     fan_in = math.prod(shape[1:])
-    return 1 / (3 * fan_in), 0.0
+    return 1 / (3 * max(fan_in, 1)), 0.0
