@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     Array: TypeAlias = NDArray[np.float64]
 
 
-#: Places of which every two are kept: half a gigabyte of products.
-MOST_PLACES = 8192
+#: Places of which every two are kept at the most: half a gigabyte of products.
+MOST_PAIRED = 8192
 
 
 class Role(enum.Enum):
@@ -277,18 +277,17 @@ def shape_of(layout: Layout) -> tuple[int, ...]:
     return tuple(math.prod(axis.size for axis in dim) for dim in layout)
 
 
-def affordable(places: int) -> int:
-    """The number of places, where the products of every two of them can be held.
+def require_room(places: int) -> None:
+    """Refuse more places than those of which every two can be held.
 
     Raises
     ------
     NotImplementedError
-        Beyond :data:`MOST_PLACES`.
+        Beyond :data:`MOST_PAIRED`.
 
     """
-    if places > MOST_PLACES:
+    if places > MOST_PAIRED:
         raise NotImplementedError(f"what {places} places have in common, every two, takes too much memory")
-    return places
 
 
 def constant_field(
@@ -302,7 +301,7 @@ def constant_field(
     mapped = [axis.size for axis in axes] if held is None else list(held)
     places = [size for size, axis in zip(mapped, axes, strict=True) if axis.role is Role.PLACE]
     if held is None:
-        affordable(math.prod(places))
+        require_room(math.prod(places))
     field = Field(
         layout,
         np.full(mapped, mean, dtype=np.float64),

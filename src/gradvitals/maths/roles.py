@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradvitals.maths.field import Axis, Field, Layout, Role, affordable
+from gradvitals.maths.field import Axis, Field, Layout, Role, require_room
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
     from numpy.typing import NDArray
@@ -119,7 +119,7 @@ def _completed(field: Field, mapped: int, place: int | None, size: int) -> Field
     if place is not None:
         p = field.places
         held = kernel.shape[place]
-        affordable(math.isqrt(kernel.size) // held * size)
+        require_room(math.isqrt(kernel.size) // held * size)
         off = (
             np.moveaxis(kernel, (place, p + place), (0, 1)).sum(axis=(0, 1))
             - np.trace(kernel, axis1=place, axis2=p + place)
@@ -196,7 +196,7 @@ def _insert(array: Array, at: int, size: int) -> Array:
 
 
 def _insert_pair(kernel: Array, at: int, places: int, size: int) -> Array:
-    affordable(math.isqrt(kernel.size) * size)
+    require_room(math.isqrt(kernel.size) * size)
     return _insert(_insert(kernel, places + at, size), at, size)
 
 

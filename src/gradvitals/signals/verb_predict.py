@@ -73,7 +73,7 @@ def predict(
     Raises
     ------
     InputError
-        When the model isn't a torch.nn.Module.
+        When the model isn't a torch.nn.Module, or its weights aren't finite.
     ModelError
         When the model or the loss raises.
     UsageError

@@ -66,9 +66,7 @@ def coarse(
     def pullback(gradient: Field) -> Sequence[Field]:
         g = gathered_to(gradient, made.layout)
         g_own, g_off = g.mean_square, float(np.diagonal(_square(g)).mean())
-        to_value = (share_own * g_own * rows / columns) + g_off * max(
-            rows - share * rows / columns, 0
-        ) / columns * rows / rows
+        to_value = share_own * g_own * rows / columns + g_off * max(rows - share * rows / columns, 0) / columns
         spread_v = max(float((own_v - np.diagonal(off)).mean()), 0.0)
         inner = deep * g_own * spread_v * scores.scale**2
         # Two tokens are alike by chance in their keys and values together.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from gradvitals.maths.field import Axis, Field, Layout, Role, affordable, layout_of
+from gradvitals.maths.field import Axis, Field, Layout, Role, layout_of, require_room
 
 #: Places whose kernel is kept: its square is what an activation costs.
 MOST_PLACES = 512
@@ -74,7 +74,7 @@ def measured_as(value: torch.Tensor, layout: Layout) -> Field:
             at += 1
     places, pixels = order[Role.PLACE], order[Role.PIXEL]
     units = order[Role.UNIT] + order[Role.COPY]
-    affordable(math.prod(extents[i] for i in places))
+    require_room(math.prod(extents[i] for i in places))
     x = value.detach().to("cpu", torch.float64).reshape(extents).permute([*places, *pixels, *units])
     p, s = math.prod(extents[i] for i in places), math.prod(extents[i] for i in pixels)
     flat = x.reshape(p, s, -1).numpy()

@@ -15,7 +15,7 @@ from gradvitals.frameworks.torch.prediction.knowledge import Trace
 from gradvitals.frameworks.torch.prediction.measured import first_samples, measured_as
 from gradvitals.frameworks.torch.prediction.values import Node
 from gradvitals.maths.alignment import cut, gathered_to
-from gradvitals.maths.field import MOST_PLACES, Axis, Field, Role, constant_field
+from gradvitals.maths.field import MOST_PAIRED, Axis, Field, Role, constant_field
 from gradvitals.maths.roles import with_role
 from gradvitals.vocabulary.errors import ModelError
 
@@ -91,7 +91,7 @@ def _of_scalar(output: Any, trace: Trace) -> Any:
 
 def _kept(gradient: torch.Tensor, field: Field) -> Field:
     """The gradient's field, of the samples that the arrays hold; what two samples have in common is that of all."""
-    if math.prod(axis.size for axis in field.axes if axis.role is Role.PLACE) > MOST_PLACES:
+    if math.prod(axis.size for axis in field.axes if axis.role is Role.PLACE) > MOST_PAIRED:
         return measured_as(first_samples(gradient, field), field.layout)
     whole = measured_as(gradient, field.layout)
     if whole.second.shape == field.second.shape:
