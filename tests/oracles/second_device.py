@@ -56,8 +56,11 @@ def _done(function, args, kwargs):
         raise RuntimeError(f"expected all tensors on the same device: {function} got one of both")
     if kind is _aten.index and there and not isinstance(args[0], _There):
         raise RuntimeError("indices should be on the CPU or where the tensor is")
-    asked = kwargs.get("device")
-    if asked is not None:
+    given = next((item for item in args if isinstance(item, torch.device)), None)
+    asked = given if given is not None else kwargs.get("device")
+    if given is not None:
+        args = tuple(torch.device("cpu") if isinstance(item, torch.device) else item for item in args)
+    elif asked is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     if kind is _aten.native_dropout and there and args[2]:  # random numbers in an order of its own, as on a GPU
         kept = torch.empty_like(args[0].inner).uniform_() < 1 - args[1]

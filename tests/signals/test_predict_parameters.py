@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -147,3 +148,19 @@ def test_predicted_and_measured_gradients_of_parameters_stand_beside_one_another
     for row in rows.values():
         assert row["gradient_ratio"] == pytest.approx(row["gradient_measured"] / row["gradient_predicted"])
         assert row["gradient_deviations"] < 4
+
+
+def test_the_stated_error_of_gradients_holds_what_a_loss_makes_of_chance_in_the_outputs():
+    inside, departures = [], []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 3))
+        x, loss = torch.randn(6, 32), lambda y: y.square().mean()
+        said = gv.predict(model, x, loss=loss, seed=seed).table("layers")
+        seen = gv.probe(model, x, loss=loss).table("layers").column("gradient_rms")
+        errors = zip(said.column("gradient_rms"), said.column("gradient_rms_error"), seen, strict=True)
+        z = [math.log(measured / predicted) / error for predicted, error, measured in errors]
+        inside += [abs(one) < 2 for one in z]
+        departures += z
+    assert statistics.fmean(inside) > 0.9
+    assert statistics.pstdev(departures) == pytest.approx(1, abs=0.3)  # and isn't too wide either

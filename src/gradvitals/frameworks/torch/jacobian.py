@@ -132,9 +132,9 @@ class TorchJacobian:
         given, got = (self.outputs, self.inputs) if by_rows else (self.inputs, self.outputs)
         like = self._end if by_rows else self._start
         product = self._back if by_rows else self._pushed
-        rows = torch.zeros(len(units), given.samples, given.size, dtype=like.dtype, device=like.device)
-        rows[torch.arange(len(units), device="cpu"), :, units] = 1
-        sent = given.together(rows)
+        rows = np.zeros((len(units), given.samples, given.size))
+        rows[np.arange(len(units)), :, units] = 1
+        sent = given.together(torch.from_numpy(rows).to(like))
         if self._batched:
             try:
                 together = self._many(sent, by_rows=by_rows)

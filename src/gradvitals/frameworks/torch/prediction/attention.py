@@ -240,7 +240,7 @@ def _fused(operation: Operation) -> None:
         scores = replace(scores, bias=np.where(seen, 0.0, -np.inf))
     if mask is not None:
         known = operation.value(mask)
-        if isinstance(known, Constant) and known.value.dtype == torch.bool:
+        if isinstance(known, Constant) and known.held.dtype == torch.bool:
             known = Constant(torch.where(known.value, 0.0, -torch.inf))
         scores = with_added(scores, known)
     attend(operation, nodes[0], nodes[1], nodes[2], scores, operation.first)

@@ -140,5 +140,5 @@ def _is_signal(value: Any) -> bool:
 
 
 def _is_matrix(value: Constant | Weight) -> bool:
-    shape = value.shape if isinstance(value, Weight) else value.value.shape
+    shape = value.shape if isinstance(value, Weight) else value.held.shape
     return len(shape) > 1

@@ -49,7 +49,7 @@ def _of_one_signal(operation: Operation, items: Sequence[Any], function: Callabl
         value = operation.value(item)
         if isinstance(value, Node):
             functions.append(value.root_function)
-        elif isinstance(value, Constant) and value.value.numel() == 1:
+        elif isinstance(value, Constant) and value.held.numel() == 1:
             functions.append(lambda z, n=float(value.value): torch.full_like(z, n))  # type: ignore[misc]
         elif isinstance(item, (int, float)):
             functions.append(lambda z, n=float(item): torch.full_like(z, n))  # type: ignore[misc]
@@ -107,7 +107,7 @@ def takes_mask(operation: Operation, a: Any, b: Any) -> bool:
     """Whether zeros and very negative numbers are added to a signal: a mask beside a learned bias."""
     for signal, mask in ((a, b), (b, a)):
         x, known = operation.value(signal), operation.value(mask)
-        if isinstance(x, Node) and isinstance(known, Constant) and known.value.numel() > 1 and not known.learned:
+        if isinstance(x, Node) and isinstance(known, Constant) and known.held.numel() > 1 and not known.learned:
             hidden = known.value <= HIDING
             if bool(hidden.any()) and bool((hidden | (known.value == 0)).all()):
                 hide(operation, x, hidden)
@@ -170,6 +170,6 @@ def _number(operation: Operation, item: Any) -> float | None:
     if isinstance(item, (int, float)):
         return float(item)
     value = operation.value(item)
-    if isinstance(value, Constant) and value.value.numel() == 1:
+    if isinstance(value, Constant) and value.held.numel() == 1:
         return float(value.value)
     return None

@@ -57,7 +57,7 @@ def stands_out(a: object, b: object) -> bool:
     for signal, known in ((a, b), (b, a)):
         if not isinstance(signal, Node) or not isinstance(known, Constant) or not known.learned:
             continue
-        shape = known.value.shape
+        shape = known.held.shape
         long = [at - len(shape) for at, n in enumerate(shape) if n > 1]
         layout = signal.layout
         if len(long) != 1 or len(layout) < -long[0]:

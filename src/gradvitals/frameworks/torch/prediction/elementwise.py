@@ -39,7 +39,7 @@ def _plain(operation: Operation, item: Any) -> Any:
     if not isinstance(item, torch.Tensor):
         return item
     value = operation.value(item)
-    if isinstance(value, Constant) and value.value.numel() == 1:
+    if isinstance(value, Constant) and value.held.numel() == 1:
         return value.value.double()
     raise NotImplementedError(f"{operation.name} with a tensor")
 
@@ -84,7 +84,7 @@ def _number(operation: Operation, item: Any) -> float | None:
     if isinstance(item, (int, float)) and not isinstance(item, bool):
         return float(item)
     value = operation.value(item)
-    if isinstance(value, Constant) and value.value.numel() == 1 and not value.value.is_complex():
+    if isinstance(value, Constant) and value.held.numel() == 1 and not value.held.is_complex():
         return float(value.value.detach())
     return None
 
@@ -227,7 +227,7 @@ def _inverse(operation: Operation, b: Any) -> Any:
         composed(operation, value, lambda z: 1 / z, at=stand_in)
         return stand_in
     if isinstance(value, Constant):
-        operation.trace.bind(stand_in, replace(value, value=1 / value.value.detach().double()))
+        operation.trace.bind(stand_in, value.changed_to(1 / value.value.detach().double()))
         return stand_in
     raise NotImplementedError("a division by this")
 

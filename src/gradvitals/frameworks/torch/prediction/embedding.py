@@ -18,10 +18,11 @@ def _embedding(operation: Operation) -> None:
     table, index = operation.value(operation.args[0]), operation.value(operation.args[1])
     if not isinstance(index, Constant):
         raise NotImplementedError("a lookup by numbers that aren't known")
-    shape = tuple(index.value.shape)
+    shape = tuple(index.held.shape)
     lead = place_roles(shape) if shape else []
     if isinstance(table, Constant):
-        rows = table.value.detach()[index.value.to(table.value.device)]
+        at = index.held.reshape(-1).to(table.held.device)  # a large table stays where it is
+        rows = table.held.detach().index_select(0, at).reshape(*shape, -1)
         operation.emit(None, node=Node(measured(rows, [*lead, Role.UNIT])))
         _learned(operation, table, index.value, lead)
         return
@@ -42,7 +43,7 @@ def _bags(operation: Operation) -> None:
         raise NotImplementedError("bags by numbers that aren't known")
     rows, units = (int(n) for n in operation.args[0].shape)
     count = int(operation.first.shape[0])
-    ends = [*offsets.value.tolist(), index.value.numel()]
+    ends = [*offsets.value.tolist(), index.held.numel()]
     skipped = int(operation.argument(8, "padding_idx", -1))
     shares = np.zeros((min(count, MOST_KEPT), rows))
     for bag in range(len(shares)):

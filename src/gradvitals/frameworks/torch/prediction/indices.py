@@ -77,7 +77,7 @@ def _positions(operation: Operation, indices: Sequence[Any]) -> tuple[list[int],
         if value is None:
             dim += 1
             continue
-        along = list(value.value.nonzero().unbind(1)) if value.value.dtype == torch.bool else [value.value]
+        along = list(value.value.nonzero().unbind(1)) if value.held.dtype == torch.bool else [value.value]
         at += range(dim, dim + len(along))
         known += along
         dim += len(along)

@@ -89,7 +89,7 @@ class Trace:
         """Whether another parameter that was used before has the same values (``nn.TransformerEncoder`` copies)."""
         if not isinstance(weight, Constant) or not weight.learned or weight.name is None:
             return False
-        first = self.seen.setdefault((weight.value.numel(), weight.mean_and_square), weight.name)
+        first = self.seen.setdefault((weight.held.numel(), weight.mean_and_square), weight.name)
         return first != weight.name and weight.mean_and_square[0] ** 2 < weight.mean_and_square[1]
 
     def entered(self, tensor: torch.Tensor, constant: Constant, field_: Field) -> Node:

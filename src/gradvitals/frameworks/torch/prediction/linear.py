@@ -35,7 +35,7 @@ def moments_of(value: Constant | Weight) -> Moments:
     if isinstance(value, Weight):
         return Moments(value.mean, value.second)
     mean, second = value.mean_and_square
-    error = math.sqrt(max(second - mean * mean, 0.0) / max(value.value.numel(), 1))
+    error = math.sqrt(max(second - mean * mean, 0.0) / max(value.held.numel(), 1))
     return Moments(mean if abs(mean) > _MEANT * error else 0.0, second)
 
 
@@ -240,7 +240,7 @@ def _is_mixture(value: Any, field: Field, dim: int) -> bool:
     if not isinstance(value, Constant) or value.learned:
         return False
     dims = field.layout[dim]
-    return len(dims) == 1 and dims[0].role is Role.PLACE and value.value.dim() == 2
+    return len(dims) == 1 and dims[0].role is Role.PLACE and value.held.dim() == 2
 
 
 def mixed(operation: Operation, x: Node, dim: int, matrix: Constant, *, transposed: bool) -> None:

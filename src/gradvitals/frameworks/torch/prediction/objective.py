@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,22 +12,27 @@ import numpy as np
 import torch
 
 from gradvitals.frameworks.torch.objective import output_tensors, scalar
-from gradvitals.frameworks.torch.prediction.knowledge import Trace
+from gradvitals.frameworks.torch.prediction.knowledge import Trace, is_fake
 from gradvitals.frameworks.torch.prediction.measured import first_samples, measured_as
-from gradvitals.frameworks.torch.prediction.values import Node
+from gradvitals.frameworks.torch.prediction.values import Constant, Node
 from gradvitals.maths.alignment import cut, gathered_to
 from gradvitals.maths.field import MOST_PAIRED, Axis, Field, Role, constant_field
 from gradvitals.maths.roles import with_role
+from gradvitals.maths.scatter import Scatter
 from gradvitals.vocabulary.errors import ModelError
 
+#: Draws of the outputs that a loss is asked about, of so many entries in all but for one more.
+_DRAWS, _ROOM = 16, 2**21
 #: Places whose correlations are drawn exactly; of more, each has a part in common with all others.
 _MOST_DRAWN = 1024
 
 
 def gradients_at_outputs(
-    output: Any, trace: Trace, loss: Callable[[Any], Any] | None, seed: int
+    output: Any, trace: Trace, loss: Callable[[Any], Any] | None, seed: int, home: torch.device
 ) -> tuple[dict[Node, Field], str]:
     """The gradient with respect to each signal among the outputs, and what it is of.
+
+    The loss is called where the outputs would be, on ``home``, as it has its labels there.
 
     Raises
     ------
@@ -53,35 +59,53 @@ def gradients_at_outputs(
                 white = constant_field(value.field.layout, 1.0, held=value.field.second.shape)
                 roots[value] = replace(white, blur=1 / max(white.units, 1), kurtosis=1.0)
         return roots, "random"
+    known = {id(tensor): trace.value(tensor) for tensor in tensors if isinstance(trace.value(tensor), Node)}
+    if not known:
+        return {}, "loss"
     generator = torch.Generator().manual_seed(seed)
-    drawn: dict[int, torch.Tensor] = {}
-    for tensor in tensors:
-        value = trace.value(tensor)
-        if isinstance(value, Node):
-            sample = drawn_from(value.field, tuple(tensor.shape), generator).to(tensor.dtype)
-            drawn[id(tensor)] = sample.requires_grad_()
+    found: dict[Node, list[Field]] = {}
+    for _ in range(min(_DRAWS, 1 + _ROOM // sum(tensor.numel() for tensor in tensors))):
+        drawn = {
+            id(tensor): _sample(known[id(tensor)].field, tensor, generator).to(home).requires_grad_()
+            for tensor in tensors
+            if id(tensor) in known
+        }
+        for at, gradient in _slopes(_swapped(output, drawn, trace, home), loss, drawn).items():
+            found.setdefault(known[at], []).append(_kept(gradient, known[at].field))
+    return {node: _averaged(fields) for node, fields in found.items()}, "loss"
+
+
+def _sample(field: Field, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """What one network might return: of the finite width of the layers before, its size departs, too."""
+    spread = field.inherited.variance
+    departs = math.exp(math.sqrt(spread) / 2 * float(torch.randn((), generator=generator, device="cpu")) - spread / 4)
+    return (drawn_from(field, tuple(tensor.shape), generator) * departs).to(tensor.dtype)
+
+
+def _slopes(output: Any, loss: Callable[[Any], Any], drawn: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    """The gradients of a loss with respect to drawn outputs, where there are any."""
     with torch.enable_grad():
-        number, kind = scalar(_swapped(output, drawn, trace), loss)
-    if number is None or not number.requires_grad or not drawn:  # of no output anything is known
-        return {}, kind
-    leaves = list(drawn.values())
+        number, _ = scalar(output, loss)
+    if number is None or not number.requires_grad:
+        return {}
     try:
-        found = torch.autograd.grad(number, leaves, allow_unused=True)
+        found = torch.autograd.grad(number, list(drawn.values()), allow_unused=True)
     except Exception as error:
         raise ModelError(
             "the backward pass of the loss raised",
             f"{type(error).__name__}: {error}",
             "call loss.backward() by hand to see it fail",
         ) from error
-    result: dict[Node, Field] = {}
-    for tensor in tensors:
-        node = trace.value(tensor)
-        if id(tensor) not in drawn or not isinstance(node, Node):
-            continue
-        gradient = found[list(drawn).index(id(tensor))]
-        if gradient is not None:
-            result[node] = _kept(gradient, node.field)
-    return result, kind
+    return {at: gradient for at, gradient in zip(drawn, found, strict=True) if gradient is not None}
+
+
+def _averaged(fields: list[Field]) -> Field:
+    """One draw's gradient in the size that all have on average, which departs as theirs do."""
+    sizes = [field.mean_square for field in fields]
+    if len(fields) == 1 or min(sizes) <= 0:
+        return fields[0]
+    scatter = Scatter.of(statistics.variance(math.log(size) for size in sizes))
+    return replace(fields[0].scaled(statistics.fmean(sizes) / sizes[0]), inherited=scatter)
 
 
 def _of_scalar(output: Any, trace: Trace) -> Any:
@@ -134,7 +158,8 @@ def drawn_from(field: Field, shape: tuple[int, ...], generator: torch.Generator)
         entries = times * math.prod(sizes[at] for at in units)
         noise = torch.randn((n, entries), generator=generator, dtype=torch.float64, device="cpu").numpy()
         values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        # The symmetric root: eigenvectors alone turn round at the last digit, which isn't the same everywhere.
+        root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
         blocks = (root @ noise).reshape(n, times, -1).swapaxes(0, 1)
         if places:
             blocks = blocks.reshape(times * held[0], -1)[: all_places[0]]
@@ -155,23 +180,25 @@ def drawn_from(field: Field, shape: tuple[int, ...], generator: torch.Generator)
     return (scale * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)).double().reshape(shape)
 
 
-def _swapped(output: Any, drawn: Mapping[int, torch.Tensor], trace: Trace) -> Any:
-    """The output with drawn tensors in place of those without values."""
+def _swapped(output: Any, drawn: Mapping[int, torch.Tensor], trace: Trace, home: torch.device) -> Any:
+    """The output with drawn tensors in place of those without values, and zeros where nothing is known."""
     if isinstance(output, torch.Tensor):
         if id(output) in drawn:
             return drawn[id(output)]
         known = trace.values.get(id(output))
-        return getattr(known, "value", output)
+        if isinstance(known, Constant):
+            return known.value.to(home)
+        return torch.zeros(output.shape, dtype=output.dtype, device=home) if is_fake(output) else output
     if isinstance(output, Mapping):
-        items = {key: _swapped(item, drawn, trace) for key, item in output.items()}
+        items = {key: _swapped(item, drawn, trace, home) for key, item in output.items()}
         try:
             return type(output)(**items)
         except TypeError:
             return items
     if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return type(output)(*(_swapped(item, drawn, trace) for item in output))
+        return type(output)(*(_swapped(item, drawn, trace, home) for item in output))
     if isinstance(output, (tuple, list)):
-        return type(output)(_swapped(item, drawn, trace) for item in output)
+        return type(output)(_swapped(item, drawn, trace, home) for item in output)
     return output
 
 

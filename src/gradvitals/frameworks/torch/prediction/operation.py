@@ -75,7 +75,7 @@ class Operation:
         value = self.value(argument)
         if isinstance(value, Node):
             return value
-        if isinstance(value, Constant) and value.value.is_floating_point():
+        if isinstance(value, Constant) and value.held.is_floating_point():
             return self.trace.entered(
                 argument, value, measured(value.value, list(roles or default_roles(argument.shape)))
             )
@@ -126,7 +126,7 @@ class Operation:
         name = getattr(value, "name", None)
         is_learned = isinstance(value, Weight) or (isinstance(value, Constant) and value.learned)
         if name is not None and is_learned:
-            shape = value.shape if isinstance(value, Weight) else value.value.shape
+            shape = value.shape if isinstance(value, Weight) else value.held.shape
             self.trace.pending.append((name, inputs, math.prod(shape), times))
 
     @property

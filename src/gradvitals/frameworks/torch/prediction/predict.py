@@ -26,6 +26,7 @@ from gradvitals.frameworks.torch.prediction import rules  # noqa: F401 - fills t
 from gradvitals.frameworks.torch.prediction.backward import sent_back
 from gradvitals.frameworks.torch.prediction.calls import Calls, Row
 from gradvitals.frameworks.torch.prediction.graph import graph_of
+from gradvitals.frameworks.torch.prediction.host import home_of, parameters_on_host
 from gradvitals.frameworks.torch.prediction.knowledge import Overwritten, Trace, Unmodelled
 from gradvitals.frameworks.torch.prediction.objective import gradients_at_outputs
 from gradvitals.frameworks.torch.prediction.parameter_gradients import parameter_gradients, said
@@ -100,16 +101,21 @@ def _followed(
     model: nn.Module, case: Case, trace: Trace, kind: str, seed: int, weight_rms: Mapping[str, float]
 ) -> tuple[Calls, Any, list[str]]:
     """Trace the forward pass: its calls, the output, and the parameters whose size had to be assumed."""
-    calls = Calls(model, trace)
-    trace.where = lambda: calls.innermost
     assumed = _announce(model, trace, weight_rms)
     args, kwargs = case.args, case.keywords
     # Some code takes an input's gradient into its own hands, which a gradient that is asked for here would prevent.
     asks = not any(parameter.requires_grad for parameter in model.parameters())
     inputs = {id(tensor): _input(tensor) for _, tensor in tensors_in((args, kwargs), "input")}
-    with _without_values(kind) as (convert, shapes), torch.enable_grad(), _spelled_out():
+    with (
+        _tensors(kind) as (convert, shapes),
+        parameters_on_host(model, trace, convert),
+        torch.enable_grad(),
+        _spelled_out(),
+    ):
         seed_everything(seed)
         mode = Tracing(trace, shapes)
+        calls = Calls(model, trace)
+        trace.where = lambda: calls.innermost
 
         def stand_in(item: Any) -> Any:
             if not isinstance(item, torch.Tensor):
@@ -137,7 +143,8 @@ def _predicted(
     model: nn.Module, case: Case, kind: str, seed: int, trace: Trace, calls: Calls, output: Any, assumed: list[str]
 ) -> Prediction:
     """What follows from a forward pass, and from sending a gradient back."""
-    roots, objective = gradients_at_outputs(output, trace, case.loss, seed)
+    home = home_of(model, [tensor for _, tensor in tensors_in((case.args, case.keywords), "input")])
+    roots, objective = gradients_at_outputs(output, trace, case.loss, seed, home)
     asked = {node.key for row in calls.rows for node in row.outputs}
     asked |= {use.output.key for use in trace.uses}
     gradients, troubles = sent_back(trace.steps, roots, trace.drawing, asked=asked)
@@ -194,7 +201,9 @@ def _spelled_out() -> Iterator[None]:
         torch._C._set_mkldnn_enabled(enabled)  # noqa: SLF001
 
 
-def _without_values(kind: str) -> Any:
+def _tensors(kind: str) -> Any:
+    """What makes tensors of a kind of others, on the CPU or on meta, and what runs operations on those."""
+
     @contextlib.contextmanager
     def context() -> Any:
         if kind == "fake":
@@ -205,13 +214,14 @@ def _without_values(kind: str) -> Any:
             log.setLevel(logging.CRITICAL)  # where an operation has no fake form, real tensors are tried next
             try:
                 fake = FakeTensorMode(allow_non_fake_inputs=True)
-                yield fake.from_tensor, Shapes(fake)
+                shapes = Shapes(fake)
+                yield shapes.stand_in, shapes
             finally:
                 log.setLevel(level)
         elif kind == "meta":
             yield lambda tensor: tensor.to("meta"), Shapes(None)
         else:
-            yield lambda tensor: tensor.detach().clone(), None
+            yield lambda tensor: tensor.detach().to("cpu", copy=True), None
 
     return context()
 
@@ -246,11 +256,11 @@ def _require_finite(value: Constant, name: str) -> None:
     """Of weights that aren't finite theory says nothing."""
     if math.isfinite(value.mean_and_square[1]):
         return
-    broken = int((~torch.isfinite(value.value)).sum())
+    broken = int((~torch.isfinite(value.held)).sum())
     if broken:
         raise InputError(
             f"the weights of {name} are not finite",
-            f"{broken} of {value.value.numel()} entries are NaN or infinite",
+            f"{broken} of {value.held.numel()} entries are NaN or infinite",
             "gradvitals.probe says what comes of them; draw them anew, or give their size by weight_rms",
         )
 
@@ -287,7 +297,7 @@ def _call(
         found = next((gradients[node.key] for node in row.outputs if node.key in gradients), None)
         gradient = _said(found) if found is not None else None
         depth = depths.get(row.value.key, 0)
-    elif isinstance(row.value, Constant) and row.value.value.is_floating_point():
+    elif isinstance(row.value, Constant) and row.value.held.is_floating_point():
         entries = row.value.value.detach().double()
         forward = Predicted(float(entries.square().mean().sqrt()), 0.0, float(entries.mean()))
     return PredictedCall(

@@ -272,7 +272,7 @@ def attempt(operation: Operation) -> str | None:
     try:
         for item in nested_tensors(operation.args):
             value = operation.value(item)
-            if isinstance(value, Constant) and value.data and value.value.is_floating_point():
+            if isinstance(value, Constant) and value.data and value.held.is_floating_point():
                 operation.node(item)  # an input that meets parameters
         call, nodes = call_of(operation)
         if not nodes:

@@ -145,7 +145,7 @@ def takes_sum(operation: Operation, a: Any, b: Any, sign_a: float, sign_b: float
         return False
     scores, other, sign = (va, vb, sign_b) if isinstance(va, Scores) else (vb, va, sign_a)
     added = b if isinstance(va, Scores) else a
-    if isinstance(added, (int, float)) or (isinstance(other, Constant) and other.value.numel() == 1):
+    if isinstance(added, (int, float)) or (isinstance(other, Constant) and other.held.numel() == 1):
         operation.trace.bind(operation.first, scores)
         return True
     operation.trace.bind(operation.first, with_added(scores, other, sign))
@@ -215,7 +215,7 @@ def takes_factor(operation: Operation, a: Any, b: Any, *, divides: bool) -> bool
         operation.trace.bind(operation.first, made)
         return True
     number = float(plain) if isinstance(plain, (int, float)) else None
-    if isinstance(other, Constant) and other.value.numel() == 1:
+    if isinstance(other, Constant) and other.held.numel() == 1:
         number = float(other.value)
     if number is None or scores.is_softmax:
         raise NotImplementedError("scores times a tensor")

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from gradvitals.frameworks.torch.prediction.host import is_here
+
 #: Answers that are kept, over all models: a large one has a few hundred different ones.
 _KEPT = 20_000
 #: Tensors that are no more than their values; others are asked what they are.
@@ -76,17 +78,28 @@ class Shapes:
         with self._fake if self._fake is not None else contextlib.nullcontext():
             return func(*args, **kwargs)
 
+    def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor without values on the CPU, in place of one with values on any device."""
+        if is_here(tensor) or self._fake is None:
+            return tensor if self._fake is None else self._fake.from_tensor(tensor)
+        return self._empty_like(tensor).requires_grad_(tensor.requires_grad)
+
+    def _empty_like(self, tensor: torch.Tensor) -> torch.Tensor:
+        with torch._C._DisableTorchDispatch():  # noqa: SLF001 - as below
+            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        return FakeTensor(self._fake, empty, torch.device("cpu"))
+
     def _without_values(self, tensor: torch.Tensor) -> torch.Tensor:
         """A stand-in for a parameter or another real tensor: only its shape counts, so that it shares no memory."""
         if isinstance(tensor, FakeTensor) or self._fake is None:
             return tensor
+        if not is_here(tensor):
+            return self._empty_like(tensor)
         if type(tensor) not in _ORDINARY or tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
             return self._fake.from_tensor(tensor)
         known = self._stand_ins.get(id(tensor))
         if known is None:
-            with torch._C._DisableTorchDispatch():  # noqa: SLF001 - as below
-                empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-            known = self._stand_ins[id(tensor)] = tensor, FakeTensor(self._fake, empty, tensor.device)
+            known = self._stand_ins[id(tensor)] = tensor, self._empty_like(tensor)
         return known[1]
 
     def _again(self, known: tuple[type, tuple[_Made, ...]], given: list[torch.Tensor]) -> Any:

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_map
 
 from gradvitals.frameworks.torch.prediction import repeated, routes, spectra, writing
+from gradvitals.frameworks.torch.prediction.host import made_here
 from gradvitals.frameworks.torch.prediction.knowledge import Overwritten, Trace, Unmodelled
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, rule_for
 from gradvitals.frameworks.torch.prediction.parameter_gradients import Use
@@ -80,7 +81,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         if func is _DEVICE and isinstance(args[0], FakeTensor):
             return args[0].fake_device
-        kwargs = dict(kwargs or {})
+        kwargs = made_here(dict(kwargs or {}))
         name = func._schema.name  # noqa: SLF001
         tensors = nested_tensors((args, kwargs))
         values = [self.trace.value(tensor) for tensor in tensors]
@@ -114,7 +115,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif name in _LIKE or (not signal and not self._mixes(values, made)):
             if name in _SAME_ENTRIES and len(values) == 1 and isinstance(values[0], Constant):
                 with _unwatched(), torch.no_grad():
-                    view = func(values[0].value, *args[1:], **kwargs)
+                    view = func(values[0].held, *args[1:], **kwargs)
                 self.trace.bind(made[0], values[0].seen_as(view))
             else:
                 self._constant(func, args, kwargs, values, made)
@@ -135,12 +136,10 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _mixes(self, values: Sequence[Constant], made: Sequence[torch.Tensor]) -> bool:
         """Whether an input meets a parameter here, or rows of a table are looked up: the start of a signal."""
-        learned = any(v.learned and v.value.is_floating_point() for v in values)
+        learned = any(v.learned and v.held.is_floating_point() for v in values)
         if not learned or not any(tensor.is_floating_point() for tensor in made):
             return False
-        return any(
-            v.data or (not v.learned and v.value.numel() > 1 and not v.value.is_floating_point()) for v in values
-        )
+        return any(v.data or (not v.learned and v.held.numel() > 1 and not v.held.is_floating_point()) for v in values)
 
     def _constant(
         self, func: Any, args: Any, kwargs: Any, values: Sequence[Constant], made: Sequence[torch.Tensor]
@@ -199,7 +198,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         others = [value for value in values if value is not noises[0]] if noises else []
         if len(noises) != 1 or len(made) != 1:
             return False
-        if not all(isinstance(v, Constant) and v.value.numel() == 1 for v in others):
+        if not all(isinstance(v, Constant) and v.held.numel() == 1 for v in others):
             return False
         operator = name.removesuffix("_").removeprefix("aten::")
         if operator in _UNCHANGED:

@@ -50,7 +50,8 @@ class Constant:
 
     Parameters
     ----------
-    value : torch.Tensor
+    held : torch.Tensor
+        Where the model has it, on any device.
     learned : bool
         It is a parameter or was made of one: its entries count as random.
     data : bool
@@ -64,24 +65,38 @@ class Constant:
 
     """
 
-    value: torch.Tensor
+    held: torch.Tensor
     learned: bool = False
     data: bool = False
     owned: bool = True
     name: str | None = None
     chosen_by: frozenset[int] = frozenset()
     _moments: list[tuple[float, float]] = field(default_factory=list)
+    _here: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def value(self) -> torch.Tensor:
+        """The values on the CPU, where theory is worked out; from elsewhere they are fetched when first asked for."""
+        if self.held.device.type == "cpu":
+            return self.held
+        if not self._here:
+            self._here.append(self.held.detach().cpu())
+        return self._here[0]
 
     @property
     def mean_and_square(self) -> tuple[float, float]:
         """E[w] and E[w²] over the entries, read once."""
         if not self._moments:
-            self._moments.append(_moments(self.value.detach()))
+            self._moments.append(_moments(self.held.detach()))
         return self._moments[0]
 
     def seen_as(self, view: torch.Tensor) -> Constant:
         """The same values in another shape: what was read of them needn't be read again."""
-        return replace(self, value=view)
+        return replace(self, held=view, _here=[])
+
+    def changed_to(self, values: torch.Tensor) -> Constant:
+        """Other values made of these."""
+        return replace(self, held=values, _moments=[], _here=[])
 
 
 def _moments(value: torch.Tensor) -> tuple[float, float]:
@@ -94,10 +109,13 @@ def _moments(value: torch.Tensor) -> tuple[float, float]:
         if value.is_complex():
             wide = value.to(torch.complex128)
             return float(wide.real.mean()), float(wide.abs().square().mean())
+        if value.device.type != "cpu":  # where it is, without a copy
+            root = float(torch.linalg.vector_norm(value, dtype=torch.float64))
+            return float(value.mean(dtype=torch.float64)), root * root / max(value.numel(), 1)
         if value.dtype not in _PLAIN:
             value = value.to(torch.float64)
         dense = value.is_contiguous() or value.dim() != 2
-        entries = (value if dense else value.t()).reshape(-1).cpu().numpy()
+        entries = (value if dense else value.t()).reshape(-1).numpy()
     ones, room = np.ones(_PIECE, entries.dtype), np.empty(_PIECE)
     total = squares = 0.0
     for start in range(0, len(entries), _PIECE):

@@ -28,7 +28,7 @@ def _copied(operation: Operation) -> None:
         if not isinstance(value, Constant):
             raise NotImplementedError(f"{type(value).__name__.lower()} written into a tensor")
         with torch.no_grad():
-            operation.trace.bind(operation.first, replace(value, value=value.value.expand(target.shape), owned=False))
+            operation.trace.bind(operation.first, replace(value.seen_as(value.held.expand(target.shape)), owned=False))
         return
     if tuple(target.shape) != tuple(given.shape):
         raise NotImplementedError("a signal written into several places")
