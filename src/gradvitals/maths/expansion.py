@@ -118,14 +118,15 @@ class Nodes:
     ----------
     mean, variance : array of shape (m,)
         Where to evaluate.
-    between : array of shape (n, m) or None
-        The share of each in each row; None where they are the rows.
+    shares : sequence of arrays
+        The share of each in each row: of shape (n, m), or two factors of shapes (n, m₁) and (n, m₂) with m = m₁·m₂.
+        None where they are the rows.
 
     """
 
     mean: Array
     variance: Array
-    between: Array | None
+    shares: tuple[Array, ...] = ()
 
     @classmethod
     def of(cls, mean: Array, variance: Array) -> Nodes:
@@ -137,24 +138,35 @@ class Nodes:
         (True, True)
         """
         if len(mean) < _FEW or not variance.min() > 0:
-            return cls(mean, variance, None)
+            return cls(mean, variance)
         sizes = _Interpolation.of(np.log(variance), _ANALYTIC)
         if mean.min() == mean.max():
             if 2 * len(sizes.nodes) <= len(mean):
                 variances = np.exp(sizes.nodes)
-                return cls(np.full(len(variances), mean[0]), variances, sizes.weights())
-            return cls(mean, variance, None)
+                return cls(np.full(len(variances), mean[0]), variances, (sizes.weights(),))
+            return cls(mean, variance)
         shifts = _Interpolation.of(mean / np.sqrt(variance), _ANALYTIC_SHIFT)
         count = len(shifts.nodes) * len(sizes.nodes)
         if 2 * count > len(mean):
-            return cls(mean, variance, None)
-        between = (shifts.weights()[:, :, None] * sizes.weights()[:, None, :]).reshape(len(mean), count)
+            return cls(mean, variance)
         variances = np.tile(np.exp(sizes.nodes), len(shifts.nodes))
-        return cls(np.repeat(shifts.nodes, len(sizes.nodes)) * np.sqrt(variances), variances, between)
+        means = np.repeat(shifts.nodes, len(sizes.nodes)) * np.sqrt(variances)
+        return cls(means, variances, (shifts.weights(), sizes.weights()))
+
+    @property
+    def between(self) -> Array | None:
+        """The share of each node in each row, (n, m); None where they are the rows."""
+        if len(self.shares) == 2:
+            return (self.shares[0][:, :, None] * self.shares[1][:, None, :]).reshape(len(self.shares[0]), -1)
+        return self.shares[0] if self.shares else None
 
     def spread(self, values: Array) -> Array:
-        """What is known at the nodes, at all rows."""
-        return values if self.between is None else self.between @ values
+        """What is known at the nodes, at all rows, without the matrix of all shares."""
+        if len(self.shares) == 2:
+            one, two = self.shares
+            across = one @ values.reshape(one.shape[1], two.shape[1])
+            return np.asarray(np.einsum("nj,nj->n", across, two))
+        return self.shares[0] @ values if self.shares else values
 
 
 @dataclass(frozen=True, slots=True)

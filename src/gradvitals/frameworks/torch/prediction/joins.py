@@ -174,5 +174,6 @@ def _widened(field: Field, dim: int, low: int, total: int) -> Field:
         if role is Role.UNIT:
             layout = (*field.layout[:dim], (Axis(total, Role.UNIT),), *field.layout[dim + 1 :])
             return field.scaled(n / total).with_layout(layout)
-    before = constant_field((*field.layout[:dim], (Axis(total, Role.PLACE),), *field.layout[dim + 1 :]), 0.0)
+    role = Role.PIXEL if axes and all(axis.role is Role.PIXEL for axis in axes) else Role.PLACE
+    before = constant_field((*field.layout[:dim], (Axis(total, role),), *field.layout[dim + 1 :]), 0.0)
     return put_back(field, before, dim, list(range(low, low + n)))

@@ -134,10 +134,11 @@ def _padded(field: Field, dim: int, m: int, p: int, at: Any, total: int, role: R
         wide = np.zeros((total, total, *order.shape[2:]))
         wide[np.ix_(at, at)] = order
         kernel = np.moveaxis(wide, (0, 1), (p, n + p))
-    else:
-        share = len(at) * max(len(at) - 1, 0) / max(total * (total - 1), 1)
-        kernel = kernel * share
-    return replace(field, mean=mean, second=second, kernel=kernel)
+        return replace(field, mean=mean, second=second, kernel=kernel)
+    profile = np.zeros(shape)
+    profile[window] = np.take(field.rows, range(len(at)), m) * (total / len(at))
+    kernel = kernel * (len(at) * max(len(at) - 1, 0) / max(total * (total - 1), 1))
+    return replace(field, mean=mean, second=second, kernel=kernel, profile=profile)
 
 
 def _taken(operation: Operation, argument: Any, dim: int, index: Sequence[int], output: Any, *, drop: bool) -> None:

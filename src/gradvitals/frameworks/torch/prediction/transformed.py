@@ -221,12 +221,13 @@ class Transformed:
     def _kernel(self, rows: Expansion, expansion: Callable[[Array, Array], Expansion]) -> Array:
         """The kernel by the places' expansions: those of the rows, where each place has a row or all share one."""
         mean, variance, correlation = self._correlations
-        between = self._nodes.between
         if self._is_uniform and len(rows.second) > 1:
             rows, between = expansion(mean.mean(keepdims=True), variance.mean(keepdims=True)), None
         elif not self._is_uniform and self._field.has_pixels:
             nodes = Nodes.of(mean, variance)
             rows, between = expansion(nodes.mean, nodes.variance), nodes.between
+        else:
+            between = self._nodes.between
         return rows.kernel(correlation, between).reshape(self._field.kernel.shape)
 
     def _kurtosis(self, seconds: Array, fourths: Array) -> float:
