@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradvitals.frameworks.torch.prediction.linear import Moments, moments_of, plus, taken_back
-from gradvitals.frameworks.torch.prediction.measured import FEWEST_IMAGES, MOST_PLACES, place_roles
+from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES, most_places, spatial_roles
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Weight
 from gradvitals.frameworks.torch.prediction.windows import Windows, sliding, transposed
@@ -29,7 +29,7 @@ def _convolution(operation: Operation) -> None:
     value = operation.value(weight)
     if not isinstance(value, (Constant, Weight)):
         raise NotImplementedError("a convolution with a signal")
-    positions = place_roles([shape[0], *shape[2:]], FEWEST_IMAGES)
+    positions = spatial_roles([shape[0], *shape[2:]])
     node = operation.node(x, [positions[0], Role.UNIT, *positions[1:]])
     channels = int(weight.shape[0 if is_transposed else 1]) // (int(groups) if is_transposed else 1)
     make = transposed if is_transposed else sliding
@@ -99,7 +99,7 @@ def spatially(field: Field) -> Field:
 def affordable(field: Field, outputs: Sequence[int]) -> Field:
     """The same with pixels in place of places where the outputs would be too many to be told apart."""
     held = field.second.shape[0] if field.layout[0] and field.layout[0][0].is_mapped else 1
-    if field.has_pixels or held * math.prod(outputs) <= MOST_PLACES:
+    if field.has_pixels or held * math.prod(outputs) <= most_places(len(outputs)):
         return field
     for d in range(2, len(field.layout)):
         field = with_role(field, d, 0, Role.PIXEL)
@@ -163,7 +163,7 @@ def _settled(field: Field) -> Field:
     """Drop spatial axes of size 1; positions that have become few are told apart."""
     n = field.second.shape[0] if field.layout[0] else 1
     sizes = [axis.size for dim in field.layout[2:] for axis in dim]
-    if field.has_pixels and n * math.prod(sizes) <= MOST_PLACES // 2:
+    if field.has_pixels and n * math.prod(sizes) <= min(MOST_PLACES // 2, most_places(len(sizes))):
         for d in range(2, len(field.layout)):
             field = with_role(field, d, 0, Role.PLACE)
     for d in range(2, len(field.layout)):

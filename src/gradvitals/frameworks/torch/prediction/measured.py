@@ -12,6 +12,8 @@ from gradvitals.maths.field import Axis, Field, Layout, Role, layout_of, require
 
 #: Places whose kernel is kept: its square is what an activation costs.
 MOST_PLACES = 512
+#: And of images, each pixel of which has little of its own but where it lies: more are averaged over.
+_MOST_IN_IMAGES = 128
 #: And of samples of which there are more, as many as fill this.
 MOST_KEPT = 256
 #: Samples that are kept at least where there are many places: two, so that they can be compared.
@@ -20,12 +22,24 @@ _FEWEST_SAMPLES = 2
 FEWEST_IMAGES = 8
 
 
-def place_roles(sizes: Sequence[int], fewest: int = 2) -> list[Role]:
+def place_roles(sizes: Sequence[int], fewest: int = _FEWEST_SAMPLES) -> list[Role]:
     """Roles for samples and positions (sizes in order, samples first): places, or pixels where too many."""
     positions = math.prod(sizes[1:])
     if positions * min(fewest, max(sizes[0], 1) if sizes else 1) <= MOST_PLACES:
         return [Role.PLACE] * len(sizes)
     return [Role.PLACE, *[Role.PIXEL] * (len(sizes) - 1)]
+
+
+def spatial_roles(sizes: Sequence[int]) -> list[Role]:
+    """The same for what convolutions slide over."""
+    if math.prod(sizes[1:]) * min(FEWEST_IMAGES, max(sizes[0], 1)) <= most_places(len(sizes) - 1):
+        return [Role.PLACE] * len(sizes)
+    return [Role.PLACE, *[Role.PIXEL] * (len(sizes) - 1)]
+
+
+def most_places(spatial: int) -> int:
+    """How many places of all samples are told apart, by the number of spatial dimensions."""
+    return MOST_PLACES if spatial < 2 else _MOST_IN_IMAGES
 
 
 def default_roles(shape: Sequence[int]) -> list[Role]:
@@ -34,7 +48,7 @@ def default_roles(shape: Sequence[int]) -> list[Role]:
         return [Role.UNIT] * len(shape)
     if len(shape) <= 3:
         return [*place_roles(shape[:-1]), Role.UNIT]
-    spatial = place_roles([shape[0], *shape[2:]], FEWEST_IMAGES)
+    spatial = spatial_roles([shape[0], *shape[2:]])
     return [spatial[0], Role.UNIT, *spatial[1:]]
 
 

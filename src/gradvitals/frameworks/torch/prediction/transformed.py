@@ -86,7 +86,8 @@ class Transformed:
         if field.has_pixels:
             own = float(by_place.mean()) ** 2
             beyond = max(float(np.mean(kernel)) - own, 0.0)
-            profile = (by_place * float(by_place.mean()) + beyond * field.rows) / max(own + beyond, 1e-300)
+            if own + beyond > _CERTAIN * float(second.max()):  # pixels have something in common
+                profile = (by_place * float(by_place.mean()) + beyond * field.rows) / (own + beyond)
         return Field(
             field.layout,
             by_place,

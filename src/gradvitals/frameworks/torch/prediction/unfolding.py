@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradvitals.frameworks.torch.prediction.convolution import _as_spatial, _each, affordable, convolved, spatially
-from gradvitals.frameworks.torch.prediction.measured import FEWEST_IMAGES, place_roles
+from gradvitals.frameworks.torch.prediction.measured import spatial_roles
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.windows import Windows, sliding
 from gradvitals.maths.alignment import gathered_to
@@ -24,7 +24,7 @@ def _unfold(operation: Operation) -> None:
     if x.dim() != 4:
         raise NotImplementedError("windows of something that is no batch of images")
     sizes, windows = _windows(operation, tuple(x.shape[2:]))
-    roles = place_roles([x.shape[0], *x.shape[2:]], FEWEST_IMAGES)
+    roles = spatial_roles([x.shape[0], *x.shape[2:]])
     node = operation.node(x, [roles[0], Role.UNIT, *roles[1:]])
     before = affordable(spatially(node.field), sizes)
     columns = _taps(before, windows, int(operation.first.shape[1]))
