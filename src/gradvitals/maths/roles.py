@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
 
     Array = NDArray[np.float64]
 
+#: Samples that have to be held, so that two can be compared.
+_FEWEST = 2
+
 
 def permuted(field: Field, dims: Sequence[int]) -> Field:
     """Reorder the dimensions."""
@@ -96,13 +99,18 @@ def _split_arrays(field: Field, axes: Sequence[Axis], sizes: Sequence[Sequence[i
     for axis, parts in zip(axes, sizes, strict=True):
         if axis.is_mapped:
             extent = field.second.shape[m]
+            inner = math.prod(parts[1:])
+            split = list(parts)
             if len(parts) > 1 and extent != axis.size:
-                field = _completed(field, m, p if axis.role is Role.PLACE else None, axis.size)
-            mapped += parts if len(parts) > 1 else [field.second.shape[m]]
+                if extent % inner or extent < _FEWEST * inner:
+                    field = _completed(field, m, p if axis.role is Role.PLACE else None, axis.size)
+                else:  # of whole samples those that are held
+                    split[0] = extent // inner
+            mapped += split if len(parts) > 1 else [field.second.shape[m]]
             m += 1
-        if axis.role is Role.PLACE:
-            places += parts if len(parts) > 1 else [field.kernel.shape[p]]
-            p += 1
+            if axis.role is Role.PLACE:
+                places += split if len(parts) > 1 else [field.kernel.shape[p]]
+                p += 1
     return replace(
         field,
         mean=field.mean.reshape(mapped),

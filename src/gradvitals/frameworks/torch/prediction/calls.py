@@ -14,6 +14,7 @@ from torch import nn
 from gradvitals.frameworks.torch import layers
 from gradvitals.frameworks.torch.functions import Functions
 from gradvitals.frameworks.torch.objective import output_tensors
+from gradvitals.frameworks.torch.prediction import recurrent
 from gradvitals.frameworks.torch.prediction.knowledge import Trace
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight, nested_tensors
 
@@ -89,10 +90,12 @@ class Calls:
         return any(leaf for _, leaf in self._frames)
 
     def _function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = func(*args, **kwargs)
+        name = getattr(func, "__name__", "").strip("_")
+        output = None if kwargs else recurrent.followed(self._trace, name, args)
+        if output is None:
+            output = func(*args, **kwargs)
         if self._inside_leaf():
             return output
-        name = getattr(func, "__name__", "").strip("_")
         activation = layers.activation_of_function(name, args, kwargs)
         product = name in layers.PRODUCTS
         if not activation and not product and name not in layers.FUNCTIONAL:
