@@ -170,6 +170,11 @@ def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Col
     changes = [math.log(b.size / a.size) for a, b in itertools.pairwise(places)]
     total = sum(changes)
     at = max(range(len(changes)), key=lambda step: math.copysign(1, total) * changes[step])
+    if way.direction == "forward" and rule_of(way.direction, math.exp(min(total, 700.0))) is None:
+        own = [step for step in range(1, len(changes)) if not set(places[step].nodes) & signal.trunk.normalised_next]
+        alone = max(own, key=lambda step: abs(changes[step]), default=0)
+        if alone and rule_of(way.direction, math.exp(min(changes[alone], 700.0))) is not None:
+            at, total = alone, changes[alone]  # what it took others may give back: biases, say, but not the signal
     # Going back, what stands between two gradients is the layer nearer to the loss.
     culprit = places[at + 1] if way.direction == "forward" else places[at]
     rule = rule_of(way.direction, math.exp(min(total, 700.0))) or _confirmed(signal, way.direction, total, culprit)

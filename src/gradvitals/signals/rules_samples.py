@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gradvitals.frameworks.capture import Capture, ParameterRecord
+from gradvitals.frameworks.capture import Call, Capture, ParameterRecord
 from gradvitals.signals.measure import Signal, label
 from gradvitals.signals.trunk import is_behind, node
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
@@ -28,6 +28,7 @@ INPUTS_COLLAPSED = Rule(
         "inputs": Threshold(
             1e-2, "difference between samples over their size", "ten times that: inputs that were hardly alike"
         ),
+        "small": Threshold(1e-3, "RMS", "what S201 asks of the signal, of one whose sound size is about 1"),
         "roundings": Threshold(4.0, "spacings of the dtype", "differences of so few roundings are noise"),
     },
 )
@@ -70,7 +71,20 @@ def _collapsed(signal: Signal, what: str, before: float | None, more: dict[str, 
         "spread_left": spread,
         "last": label(node(capture, seen[-1][0][-1])),
     }
+    if start >= 0:
+        start = made_small(capture.calls, start)
     return [Finding("S207", severity, Site(label(node(capture, start))), {**facts, **more})]
+
+
+def made_small(calls: Sequence[Call], at: int) -> int:
+    """Where what reaches a call became so small that biases, or a normalisation's constant, drown it; else the call."""
+    found = at
+    while calls[at].sources:
+        source = max(calls[at].sources, key=lambda each: calls[each].forward.rms)
+        if not 0 < calls[source].forward.rms < INPUTS_COLLAPSED["small"]:
+            break
+        found = at = source
+    return found
 
 
 def _alike_from_the_start(
