@@ -22,8 +22,6 @@ MISSED = {
     "a SigLIP whose scale was not given as its logarithm",
     "state spaces whose poles have the wrong sign",
     "a recurrent net that forgets, sixty steps",
-    "an LSTM on prices",
-    "a decoder's sigmoid at its bounds",
 }
 
 
