@@ -1,11 +1,12 @@
 """Verdicts on networks whose signal is known: false alarms on healthy ones, illnesses found, layers named rightly.
 
-python benchmarks/signals_verdicts.py            # --seeds 5, --only unseen|further|blind|canonical
+python benchmarks/signals_verdicts.py            # --seeds 5, --only unseen|further|blind|canonical|everyday
 
 The networks are those of tests/oracles/verdicts.py: healthy ones with the traps among them (branches or heads that
 start at zero, LayerScale, adapters, frozen parts, inputs that are all alike), and sick ones with a known layer; and
-those of tests/oracles/structures.py, and of verdicts_unseen.py, verdicts_further.py, verdicts_blind.py and
-verdicts_canonical.py beside it, the last four written down after the rules were made (each alone: ``--only``).
+those of tests/oracles/structures.py, and of verdicts_unseen.py, verdicts_further.py, verdicts_blind.py,
+verdicts_canonical.py and verdicts_everyday.py beside it, the last five written down after the rules were made (each
+alone: ``--only``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from oracles.structures import STRUCTURES
 from oracles.verdicts import HEALTHY, SICK
 from oracles.verdicts_blind import HEALTHY_BLIND, SICK_BLIND
 from oracles.verdicts_canonical import HEALTHY_CANONICAL, SICK_CANONICAL
+from oracles.verdicts_everyday import HEALTHY_EVERYDAY, SICK_EVERYDAY
 from oracles.verdicts_further import HEALTHY_FURTHER, SICK_FURTHER
 from oracles.verdicts_unseen import HEALTHY_UNSEEN, SICK_UNSEEN
 
@@ -33,6 +35,7 @@ LATER = {
     "further": (HEALTHY_FURTHER, SICK_FURTHER),
     "blind": (HEALTHY_BLIND, SICK_BLIND),
     "canonical": (HEALTHY_CANONICAL, SICK_CANONICAL),
+    "everyday": (HEALTHY_EVERYDAY, SICK_EVERYDAY),
 }
 
 
