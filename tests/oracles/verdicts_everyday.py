@@ -352,9 +352,13 @@ SICK_EVERYDAY = {
     "a feature that is the same everywhere": (standardised, {"S211"}, {"0"}),
     "a node without neighbours": (lambda: neighbours(alone=False), {"S211"}, {"softmax()"}),
     "the distance of a picture to itself, backwards": (pairs, {"S211"}, {"sqrt()"}),
-    "a root of a ReLU in a module, backwards": (lambda: applied(lambda x: x.relu().sqrt()), {"S211"}, {"inner"}),
-    "an angle at the origin, backwards": (
-        lambda: applied(lambda x: torch.atan2(x.relu(), (-x).relu() * (x > 9))),
+    "a root of masked squares in a module, backwards": (
+        lambda: applied(lambda x: x + (x * (x > 0)).square().sqrt()),
+        {"S211"},
+        {"inner"},
+    ),
+    "an angle whose cosine is rounded to one, backwards": (
+        lambda: applied(lambda x: torch.acos(torch.tanh(30 * x))),
         {"S211"},
         {"inner"},
     ),

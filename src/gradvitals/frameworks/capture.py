@@ -107,7 +107,8 @@ class Call:
     sample_cosine : float or None
         Mean cosine between the outputs of two samples of the batch; None where there is no batch to be seen.
     sample_spread : float or None
-        How far the samples' directions lie apart: √(1 − cosine), computed without cancellation.
+        How far the samples' directions lie apart: √(1 − cosine), computed without cancellation; of single numbers
+        the standard deviation over the root mean square.
     position_spread : float or None
         The same between the positions of a sample, of a layer with weights that gives (samples, positions, features).
     parents : tuple of int
