@@ -93,6 +93,21 @@ def test_a_softmax_over_one_value_passes_no_gradient():
     assert found("S203", model, X, lambda y: F.mse_loss(y, COINS[:, :1])) == ["3"]
 
 
+def test_scores_behind_a_softmax_over_an_axis_of_one_never_learn():
+    class Weighed(nn.Module):
+        def __init__(self, axis):
+            super().__init__()
+            self.score, self.head, self.axis = nn.Linear(4, 1), nn.Linear(4, 8), axis
+
+        def forward(self, x):
+            x = x.unflatten(1, (4, 4))
+            return self.head((torch.softmax(self.score(x), self.axis) * x).sum(1))
+
+    torch.manual_seed(0)
+    assert found("S203", Weighed(-1), X, lambda y: F.cross_entropy(y, CLASSES)) == ["softmax()"]
+    assert found("S203", Weighed(1), X, lambda y: F.cross_entropy(y, CLASSES)) == []
+
+
 def test_rounding_passes_no_gradient():
     class Round(nn.Module):
         def forward(self, x):

@@ -107,6 +107,8 @@ def nothing_passes(signal: Signal, *, explained: Collection[Finding]) -> list[Fi
             continue
         behind = {path for each in range(at) if is_behind(signal.capture, each, at) for path in calls[each].parameters}
         waiting = [records[path].gradient for path in behind if path in records and records[path].trainable]
+        if _is_of_one(call, before):  # others before it may learn by another way, those of the scores never will
+            waiting = [records[path].gradient for path in before[0].parameters if path in records]
         if not any(waiting) or any(gradient is not None and gradient.rms for gradient in waiting):
             continue
         site = label(before[-1] if call.has_weights else call)
@@ -121,6 +123,12 @@ def nothing_passes(signal: Signal, *, explained: Collection[Finding]) -> list[Fi
         }
         return [Finding("S203", GRADIENT_VANISHING.severity, Site(site), facts)]
     return []
+
+
+def _is_of_one(call: Call, before: Sequence[Call]) -> bool:
+    """Whether a softmax is taken over an axis of length one, of scores that a layer gives."""
+    is_one = call.activation == "softmax" and call.forward.low == call.forward.high == 1
+    return is_one and len(before) == 1 and before[0].has_weights and before[0].units == 1
 
 
 def _is_shut(record: ParameterRecord) -> bool:
