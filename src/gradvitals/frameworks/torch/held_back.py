@@ -10,9 +10,6 @@ import torch
 
 from gradvitals.frameworks.torch.layers import FLAT
 
-#: Values whose slope is exactly zero enter the logarithm as this.
-_LEAST = 1e-300
-
 
 def held_back_share(name: str, output: torch.Tensor, gradient: torch.Tensor) -> float | None:
     """Share of a sigmoid's or tanh's values, or of a softmax's rows (its last axis), that are flat, are wanted
@@ -33,8 +30,7 @@ def held_back_share(name: str, output: torch.Tensor, gradient: torch.Tensor) -> 
         else:
             return None
         held = flat & wanted
-        if int(held.sum()) > 1:
-            sent, passed = (values[held].clamp_min(_LEAST).log() for values in (sent, passed))
-            if float(sent.std()) > float(passed.std()):  # it grows as the slope falls
-                return 0.0
+        some = held & (passed > 0)
+        if int(some.sum()) > 1 and float(sent[some].log().std()) > float(passed[some].log().std()):
+            held = held & ~some  # what is sent grows as the slope falls, but for slopes of zero
         return float(held.double().mean())
