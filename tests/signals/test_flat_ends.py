@@ -146,3 +146,17 @@ def test_a_normalisation_of_one_value_gives_nothing():
             return self.head(self.norm(self.conv(x[:, None]).relu().mean(2)))
 
     assert found("S201", Pooled(), X, lambda y: F.cross_entropy(y, CLASSES)) == ["norm"]
+
+
+@pytest.mark.parametrize(("layer", "expected"), [("2", []), ("0", ["0.weight"])])
+def test_units_that_are_copies_matter_unless_they_are_outputs_whose_labels_are_missing(layer, expected):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8))
+    with torch.no_grad():
+        for at in ("0", "2") if layer == "0" else ("2",):
+            weight, bias = model[int(at)].weight, model[int(at)].bias
+            weight[1], bias[1] = weight[0], bias[0]
+        if layer == "0":
+            model[2].weight[:, 1] = model[2].weight[:, 0]
+    labels = 2 + CLASSES % 6
+    assert found("S208", model, X, lambda y: F.cross_entropy(y, labels)) == expected

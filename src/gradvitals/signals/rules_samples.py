@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gradvitals.frameworks.capture import Call, Capture, ParameterRecord
-from gradvitals.signals.measure import Signal, label
+from gradvitals.signals.measure import Signal, consumers, label
 from gradvitals.signals.trunk import is_behind, node
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
@@ -136,8 +136,11 @@ def cloned(signal: Signal) -> list[Finding]:
         return [_clones(alike_rows, PARAMETERS_CLONED.severity, "rows", alike_rows[0].path)]
     units = [record for record in capture.parameters if record.copied_rows]
     if units:
+        inner = [record for record in units if not _is_an_end(capture, record)]
+        severity = PARAMETERS_CLONED.severity if inner else Severity.INFO  # outputs part once their labels do
+        units = inner or units
         count = sum(record.copied_rows for record in units)
-        finding = _clones(units, PARAMETERS_CLONED.severity, "units", units[0].path)
+        finding = _clones(units, severity, "units", units[0].path)
         return [replace(finding, evidence={**finding.evidence, "rows": count})]
     copies = [record for record in capture.parameters if record.same_as is not None]
     if not copies:
@@ -149,6 +152,12 @@ def cloned(signal: Signal) -> list[Finding]:
     if chained:
         return [_clones(chained, PARAMETERS_CLONED.severity, "in-one-chain", chained[0].same_as)]
     return [_clones(copies, Severity.INFO, "will-part", copies[0].same_as)]
+
+
+def _is_an_end(capture: Capture, record: ParameterRecord) -> bool:
+    """Whether nothing follows the calls of a parameter: its rows are outputs, of classes that a batch may lack."""
+    users = consumers(capture.calls)
+    return not any(users[at] for at, call in enumerate(capture.calls) if record.path in call.parameters)
 
 
 def _in_one_chain(capture: Capture, record: ParameterRecord) -> bool:
