@@ -157,7 +157,8 @@ def cloned(signal: Signal) -> list[Finding]:
 def _is_an_end(capture: Capture, record: ParameterRecord) -> bool:
     """Whether nothing follows the calls of a parameter: its rows are outputs, of classes that a batch may lack."""
     users = consumers(capture.calls)
-    return not any(users[at] for at, call in enumerate(capture.calls) if record.path in call.parameters)
+    own = [at for at, call in enumerate(capture.calls) if record.path in call.parameters]
+    return bool(own) and not any(users[at] for at in own)
 
 
 def _in_one_chain(capture: Capture, record: ParameterRecord) -> bool:

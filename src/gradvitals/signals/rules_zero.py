@@ -71,8 +71,10 @@ def below_epsilon(signal: Signal) -> list[Finding]:
         scale = max((records[path].values.rms for path in call.parameters if path in records), default=1.0)
         if not all(before) or call.forward.rms >= SIGNAL_VANISHING["left"] * scale:
             continue
-        small = made_small(calls, at)
-        site = label(calls[small])
+        source = call.sources[-1]
+        apart = calls[source].sample_spread
+        drowned = calls[source].has_weights and apart is not None and apart < INPUTS_COLLAPSED["inputs"]
+        site = label(calls[made_small(calls, source if drowned else at)])  # its biases may hide how small it is
         facts: dict[str, Fact] = {
             "gain": call.forward.rms / scale,
             "left": call.forward.rms / scale,
