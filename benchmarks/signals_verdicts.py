@@ -1,11 +1,12 @@
 """Verdicts on networks whose signal is known: false alarms on healthy ones, illnesses found, layers named rightly.
 
-python benchmarks/signals_verdicts.py            # --seeds 5, --only unseen|further|blind
+python benchmarks/signals_verdicts.py            # --seeds 5, --only unseen|further|blind|canonical|everyday|workshop
 
 The networks are those of tests/oracles/verdicts.py: healthy ones with the traps among them (branches or heads that
 start at zero, LayerScale, adapters, frozen parts, inputs that are all alike), and sick ones with a known layer; and
-those of tests/oracles/structures.py, tests/oracles/verdicts_unseen.py, tests/oracles/verdicts_further.py and
-tests/oracles/verdicts_blind.py, the last three written down after the rules were made (each alone: ``--only``).
+those of tests/oracles/structures.py, and of verdicts_unseen.py, verdicts_further.py, verdicts_blind.py,
+verdicts_canonical.py, verdicts_everyday.py and verdicts_workshop.py beside it, the last six written down after the
+rules were made (each alone: ``--only``).
 """
 
 from __future__ import annotations
@@ -23,14 +24,20 @@ from gradvitals.vocabulary import Severity
 from oracles.structures import STRUCTURES
 from oracles.verdicts import HEALTHY, SICK
 from oracles.verdicts_blind import HEALTHY_BLIND, SICK_BLIND
+from oracles.verdicts_canonical import HEALTHY_CANONICAL, SICK_CANONICAL
+from oracles.verdicts_everyday import HEALTHY_EVERYDAY, SICK_EVERYDAY
 from oracles.verdicts_further import HEALTHY_FURTHER, SICK_FURTHER
 from oracles.verdicts_unseen import HEALTHY_UNSEEN, SICK_UNSEEN
+from oracles.verdicts_workshop import HEALTHY_WORKSHOP, SICK_WORKSHOP
 
 #: The lists that were written down after the rules, in that order.
 LATER = {
     "unseen": (HEALTHY_UNSEEN, SICK_UNSEEN),
     "further": (HEALTHY_FURTHER, SICK_FURTHER),
     "blind": (HEALTHY_BLIND, SICK_BLIND),
+    "canonical": (HEALTHY_CANONICAL, SICK_CANONICAL),
+    "everyday": (HEALTHY_EVERYDAY, SICK_EVERYDAY),
+    "workshop": (HEALTHY_WORKSHOP, SICK_WORKSHOP),
 }
 
 

@@ -293,3 +293,10 @@ def test_scripted_modules_are_named_as_unseen_and_compiled_ones_are_looked_into(
     assert [call.path for call in got.calls] == ["0.0", "0.1", "1"]
     assert [record.path for record in got.parameters][:1] == ["0.0.weight"]
     assert got.compiled
+
+
+def test_single_numbers_lie_apart_by_their_deviation():
+    x = torch.rand(50, 1) + 1
+    expected = float(x.std(correction=0) / x.square().mean().sqrt())
+    assert sample_spread(x) == pytest.approx(expected, rel=1e-4)
+    assert sample_spread(x * 0 + 3) == 0

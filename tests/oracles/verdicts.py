@@ -502,7 +502,7 @@ SICK = {
     "root at zero, backwards": (
         lambda: classify(Between(lambda x: (x - x).square().sqrt() + x), (16,)),
         {"S211"},
-        {"b"},
+        {"sqrt()"},
     ),
     "a weight that is NaN": (
         lambda: classify(

@@ -208,8 +208,8 @@ def test_an_infinite_loss_of_a_models_minus_infinity_names_the_function():
 
 def test_a_gradient_that_is_not_finite_is_told_with_its_neighbours():
     finding = only(probe(Chain(lambda x: torch.sqrt((x - x).square())), torch.randn(5, 4)))
-    assert (finding.site.path, finding.evidence["what"]) == ("a", "gradient")
-    assert finding.evidence["behind"] == ("b",)
+    assert (finding.site.path, finding.evidence["what"]) == ("sqrt()", "gradient")
+    assert (finding.evidence["before"], finding.evidence["behind"]) == ("a", ("b",))
     assert finding.severity == Severity.ERROR
 
 

@@ -10,16 +10,30 @@ from gradvitals.vocabulary import Severity
 from oracles.structures import STRUCTURES
 from oracles.verdicts import HEALTHY, SICK
 from oracles.verdicts_blind import HEALTHY_BLIND, SICK_BLIND
+from oracles.verdicts_canonical import HEALTHY_CANONICAL, SICK_CANONICAL
+from oracles.verdicts_everyday import HEALTHY_EVERYDAY, SICK_EVERYDAY
 from oracles.verdicts_further import HEALTHY_FURTHER, SICK_FURTHER
 from oracles.verdicts_unseen import HEALTHY_UNSEEN, SICK_UNSEEN
+from oracles.verdicts_workshop import HEALTHY_WORKSHOP, SICK_WORKSHOP
 
-ALL_HEALTHY = {**HEALTHY, **STRUCTURES, **HEALTHY_UNSEEN, **HEALTHY_FURTHER, **HEALTHY_BLIND}
-ALL_SICK = {**SICK, **SICK_UNSEEN, **SICK_FURTHER, **SICK_BLIND}
+ALL_HEALTHY = {
+    **HEALTHY,
+    **STRUCTURES,
+    **HEALTHY_UNSEEN,
+    **HEALTHY_FURTHER,
+    **HEALTHY_BLIND,
+    **HEALTHY_CANONICAL,
+    **HEALTHY_EVERYDAY,
+    **HEALTHY_WORKSHOP,
+}
+ALL_SICK = {**SICK, **SICK_UNSEEN, **SICK_FURTHER, **SICK_BLIND, **SICK_CANONICAL, **SICK_EVERYDAY, **SICK_WORKSHOP}
 #: Not found, or found at the ends of the way only.
 MISSED = {
     "a speech encoder whose first subsampling is faint",
     "a SigLIP whose scale was not given as its logarithm",
     "state spaces whose poles have the wrong sign",
+    "a recurrent net that forgets, sixty steps",
+    "values cut to a range far too narrow",
 }
 
 

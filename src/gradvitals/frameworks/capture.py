@@ -102,11 +102,13 @@ class Call:
     dead_share : float or None
         Of a rectifying activation: the share of units that are zero for every sample and position.
     saturated_share : float or None
-        Of a bounded activation: the share of values where its slope is below 2.5 % of its largest.
+        Of a bounded activation, or the gates of a recurrent layer: the share of values where the slope is below 2.5 %
+        of its largest.
     sample_cosine : float or None
         Mean cosine between the outputs of two samples of the batch; None where there is no batch to be seen.
     sample_spread : float or None
-        How far the samples' directions lie apart: √(1 − cosine), computed without cancellation.
+        How far the samples' directions lie apart: √(1 − cosine), computed without cancellation; of single numbers
+        the standard deviation over the root mean square.
     position_spread : float or None
         The same between the positions of a sample, of a layer with weights that gives (samples, positions, features).
     parents : tuple of int
@@ -115,6 +117,9 @@ class Call:
         Of a softmax over keys, or a call that holds one.
     precision : float
         Distance from 1 to the next number in the output's dtype.
+    held_back : float or None
+        Of a sigmoid, tanh or softmax that is flat at most of its values: the share of values (of rows) that are flat,
+        that the gradient would move, and that it can't.
 
     """
 
@@ -139,6 +144,7 @@ class Call:
     parents: tuple[int, ...] = ()
     attention: Attention | None = None
     precision: float = 2.0**-23
+    held_back: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

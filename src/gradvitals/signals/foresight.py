@@ -17,7 +17,7 @@ from gradvitals.vocabulary.finding import Fact, Finding, Severity
 #: The findings that other weights may help, with the direction that they are about.
 _DIRECTIONS = {"S201": "forward", "S202": "forward", "S203": "backward", "S204": "backward"}
 #: What no scheme for the layers of the main path would mend.
-_NOT_OVER_DEPTH = frozenset({"through-time", "all-zero", "both-zero"})
+_NOT_OVER_DEPTH = frozenset({"through-time", "all-zero", "both-zero", "below-epsilon", "none-passes"})
 
 #: Predicts the model with parameters of the given RMS.
 Predictor = Callable[[Mapping[str, float]], Prediction]

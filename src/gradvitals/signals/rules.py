@@ -16,7 +16,7 @@ from gradvitals.signals.rules_depth import (
 from gradvitals.signals.rules_finite import NOT_FINITE, not_finite_backward, not_finite_forward, with_producer
 from gradvitals.signals.rules_samples import INPUTS_COLLAPSED, PARAMETERS_CLONED, cloned, collapsed
 from gradvitals.signals.rules_units import UNITS_DEAD, UNITS_SATURATED, dead, saturated
-from gradvitals.signals.rules_zero import all_zero, never_moving
+from gradvitals.signals.rules_zero import all_zero, below_epsilon, never_moving, nothing_passes
 from gradvitals.vocabulary.finding import Finding, Severity
 
 RULES = (
@@ -36,15 +36,17 @@ def judge(signal: Signal, producer: Producer | None = None) -> tuple[Finding, ..
     capture = signal.capture
     forward = not_finite_forward(capture)
     if forward is not None:
-        return (with_producer(forward, producer),)
+        return (with_producer(forward, producer, capture.calls),)
     backward = not_finite_backward(capture)
-    found = [] if backward is None else [with_producer(backward, producer)]
+    found = [] if backward is None else [with_producer(backward, producer, capture.calls)]
     units = [*dead(capture.calls), *saturated(capture.calls)]
     explained = {str(finding.evidence.get("layer")) for finding in units}
     found += over_depth(signal, backwards=backward is None, explained=explained)
     nothing = all_zero(signal, units=units)
     found += nothing
+    found += [] if nothing else below_epsilon(signal)
     found += never_moving(signal) if backward is None else []
+    found += nothing_passes(signal, explained=units) if backward is None and not nothing else []
     found += [finding for finding in units if not nothing or finding.code != "S205"]  # units that get nothing are off
     found += over_time(signal, backwards=backward is None)
     found += collapsed(signal)

@@ -170,6 +170,9 @@ def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Col
     changes = [math.log(b.size / a.size) for a, b in itertools.pairwise(places)]
     total = sum(changes)
     at = max(range(len(changes)), key=lambda step: math.copysign(1, total) * changes[step])
+    alone = _beyond_all_before(signal, places) if way.direction == "forward" else None
+    if alone is not None and rule_of(way.direction, math.exp(min(total, 700.0))) is None:
+        at, total = alone, changes[alone]  # what it took others may give back: biases, say, but not the signal
     # Going back, what stands between two gradients is the layer nearer to the loss.
     culprit = places[at + 1] if way.direction == "forward" else places[at]
     rule = rule_of(way.direction, math.exp(min(total, 700.0))) or _confirmed(signal, way.direction, total, culprit)
@@ -201,6 +204,17 @@ def _at_one_layer(signal: Signal, way: Way, gain: Gain | None, *, explained: Col
         if total > math.log(rule["left"]):  # it was confirmed by how much faster the layer itself moves
             severity = max(severity, Severity.WARNING)
     yield Finding(rule.code, severity, Site(named), {**facts, **remedy_facts(measured(signal), rule.name)})
+
+
+def _beyond_all_before(signal: Signal, places: Sequence[Place]) -> int | None:
+    """The first step that alone leaves the range; of inputs the size is a matter of units, and counts as 1 at least."""
+    low, high = SIGNAL_VANISHING["left"], SIGNAL_EXPLODING["left"]
+    for step, (start, end) in enumerate(itertools.pairwise(places)):
+        before = [place.size for place in places[: step + 1]] + ([] if start.nodes else [1.0])
+        grows = end.size > max(high * (start.size if start.nodes else max(before)), *before)
+        if (end.size < low * min(before) or grows) and not set(start.nodes) & signal.trunk.normalised_next:
+            return step
+    return None
 
 
 def _between(signal: Signal, start: Place, end: Place) -> str | None:

@@ -16,13 +16,21 @@ NOT_FINITE = Rule("S211", Severity.ERROR, {})
 _MASKING = frozenset({"masked_fill", "masked_scatter", "where", "add", "iadd", "sub", "setitem"})
 
 
-def with_producer(finding: Finding, producer: Producer | None) -> Finding:
-    """Say which operation it was, where that could be found; it may stand in the model, behind its last layer."""
+def with_producer(finding: Finding, producer: Producer | None, calls: Sequence[Call]) -> Finding:
+    """Say which operation it was, where that could be found.
+
+    On the way back it is the site: the call whose gradient is broken first only lies before it. A layer that was
+    called once is named as it is, else the function in the code of the module around it; ``before`` is that call.
+    """
     if producer is None:
         return finding
-    site = finding.site
-    if site.path == "loss" and producer.backward and producer.path != "loss":
-        site = Site(producer.call)
+    site, known = finding.site, dict(finding.evidence)
+    if producer.backward and producer.path not in {"", "loss"}:
+        is_layer = sum(call.path == producer.path for call in calls) == 1
+        known["before"] = site.path
+        site = Site(producer.path if is_layer else producer.call)
+        if is_layer:
+            known = {name: fact for name, fact in known.items() if name not in {"likely", "behind"}}
     facts: dict[str, Fact] = {
         "operation": producer.operation,
         "operation_path": producer.path,
@@ -31,7 +39,7 @@ def with_producer(finding: Finding, producer: Producer | None) -> Finding:
     }
     if producer.largest is not None:
         facts |= {"largest_input": producer.largest, "dtype": producer.dtype}
-    return Finding(finding.code, finding.severity, site, {**finding.evidence, **facts}, finding.confidence)
+    return Finding(finding.code, finding.severity, site, {**known, **facts}, finding.confidence)
 
 
 def not_finite_forward(capture: Capture) -> Finding | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gradvitals.frameworks.capture import Capture, ParameterRecord
-from gradvitals.signals.measure import Signal, label
+from gradvitals.frameworks.capture import Call, Capture, ParameterRecord
+from gradvitals.signals.measure import Signal, consumers, label
 from gradvitals.signals.trunk import is_behind, node
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
@@ -28,6 +28,7 @@ INPUTS_COLLAPSED = Rule(
         "inputs": Threshold(
             1e-2, "difference between samples over their size", "ten times that: inputs that were hardly alike"
         ),
+        "small": Threshold(1e-3, "RMS", "what S201 asks of the signal, of one whose sound size is about 1"),
         "roundings": Threshold(4.0, "spacings of the dtype", "differences of so few roundings are noise"),
     },
 )
@@ -70,7 +71,20 @@ def _collapsed(signal: Signal, what: str, before: float | None, more: dict[str, 
         "spread_left": spread,
         "last": label(node(capture, seen[-1][0][-1])),
     }
+    if start >= 0:
+        start = made_small(capture.calls, start)
     return [Finding("S207", severity, Site(label(node(capture, start))), {**facts, **more})]
+
+
+def made_small(calls: Sequence[Call], at: int) -> int:
+    """Where what reaches a call became so small that biases, or a normalisation's constant, drown it; else the call."""
+    found = at
+    while calls[at].sources:
+        source = max(calls[at].sources, key=lambda each: calls[each].forward.rms)
+        if not 0 < calls[source].forward.rms < INPUTS_COLLAPSED["small"]:
+            break
+        found = at = source
+    return found
 
 
 def _alike_from_the_start(
@@ -122,8 +136,11 @@ def cloned(signal: Signal) -> list[Finding]:
         return [_clones(alike_rows, PARAMETERS_CLONED.severity, "rows", alike_rows[0].path)]
     units = [record for record in capture.parameters if record.copied_rows]
     if units:
+        inner = [record for record in units if not _is_an_end(capture, record)]
+        severity = PARAMETERS_CLONED.severity if inner else Severity.INFO  # outputs part once their labels do
+        units = inner or units
         count = sum(record.copied_rows for record in units)
-        finding = _clones(units, PARAMETERS_CLONED.severity, "units", units[0].path)
+        finding = _clones(units, severity, "units", units[0].path)
         return [replace(finding, evidence={**finding.evidence, "rows": count})]
     copies = [record for record in capture.parameters if record.same_as is not None]
     if not copies:
@@ -135,6 +152,13 @@ def cloned(signal: Signal) -> list[Finding]:
     if chained:
         return [_clones(chained, PARAMETERS_CLONED.severity, "in-one-chain", chained[0].same_as)]
     return [_clones(copies, Severity.INFO, "will-part", copies[0].same_as)]
+
+
+def _is_an_end(capture: Capture, record: ParameterRecord) -> bool:
+    """Whether nothing follows the calls of a parameter: its rows are outputs, of classes that a batch may lack."""
+    users = consumers(capture.calls)
+    own = [at for at, call in enumerate(capture.calls) if record.path in call.parameters]
+    return bool(own) and not any(users[at] for at in own)
 
 
 def _in_one_chain(capture: Capture, record: ParameterRecord) -> bool:

@@ -33,6 +33,7 @@ UNITS_SATURATED = Rule(
             "share of the gradient's square that passes the last activation",
             "of images with a plain background a fifth and more of the pixels is to be told: MNIST's digits",
         ),
+        "held": Threshold(0.25, "share of values", "half of what is flat, where the other half is right by chance"),
         "slope": Threshold(0.025, "share of the largest slope", "Wardat et al. (2022): the sigmoid beyond ±5"),
     },
 )
@@ -41,7 +42,7 @@ UNITS_SATURATED = Rule(
 #: fewer it is no rare one (2⁻⁸ = 0.4 %: the narrow middle of a gate).
 _MANY_UNITS, _SOME_UNITS = 16, 8
 #: Bounded activations that give values, not probabilities.
-_LAST = frozenset({"tanh", "hardtanh"})
+_VALUES = frozenset({"tanh", "hardtanh"})
 
 
 def dead(calls: Sequence[Call]) -> list[Finding]:
@@ -64,7 +65,8 @@ def dead(calls: Sequence[Call]) -> list[Finding]:
 
 def saturated(calls: Sequence[Call]) -> list[Finding]:
     """S206: of activations that another call follows, for a classifier's last sigmoid is flat where it is sure; of a
-    last tanh that the gradient can't pass; and of attention whose rows look at one key alone.
+    last one that the gradient can't pass; of the gates of recurrent layers; and of attention whose rows look at one
+    key alone.
     """
     return list(_saturated(calls))
 
@@ -82,23 +84,34 @@ def _saturated(calls: Sequence[Call]) -> Iterator[Finding]:
         worst = max(affected, key=lambda at: flat[at])
         facts: dict[str, Fact] = {"share": flat[worst], "cut": cut}
         yield _of_several("S206", UNITS_SATURATED.severity, calls, worst, affected, facts)
-    sharp = {at: call.attention for at, call in enumerate(calls) if call.attention is not None}
+    sharp = {
+        at: call.attention
+        for at, call in enumerate(calls)
+        if call.attention is not None and (users[at] or len(call.shape) > 2 or _is_held(call))
+    }
     affected = [at for at, attention in sharp.items() if attention.sharp_share > most]
     if affected:
         worst = max(affected, key=lambda at: sharp[at].sharp_share)
         seen = sharp[worst]
         facts = {"share": seen.sharp_share, "cut": cut, "entropy": seen.entropy, "largest_score": seen.largest_score}
         finding = _of_several("S206", UNITS_SATURATED.severity, calls, worst, affected, facts)
-        yield Finding("S206", finding.severity, finding.site, {**finding.evidence, "likely": "attention"})
+        kind = "attention" if len(calls[worst].shape) > 2 else "sharp"
+        yield Finding("S206", finding.severity, finding.site, {**finding.evidence, "likely": kind})
 
 
 def _is_stuck(calls: Sequence[Call], at: int) -> bool:
-    """Whether a tanh at the end holds back the gradient; a sigmoid there belongs to its loss, which may undo it."""
+    """Whether the last activation holds back the gradient; a sigmoid there belongs to its loss, which may undo it."""
     call, layer = calls[at], _feeding_at(calls, at)
-    if call.activation not in _LAST or layer is None:
+    if call.has_weights or _is_held(call):
+        return True
+    if call.activation not in _VALUES or layer is None:
         return False
     arrived, left = call.gradient, calls[layer].gradient
     return arrived is not None and left is not None and left.rms**2 < UNITS_SATURATED["passes"] * arrived.rms**2
+
+
+def _is_held(call: Call) -> bool:
+    return call.held_back is not None and call.held_back > UNITS_SATURATED["held"]
 
 
 def _of_several(

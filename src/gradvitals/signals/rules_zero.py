@@ -1,4 +1,4 @@
-"""Judge what is zero altogether, which no ratio of sizes shows: rules S201 and S203 where nothing at all is left."""
+"""Judge what is next to nothing, which no ratio of sizes shows: rules S201 and S203 where nothing at all is left."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import cast
 from gradvitals.frameworks.capture import Call, ParameterRecord
 from gradvitals.signals.measure import Signal, label
 from gradvitals.signals.rules_depth import GRADIENT_VANISHING, SIGNAL_VANISHING
-from gradvitals.signals.rules_samples import INPUTS_COLLAPSED
-from gradvitals.signals.trunk import is_behind
+from gradvitals.signals.rules_samples import INPUTS_COLLAPSED, made_small
+from gradvitals.signals.trunk import is_behind, is_normalisation
 from gradvitals.vocabulary.finding import Fact, Finding, Site
 
 
@@ -53,6 +53,89 @@ def never_moving(signal: Signal) -> list[Finding]:
     if len(pairs) > 1:
         facts |= {"affected": len(pairs), "paths": tuple(label(calls[at]) for _, at in pairs)}
     return [Finding("S203", GRADIENT_VANISHING.severity, Site(first), facts)]
+
+
+def below_epsilon(signal: Signal) -> list[Finding]:
+    """S201: a normalisation that gives next to nothing, for what tells its inputs apart is below its constant.
+
+    That is so where what comes in is far too small, and where it is taken over a single value: each less itself.
+    """
+    calls, records = signal.capture.calls, {record.path: record for record in signal.capture.parameters}
+    spread = signal.capture.input_spread
+    if spread is not None and spread < INPUTS_COLLAPSED["inputs"]:
+        return []  # a batch norm leaves nothing of a batch that is all alike
+    for at, call in enumerate(calls):
+        if not is_normalisation(call) or not call.forward.rms or not call.sources:
+            continue
+        before = [calls[source].forward.rms for source in call.sources]
+        scale = max((records[path].values.rms for path in call.parameters if path in records), default=1.0)
+        if not all(before) or call.forward.rms >= SIGNAL_VANISHING["left"] * scale:
+            continue
+        source = call.sources[-1]
+        apart = calls[source].sample_spread
+        drowned = calls[source].has_weights and apart is not None and apart < INPUTS_COLLAPSED["inputs"]
+        site = label(calls[made_small(calls, source if drowned else at)])  # its biases may hide how small it is
+        facts: dict[str, Fact] = {
+            "gain": call.forward.rms / scale,
+            "left": call.forward.rms / scale,
+            "layers": 1,
+            "first": label(calls[call.sources[-1]]),
+            "last": label(call),
+            "likely": "below-epsilon",
+        }
+        return [Finding("S201", SIGNAL_VANISHING.severity, Site(site), facts)]
+    return []
+
+
+def nothing_passes(signal: Signal, *, explained: Collection[Finding]) -> list[Finding]:
+    """S203: one call is sent a gradient and passes on nothing, so that no parameter before it ever learns.
+
+    A softmax over one value does that, or rounding. A layer or a gate whose own weights are zero will learn, and pass
+    on something then.
+    """
+    calls, records = signal.capture.calls, {record.path: record for record in signal.capture.parameters}
+    ill = {path for finding in explained for path in cast("tuple[str, ...]", finding.evidence.get("paths", ()))}
+    inside = {path for call in calls for path in call.parameters}
+    if any(_is_shut(record) for path, record in records.items() if path not in inside):
+        return []
+    for at in reversed(range(len(calls))):
+        call = calls[at]
+        before = [calls[source] for source in call.sources]
+        if call.gradient is None or not call.gradient.rms or not before or label(call) in ill:
+            continue
+        if any(source.gradient is None or source.gradient.rms or source.gradient.nonfinite for source in before):
+            continue
+        if any(path in records and not records[path].values.rms for path in call.parameters):
+            continue
+        behind = {path for each in range(at) if is_behind(signal.capture, each, at) for path in calls[each].parameters}
+        waiting = [records[path].gradient for path in behind if path in records and records[path].trainable]
+        if _is_of_one(call, before):  # others before it may learn by another way, those of the scores never will
+            waiting = [records[path].gradient for path in before[0].parameters if path in records]
+        if not any(waiting) or any(gradient is not None and gradient.rms for gradient in waiting):
+            continue
+        site = label(before[-1] if call.has_weights else call)
+        facts: dict[str, Fact] = {
+            "gain": 0.0,
+            "left": 0.0,
+            "layers": 1,
+            "first": label(before[-1]),
+            "last": label(call),
+            "lost_at": site,
+            "likely": "none-passes",
+        }
+        return [Finding("S203", GRADIENT_VANISHING.severity, Site(site), facts)]
+    return []
+
+
+def _is_of_one(call: Call, before: Sequence[Call]) -> bool:
+    """Whether a softmax is taken over an axis of length one, of scores that a layer gives."""
+    is_one = call.activation == "softmax" and call.forward.low == call.forward.high == 1
+    return is_one and len(before) == 1 and before[0].has_weights and before[0].units == 1
+
+
+def _is_shut(record: ParameterRecord) -> bool:
+    """Whether a parameter is zero and about to change."""
+    return not record.values.rms and record.trainable and record.gradient is not None and record.gradient.rms > 0
 
 
 def _on_the_main_path(signal: Signal) -> int | None:

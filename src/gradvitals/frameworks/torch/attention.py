@@ -21,7 +21,7 @@ _MASKED = -9999.0
 def of_scores(scores: torch.Tensor) -> Attention | None:
     """Of scores of shape (..., queries, keys), before the softmax over keys; None where no row has a choice."""
     with torch.no_grad():
-        if scores.ndim < 3 or not scores.numel():
+        if scores.ndim < 2 or not scores.numel():
             return None
         rows = _thinned(scores.detach(), scores.ndim - 2, _QUERIES)
         rows = _thinned(rows, 0, _SAMPLES) if scores.ndim > 3 else rows
@@ -103,7 +103,7 @@ def of_call(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Atte
 def _of_softmax(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Attention | None:
     scores = args[0] if args else kwargs["input"]
     dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
-    if not isinstance(dim, int) or not scores.is_floating_point() or scores.ndim < 3:
+    if not isinstance(dim, int) or not scores.is_floating_point() or scores.ndim < 2:
         return None
     return of_scores(scores.movedim(dim, -1))
 

@@ -159,7 +159,10 @@ def silent_share(silent: torch.Tensor, axis: int) -> float:
 
 
 def sample_spread(output: torch.Tensor) -> float | None:
-    """How far two samples' directions lie apart, √(1 − mean cosine); None with fewer than two that are not zero."""
+    """How far two samples' directions lie apart, √(1 − mean cosine); None with fewer than two that are not zero.
+
+    Single numbers have no direction but their sign: of them it is the standard deviation over the root mean square.
+    """
     size = output[0].numel() if len(output) else 0
     if not size:
         return None
@@ -171,11 +174,13 @@ def sample_spread(output: torch.Tensor) -> float | None:
         largest = np.abs(rows).max(axis=1)
         if not np.isfinite(largest).all():
             return None
-        rows = rows[largest > 0] / largest[largest > 0, None]
+        rows = rows[largest > 0] / (largest.max() if size == 1 else largest[largest > 0, None])
         squares = np.einsum("ij,ij->i", rows, rows)
     count = len(rows)
     if count < 2:
         return None
+    if size == 1:
+        return float(rows.std()) / math.sqrt(float(squares.mean()))
     resultant = (1 / np.sqrt(squares)) @ rows
     # 1 − cosine is exact to 1e-16 here, and so the spread to 1e-8: less than what float32 tells apart
     return math.sqrt(max(count * count - float(resultant @ resultant), 0.0) / (count * (count - 1)))

@@ -81,7 +81,8 @@ def _copied_rows(parameter: torch.Tensor, gradient: torch.Tensor | None) -> int:
     rows = parts(parameter.detach()).flatten(1)
     columns = np.unique(np.linspace(0, rows.shape[1] - 1, _COMPARED).astype(int))
     seen = rows.index_select(1, torch.as_tensor(columns, device=rows.device)).double().cpu().numpy()
-    keys = (seen * np.arange(1.0, len(columns) + 1)).sum(axis=1)  # not a product of matrices: equal rows, equal keys
+    with np.errstate(invalid="ignore"):  # of infinite weights, which equal nothing then
+        keys = (seen * np.arange(1.0, len(columns) + 1)).sum(axis=1)  # no product of matrices: equal rows, equal keys
     order = np.argsort(keys, kind="stable")
     one, next_one = keys[order][:-1], keys[order][1:]
     alike = np.nonzero((one == next_one) & (one != 0))[0]

@@ -21,6 +21,8 @@ from gradvitals.frameworks.capture import Attention, Call, Moments, Stream
 from gradvitals.frameworks.torch import attention, layers
 from gradvitals.frameworks.torch.dataflow import NOWHERE, Dataflow, Origin
 from gradvitals.frameworks.torch.functions import Functions
+from gradvitals.frameworks.torch.gates import flat_share
+from gradvitals.frameworks.torch.held_back import held_back_share
 from gradvitals.frameworks.torch.moments import Health, is_readable, moments, rms
 from gradvitals.frameworks.torch.objective import output_tensors
 from gradvitals.frameworks.torch.observation import (
@@ -98,6 +100,7 @@ class Recorder:
         self._axes: list[int] = []
         self._by_path: dict[str, list[int]] = defaultdict(list)
         self._gradients: dict[int, dict[int, Moments]] = defaultdict(dict)
+        self._held_back: dict[int, float | None] = {}
         self._frames: list[_Frame] = []
         self._leaves = 0  # how many of the frames are leaf modules
         self._running = model
@@ -107,7 +110,10 @@ class Recorder:
     @property
     def calls(self) -> tuple[Call, ...]:
         """What was recorded; of several outputs the first that a gradient reached stands for the gradient."""
-        return tuple(replace(call, gradient=self._gradient(index)) for index, call in enumerate(self._calls))
+        return tuple(
+            replace(call, gradient=self._gradient(index), held_back=self._held_back.get(index))
+            for index, call in enumerate(self._calls)
+        )
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -176,7 +182,7 @@ class Recorder:
                 self._dataflow.follow(parameter, Origin(parameters=frozenset({path})))
                 self.gathered[id(self._sharded[path])] = parameter
 
-    def _left(self, module: nn.Module, _args: Any, output: Any) -> None:
+    def _left(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._is_forward:
             self._recomputed(module, output)
             return
@@ -191,6 +197,7 @@ class Recorder:
             return
         kind = layers.kind_of(module)
         with _unseen():
+            gates = flat_share(module, args, output)
             self._record(
                 output,
                 Layer(
@@ -202,7 +209,7 @@ class Recorder:
                     has_weights=layers.mixes(module),
                     activation=layers.activation_of_module(module),
                     axis=layers.unit_axis(module),
-                    before=frame.before,
+                    before=frame.before if gates is None else Before(saturated=gates),
                     attention=self._attention,
                 ),
             )
@@ -312,6 +319,12 @@ class Recorder:
         self._by_path[layer.path].append(index)
         self._dataflow.follow(output, Origin(calls=frozenset({index}), nodes=frozenset({index})))
         self._watch(index, tensors)
+        if call.activation is not None and _is_flat(call) and tensors[0].requires_grad and self._hold is None:
+            kept = functools.partial(self._held, index, call.activation, values)
+            self._handles.append(tensors[0].register_hook(kept))  # type: ignore[no-untyped-call]
+
+    def _held(self, index: int, activation: str, output: torch.Tensor, gradient: torch.Tensor) -> None:
+        self._held_back[index] = held_back_share(activation, output, gradient.detach())
 
     def _axis(self, output: torch.Tensor, layer: Layer) -> int:
         """The axis of the units, that of a source where the layer has none of its own."""
@@ -343,6 +356,12 @@ class Recorder:
         indices = self._by_path.get(self._paths[module], [])
         if len(indices) == 1 and indices[0] not in self._gradients:
             self._watch(indices[0], [tensor for _, tensor in output_tensors(output)])
+
+
+def _is_flat(call: Call) -> bool:
+    """Whether most of a bounded activation's values, or of a softmax's rows, are flat."""
+    share = call.saturated_share if call.attention is None else call.attention.sharp_share
+    return share is not None and share > 0.5
 
 
 def _parameters(module: nn.Module) -> Iterable[nn.Parameter]:
