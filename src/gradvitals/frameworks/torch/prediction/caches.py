@@ -43,7 +43,7 @@ def _caches(model: nn.Module) -> list[Any]:
 
 
 def _is_of_others(module: str) -> bool:
-    return module.split(".")[0] not in {"builtins", "torch"}
+    return module.split(".", maxsplit=1)[0] not in {"builtins", "torch"}
 
 
 def _within(item: Any) -> list[Any]:
