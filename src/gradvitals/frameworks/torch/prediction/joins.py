@@ -13,7 +13,7 @@ from gradvitals.frameworks.torch.prediction.layouts import moved
 from gradvitals.frameworks.torch.prediction.operation import Operation, rule
 from gradvitals.frameworks.torch.prediction.pieces import _pair_axis, piece, put_back
 from gradvitals.frameworks.torch.prediction.values import Constant, Node
-from gradvitals.maths.alignment import common_layout, gathered_to, spread_to
+from gradvitals.maths.alignment import common_layout, cut, gathered_to, spread_to
 from gradvitals.maths.field import Axis, Field, Role, constant_field, shape_of
 from gradvitals.maths.scatter import NONE
 
@@ -90,8 +90,6 @@ def _together(parts: Sequence[Field], sizes: Sequence[int], dim: int, role: Role
         inherited = inherited + part.inherited.times(size / max(sum(sizes_), 1e-300))
     kurtosis = float(sum(s * p.kurtosis for s, p in zip(shares, parts, strict=True)))
     if role not in (Role.PLACE, Role.PIXEL):
-        from gradvitals.maths.alignment import cut
-
         shape = tuple(min(n) for n in zip(*(p.second.shape for p in parts), strict=True))
         parts = [cut(p, shape) for p in parts]
         return Field(
@@ -118,6 +116,8 @@ def _together(parts: Sequence[Field], sizes: Sequence[int], dim: int, role: Role
                 layout=(*part.layout[:dim], (Axis(1, role),), *part.layout[dim + 1 :]),
             )
         )
+    held = [min(n) for n in zip(*(g.second.shape for g in grown), strict=True)]
+    grown = [cut(g, (*held[:m], g.second.shape[m], *held[m + 1 :])) for g in grown]
     mean = np.concatenate([g.mean for g in grown], axis=m)
     second = np.concatenate([g.second for g in grown], axis=m)
     if role is Role.PIXEL:

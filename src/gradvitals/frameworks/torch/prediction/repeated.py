@@ -58,7 +58,7 @@ _FORMULAS = frozenset(
         *("mm", "addmm", "linear", "convolution", "_convolution", "convolution_overrideable", "embedding"),
         *("native_layer_norm", "native_group_norm", "rms_norm", "_fused_rms_norm", "_embedding_bag", "_trilinear"),
         *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
-        *("_softmax", "_log_softmax", "native_dropout", "bernoulli", "copy_"),
+        *("_softmax", "_log_softmax", "native_dropout", "bernoulli", "copy_", "_grouped_mm"),
     }
 )
 #: How uncertain log E[x²] is of a sum of neighbours: twice as large where they are the same.
