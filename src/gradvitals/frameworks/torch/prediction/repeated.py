@@ -35,6 +35,7 @@ _MOVING = frozenset(
         *("select", "slice", "narrow", "split", "split_with_sizes", "chunk", "unbind", "unsafe_split", "_to_copy"),
         *("cat", "stack", "index_select", "index", "gather", "constant_pad_nd", "detach", "diagonal", "as_strided"),
         *("cumsum", "tril", "triu", "index_add", "scatter_add"),
+        *("avg_pool1d", "avg_pool2d", "avg_pool3d"),  # an average of what is around, beside what is in the middle
     }
 )
 #: Operations of two tensors, entry by entry.
