@@ -236,8 +236,8 @@ def _is_followed(operation: Operation, name: str) -> bool:
     signals = [value for value in map(operation.value, nested_tensors(operation.args)) if isinstance(value, Node)]
     if name in REDUCING:  # a signal beside its own average
         return len(signals) == 1
-    if name == "bmm":  # a sum over places that another product may follow, as attention without a softmax has it
-        return len(signals) == 2
+    if name == "bmm" and len(signals) == 2:  # a sum over places that another product may follow: linear attention
+        return True
     return any(signal.is_drawn for signal in signals) or (name in _SUMS and (len(signals) == 1 or name != "add"))
 
 
