@@ -154,6 +154,20 @@ class WrittenTwice(nn.Module):
         return self.head(torch.softmax(made, -1)[..., :4] @ value).flatten(1, 2)
 
 
+class Spatial(nn.Module):
+    """Attention between more pixels than are told apart, spelled out, with a dropout on its weights (CvT)."""
+
+    def __init__(self, width=32):
+        super().__init__()
+        self.first, self.qkv = nn.Conv2d(3, width, 3, padding=1), nn.Linear(width, 3 * width)
+        self.drop, self.head = nn.Dropout(0.2), nn.Linear(width, 8)
+
+    def forward(self, x):
+        query, key, value = self.qkv(self.first(x).flatten(2).transpose(1, 2)).chunk(3, -1)
+        weights = functional.softmax(query @ key.transpose(1, 2) / 32**0.5, -1)
+        return self.head(self.drop(weights) @ value)
+
+
 def images():
     return (torch.randn(8, 3, 8, 8),)
 
@@ -167,6 +181,7 @@ CASES = {
     "the nearest of a table": (Coded, lambda: (torch.randn(64, 32),), 0.05, 0.08),
     "attention without a softmax": (WithoutSoftmax, lambda: (torch.randn(4, 12, 64),), 0.04, 0.10),
     "an average less its middle": (LessItself, images, 0.05, 0.06),
+    "attention between pixels": (Spatial, lambda: (torch.randn(8, 3, 16, 16),), 0.08, 0.20),
     "grouped experts": (Grouped, lambda: (torch.randn(48, 32),), 0.04, 0.06),
     "parts written over parts": (WrittenTwice, lambda: (torch.randn(4, 16, 64),), 0.05, 0.12),
 }
