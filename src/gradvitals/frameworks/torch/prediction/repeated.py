@@ -222,6 +222,8 @@ def remember(operation: Operation, steps: int) -> None:
 def goes_on(operation: Operation) -> bool:
     """Whether an operation of each entry is done on draws without asking its rule: one of its signals is drawn."""
     name = operator(operation.name)
+    if name == "native_layer_norm" and _is_spectral(operation):
+        return attempt(operation) is None
     if name not in ELEMENTWISE and name not in _OF_TWO and name not in _SUMS:
         return False
     values = [operation.value(item) for item in nested_tensors(operation.args)]
@@ -275,10 +277,18 @@ def attempt(operation: Operation) -> str | None:
     return None
 
 
+def _is_spectral(operation: Operation) -> bool:
+    """Whether units of what is normed know of one another, which its moments don't say."""
+    value = operation.value(operation.args[0])
+    return isinstance(value, Node) and value.is_drawn and value.key in operation.trace.spectral
+
+
 def _is_drawn_anyway(operation: Operation, name: str) -> bool:
     """Whether what has a formula for known numbers is left to draws: a lookup by numbers that a signal made."""
     if name == "embedding":
         return isinstance(operation.value(operation.args[1]), Node)
+    if name == "native_layer_norm":
+        return _is_spectral(operation)
     return name in {"_softmax", "_log_softmax", "copy_"}
 
 
