@@ -9,7 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 #: What ``tensor.requires_grad = True`` calls.
-_ASKS = torch.Tensor.requires_grad.__set__
+_ASKS = vars(torch._C.TensorBase)["requires_grad"].__set__  # noqa: SLF001 - typed as a plain flag
 
 
 class Functions(TorchFunctionMode):
