@@ -7,6 +7,7 @@ what is there already isn't measured again.
 
 python benchmarks/signals_prediction.py [MODEL …]
 python benchmarks/signals_prediction.py --unseen [MODEL …]   # architectures that the rules weren't written for
+python benchmarks/signals_prediction.py --further [MODEL …]  # and a second list of those, made later
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are built from their conf
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
+from further_public import FURTHER
 from torch import nn
 from unseen_architectures import UNSEEN
 
@@ -168,13 +170,13 @@ MODELS = {
 PLAIN = ("CNN-30", "MLP-50")
 
 
-def measured(name):
+def measured(name, seeds=SEEDS):
     """Every layer's logarithms of measured over predicted RMS, and the stated standard deviations."""
     layers, info = {}, {}
     predicting = measuring = 0.0
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         torch.manual_seed(seed)
-        model, inputs = {**MODELS, **UNSEEN}[name]()
+        model, inputs = {**MODELS, **UNSEEN, **FURTHER}[name]()
         case = Case(model, inputs)
         started = time.perf_counter()
         said = predict(case, seed=seed)
@@ -201,7 +203,7 @@ def measured(name):
                 if theirs is not None and theirs.rms > 0:
                     known = ours_ is not None and ours_.rms > 0
                     row[side].append([math.log(theirs.rms / ours_.rms), ours_.error] if known else None)
-    return {"model": name, "layers": layers, "predict_s": predicting / SEEDS, "probe_s": measuring / SEEDS, **info}
+    return {"model": name, "layers": layers, "predict_s": predicting / seeds, "probe_s": measuring / seeds, **info}
 
 
 def errors(result, side, *, known):
@@ -271,17 +273,19 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*")
     parser.add_argument("--unseen", action="store_true")
+    parser.add_argument("--further", action="store_true")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    names = given.models or list(UNSEEN if given.unseen else MODELS)
+    names = given.models or list(FURTHER if given.further else UNSEEN if given.unseen else MODELS)
     results = []
     for name in names:
         file = RESULTS / f"{name.replace(' ', '-').replace(',', '').lower()}.json"
         if not file.exists():
             try:
-                found = measured(name)
+                found = measured(name, given.seeds)
             except Exception as error:  # noqa: BLE001 - a model that can't be followed is a result as well
                 print(f"{name}: {type(error).__name__}: {error}")
                 continue

@@ -56,6 +56,11 @@ class Calls:
         """The path of the module that is running."""
         return self._paths[self._frames[-1][0]] if self._frames else ""
 
+    @property
+    def layer(self) -> nn.Module | None:
+        """The module that is running."""
+        return self._frames[-1][0] if self._frames else None
+
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Record the forward pass that runs inside."""

@@ -86,8 +86,29 @@ def coarse(
 
     mixed = operation.emit(made, list(nodes), pullback, output=output)
     spread = max(float((own_v - np.diagonal(off)).mean()), 0.0) * share_own / columns
+    for shown in (scores.undropped, scores.shown):
+        if shown is not None:
+            _show_weights(operation, scores, shown, mixed, share / columns, deep * v.mean_square)
     for added, by in scores.added:
         _send_to_bias(operation, mixed, added, deep * spread * by**2, math.prod(scores.shape[:-2]))
+
+
+def _show_weights(operation: Operation, scores: Any, shown: Node, mixed: Node, square: float, values: float) -> None:
+    """Report the softmax's own output, and the gradient that arrives there: what goes past it is carried on.
+
+    Behind a dropout the weights are larger; before it, their gradient.
+    """
+    units = tuple((Axis(n, Role.UNIT),) if n > 1 else () for n in scores.shape)
+    dropped = scores.undropped is not None and shown is scores.shown
+    before, after = (scores.kept, 1.0) if dropped else (1.0, scores.kept)
+    mean = 1 / scores.shape[-1]
+    shown._field = constant_field(units, max(square, mean**2) * before, mean)  # noqa: SLF001 - made for this
+
+    def pullback(gradient: Field) -> list[Field]:
+        arrived = replace(constant_field(units, gradient.mean_square * values * after), kurtosis=1.0)
+        return [replace(arrived, inherited=gradient.scatter)]
+
+    operation.trace.steps.append(Step(mixed, (shown,), pullback, shown=True))
 
 
 def _square(field: Field) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradvitals.frameworks.torch.prediction import repeated
-from gradvitals.frameworks.torch.prediction.operation import Operation, rule
+from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.pooling import increases, largest, shared_variance
 from gradvitals.frameworks.torch.prediction.reductions import widened
 from gradvitals.frameworks.torch.prediction.values import Node
@@ -58,6 +58,15 @@ def _maximum(operation: Operation) -> None:
         g = spread_to(g.scaled(slope / n), before.layout)
         return [replace(g, kernel=np.zeros_like(g.kernel)).consistent()]  # different units have it at different places
 
-    operation.emit(made, [origin], pullback, node=Node(made))
+    result = Node(made)
+    if origin is not node:  # what arrives at the function's own output goes past it
+
+        def shown(gradient: Field) -> Sequence[Field]:
+            g = gradient if keep else gradient.with_layout(widened(gradient.layout, dims, rank))
+            g = spread_to(g.scaled(1 / n), node.field.layout)
+            return [replace(g, kernel=np.zeros_like(g.kernel)).consistent()]
+
+        operation.trace.steps.append(Step(result, (node,), shown, shown=True, name=operation.name))
+    operation.emit(made, [origin], pullback, node=result)
     for at, output in enumerate(positions, 1):
         repeated.bind_drawn(operation, output, at, made.layout)

@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from gradvitals.frameworks.torch.prediction.layouts import moved
-from gradvitals.frameworks.torch.prediction.operation import Operation, rule
+from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.pieces import _pair_axis, piece, put_back
+from gradvitals.frameworks.torch.prediction.transformed import Function
 from gradvitals.frameworks.torch.prediction.values import Constant, Node
-from gradvitals.maths.alignment import common_layout, gathered_to, spread_to
-from gradvitals.maths.field import Axis, Field, Role, constant_field, shape_of
+from gradvitals.maths.alignment import common_layout, cut, gathered_to, spread_to
+from gradvitals.maths.field import Axis, Field, Layout, Role, constant_field, shape_of
 from gradvitals.maths.scatter import NONE
 
 
@@ -36,6 +38,42 @@ def _cat(operation: Operation) -> None:
     if stack:
         fields = [f.with_layout((*f.layout[:dim], (), *f.layout[dim:])) for f in fields]
     sizes = [1 if stack else int(t.shape[dim]) for t in tensors]
+    made, role = _joined(fields, sizes, dim)
+    starts = np.cumsum([0, *sizes])
+    values = [operation.value(t) for t in tensors]
+    places = [at for at, value in enumerate(values) if isinstance(value, Node)]
+    inputs: list[Node] = [values[at] for at in places]
+
+    def into(nodes: Sequence[Node], layout: Layout, gradient: Field) -> Sequence[Field]:
+        found = []
+        g = gathered_to(gradient, layout)
+        for at, node in zip(places, nodes, strict=True):
+            part = piece(g, dim, range(int(starts[at]), int(starts[at + 1]))) if len(sizes) > 1 else g
+            if stack:
+                part = part.with_layout((*part.layout[:dim], *part.layout[dim + 1 :]))
+            found.append(gathered_to(part, node.field.layout))
+        return found
+
+    function = None if stack or len(inputs) < len(tensors) else _function_of_all(inputs)
+    node = Node(made)
+    if function is not None:  # the same function of each: it is that of them together, of which a largest may be asked
+        roots = [given.root for given in inputs]
+        whole = _joined([r.field for r in roots], sizes, dim)[0]
+        node = Node(made, Node(whole), function)
+        operation.trace.steps.append(Step(node.root, tuple(roots), lambda g: into(roots, whole.layout, g)))
+        operation.trace.steps.append(
+            Step(node, tuple(inputs), lambda g: into(inputs, made.layout, g), shown=True, name=operation.name)
+        )
+    if role is Role.UNIT and len(inputs) == len(tensors) and not stack and dim == 1:
+        node.tags["joined"] = tuple(part for given in inputs for part in _parts(given))
+    if function is None:
+        operation.emit(made, inputs, lambda g: into(inputs, made.layout, g), node=node)
+    else:
+        operation.emit(made, [node.root], lambda g: [node.backwards(g)], node=node)
+
+
+def _joined(fields: Sequence[Field], sizes: Sequence[int], dim: int) -> tuple[Field, Role]:
+    """Fields side by side along a dimension, and the role that it has."""
     layout = list(common_layout([(*f.layout[:dim], (), *f.layout[dim + 1 :]) for f in fields]))
     roles = [axis.role for f in fields for axis in f.layout[dim]]
     last = dim == len(layout) - 1
@@ -48,29 +86,19 @@ def _cat(operation: Operation) -> None:
         layout[dim] = (Axis(n, role),) if n > 1 else ()
         parts.append(spread_to(f, tuple(layout)))
     layout[dim] = (Axis(sum(sizes), role),) if sum(sizes) > 1 else ()
-    made = _together(parts, sizes, dim, role, tuple(layout))
-    starts = np.cumsum([0, *sizes])
-    inputs, places = [], []
-    for at, t in enumerate(tensors):
-        value = operation.value(t)
-        if isinstance(value, Node):
-            inputs.append(value)
-            places.append(at)
+    return _together(parts, sizes, dim, role, tuple(layout)), role
 
-    def pullback(gradient: Field) -> Sequence[Field]:
-        found = []
-        g = gathered_to(gradient, made.layout)
-        for at, node in zip(places, inputs, strict=True):
-            part = piece(g, dim, range(int(starts[at]), int(starts[at + 1]))) if len(sizes) > 1 else g
-            if stack:
-                part = part.with_layout((*part.layout[:dim], *part.layout[dim + 1 :]))
-            found.append(gathered_to(part, node.field.layout))
-        return found
 
-    node = Node(made)
-    if role is Role.UNIT and len(inputs) == len(tensors) and not stack and dim == 1:
-        node.tags["joined"] = tuple(part for given in inputs for part in _parts(given))
-    operation.emit(made, inputs, pullback, node=node)
+def _function_of_all(nodes: Sequence[Node]) -> Function | None:
+    """The function that all of them are, each of its own signal."""
+    if any(node.source is None or node.function is None or node.is_drawn for node in nodes):
+        return None
+    function = nodes[0].root_function
+    scale = max(6 * math.sqrt(max(node.root.field.mean_square, 1e-300)) for node in nodes)
+    grid = torch.linspace(-scale, scale, 65, dtype=torch.float64, device="cpu")
+    with torch.no_grad():
+        values = [node.root_function(grid) for node in nodes]
+    return function if all(torch.equal(one, values[0]) for one in values) else None
 
 
 def _parts(node: Node) -> tuple[Node, ...]:
@@ -90,8 +118,6 @@ def _together(parts: Sequence[Field], sizes: Sequence[int], dim: int, role: Role
         inherited = inherited + part.inherited.times(size / max(sum(sizes_), 1e-300))
     kurtosis = float(sum(s * p.kurtosis for s, p in zip(shares, parts, strict=True)))
     if role not in (Role.PLACE, Role.PIXEL):
-        from gradvitals.maths.alignment import cut
-
         shape = tuple(min(n) for n in zip(*(p.second.shape for p in parts), strict=True))
         parts = [cut(p, shape) for p in parts]
         return Field(
@@ -118,6 +144,8 @@ def _together(parts: Sequence[Field], sizes: Sequence[int], dim: int, role: Role
                 layout=(*part.layout[:dim], (Axis(1, role),), *part.layout[dim + 1 :]),
             )
         )
+    held = [min(n) for n in zip(*(g.second.shape for g in grown), strict=True)]
+    grown = [cut(g, (*held[:m], g.second.shape[m], *held[m + 1 :])) for g in grown]
     mean = np.concatenate([g.mean for g in grown], axis=m)
     second = np.concatenate([g.second for g in grown], axis=m)
     if role is Role.PIXEL:

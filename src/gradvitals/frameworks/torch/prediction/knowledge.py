@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from gradvitals.frameworks.torch.prediction.draws import Drawing
 from gradvitals.frameworks.torch.prediction.operation import Step
@@ -43,8 +44,10 @@ class Trace:
     uses: list[Use] = field(default_factory=list)
     pending: list[tuple[str, Field | None, int, float]] = field(default_factory=list)
     where: Callable[[], str] = lambda: ""
+    layer: Callable[[], nn.Module | None] = lambda: None
     values: dict[int, Any] = field(default_factory=dict)
     drawing: Drawing = field(default_factory=Drawing)
+    lent: list[tuple[torch.Tensor, Constant]] = field(default_factory=list)
     views: dict[int, Any] = field(default_factory=dict)
     spectral: dict[int, bool] = field(default_factory=dict)
     seen: dict[Any, str | None] = field(default_factory=dict)

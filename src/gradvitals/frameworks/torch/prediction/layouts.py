@@ -22,7 +22,6 @@ def moved(operation: Operation, x: Node, made: Field, pullback: Any) -> Node:
 @rule(
     "clone",
     "contiguous",
-    "detach",
     "alias",
     "lift_fresh",
     "lift",
@@ -35,10 +34,19 @@ def moved(operation: Operation, x: Node, made: Field, pullback: Any) -> Node:
     "resolve_conj",
     "resolve_neg",
     "dropout_eval",
-    "detach_",
 )
 def _same(operation: Operation) -> None:
     operation.trace.bind(operation.first, operation.value(operation.args[0]))
+
+
+@rule("detach", "detach_")
+def _stopped(operation: Operation) -> None:
+    """The same entries, from which no gradient goes back."""
+    given = operation.value(operation.args[0])
+    if isinstance(given, Node):
+        operation.emit(None, node=Node(given.field, tags=given.lasting_tags))
+    else:
+        operation.trace.bind(operation.first, given)
 
 
 @rule("as_strided", "as_strided_")

@@ -297,7 +297,8 @@ def _bmm(operation: Operation) -> None:
     if scores.takes_product(operation, va, vb):
         return
     if isinstance(va, Node) and isinstance(vb, Node):
-        two_signals(operation, va, vb)
+        if not _is_of_product(operation, va, vb):
+            two_signals(operation, va, vb)
     elif isinstance(va, Node) or (isinstance(va, Constant) and va.data and _is_weight(vb)):
         x = operation.node(a, [Role.PLACE, Role.PLACE, Role.UNIT])
         product(operation, x, 2, vb, b.shape[2], 2)
@@ -308,6 +309,15 @@ def _bmm(operation: Operation) -> None:
         raise NotImplementedError("a product of two inputs")
     if operation.name == "aten::baddbmm":
         _add_bias(operation, operation.args[0])
+
+
+def _is_of_product(operation: Operation, a: Node, b: Node) -> bool:
+    """Whether one of them is a product of two signals itself, whose units have a part in common; then it is drawn."""
+    if not any(node.call is not None and node.call.function is operation.function for node in (a, b)):
+        return False
+    from gradvitals.frameworks.torch.prediction import repeated  # which imports the rules
+
+    return repeated.attempt(operation) is None
 
 
 def two_signals(operation: Operation, a: Node, b: Node) -> None:

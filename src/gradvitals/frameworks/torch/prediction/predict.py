@@ -24,6 +24,7 @@ from gradvitals.frameworks.torch.layers import written
 from gradvitals.frameworks.torch.objective import output_tensors, tensors_in
 from gradvitals.frameworks.torch.prediction import rules  # noqa: F401 - fills the table of rules
 from gradvitals.frameworks.torch.prediction.backward import sent_back
+from gradvitals.frameworks.torch.prediction.caches import caches_emptied
 from gradvitals.frameworks.torch.prediction.calls import Calls, Row
 from gradvitals.frameworks.torch.prediction.graph import graph_of
 from gradvitals.frameworks.torch.prediction.host import home_of, parameters_on_host
@@ -74,7 +75,7 @@ def predict(
     state = RandomState.capture()
     try:
         for kind in kinds:
-            with _kept(model, case, kind):
+            with caches_emptied(model), _kept(model, case, kind):
                 trace = Trace()
                 trace.drawing.allowed = draws
                 try:
@@ -116,6 +117,7 @@ def _followed(
         mode = Tracing(trace, shapes)
         calls = Calls(model, trace)
         trace.where = lambda: calls.innermost
+        trace.layer = lambda: calls.layer
 
         def stand_in(item: Any) -> Any:
             if not isinstance(item, torch.Tensor):

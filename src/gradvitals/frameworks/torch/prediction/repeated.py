@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradvitals.frameworks.torch.prediction import kinship
+from gradvitals.frameworks.torch.prediction.drawn_layouts import REDUCING, layout_of_drawn
 from gradvitals.frameworks.torch.prediction.draws import At, Call, Drawing, Later
 from gradvitals.frameworks.torch.prediction.measured import MOST_PLACES
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, Step
 from gradvitals.frameworks.torch.prediction.scores import Scores
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight, nested_tensors
-from gradvitals.maths.alignment import common_layout
 from gradvitals.maths.field import Axis, Field, Layout, Role, constant_field
 from gradvitals.maths.roles import permuted, reshaped
 
@@ -35,6 +35,7 @@ _MOVING = frozenset(
         *("select", "slice", "narrow", "split", "split_with_sizes", "chunk", "unbind", "unsafe_split", "_to_copy"),
         *("cat", "stack", "index_select", "index", "gather", "constant_pad_nd", "detach", "diagonal", "as_strided"),
         *("cumsum", "tril", "triu", "index_add", "scatter_add"),
+        *("avg_pool1d", "avg_pool2d", "avg_pool3d"),  # an average of what is around, beside what is in the middle
     }
 )
 #: Operations of two tensors, entry by entry.
@@ -58,28 +59,11 @@ _FORMULAS = frozenset(
         *("mm", "addmm", "linear", "convolution", "_convolution", "convolution_overrideable", "embedding"),
         *("native_layer_norm", "native_group_norm", "rms_norm", "_fused_rms_norm", "_embedding_bag", "_trilinear"),
         *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
-        *("_softmax", "_log_softmax", "native_dropout", "bernoulli", "copy_"),
+        *("_softmax", "_log_softmax", "native_dropout", "bernoulli", "copy_", "_grouped_mm"),
     }
 )
 #: How uncertain log E[x²] is of a sum of neighbours: twice as large where they are the same.
 _NEIGHBOURS = 0.35
-#: Operations that have the input's dimensions, one of them maybe of another size.
-_SAME_RANK = frozenset(
-    {
-        *("topk", "sort", "kthvalue", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "gather", "scatter"),
-        *("scatter_add", "scatter_reduce", "index_add", "index_copy", "index_put", "index_fill", "_softmax", "softmax"),
-        *("_log_softmax", "_fft_r2c", "_fft_c2r", "_fft_c2c", "tril", "triu", "renorm", "grid_sampler_2d", "argsort"),
-        *("linalg_inv_ex", "_conj", "conj_physical", "real", "imag", "select_scatter", "slice_scatter", "roll", "flip"),
-        *("linalg_solve_triangular", "linalg_matrix_exp", "masked_scatter", "clone", "_to_copy", "contiguous"),
-    }
-)
-#: Operations that take a dimension away, or leave it with one entry.
-_REDUCING = frozenset(
-    {
-        *("sum", "mean", "amax", "amin", "max", "min", "logsumexp", "prod", "var", "std", "linalg_vector_norm", "norm"),
-        *("argmax", "argmin", "any", "all", "median", "nansum", "nanmean", "count_nonzero"),
-    }
-)
 
 
 def operator(name: str) -> str:
@@ -141,7 +125,7 @@ def _given(operation: Operation, tensor: torch.Tensor) -> Any:
     if isinstance(value, Node):
         return value
     if isinstance(value, Scores) and not value.is_softmax:
-        return _scores(operation.trace.drawing, value)
+        return _scores(operation.trace, value)
     if isinstance(value, Constant):
         known = value.value.detach()
         if known.is_floating_point():
@@ -163,7 +147,7 @@ def _random(value: Weight | Noise, shape: Sequence[int], generator: torch.Genera
     return value.mean + deviation * torch.randn(tuple(shape), generator=generator, dtype=torch.float64, device="cpu")
 
 
-def _scores(drawing: Drawing, scores: Scores) -> Node:
+def _scores(trace: Trace, scores: Scores) -> Node:
     """Products of queries and keys as a signal of their own."""
     if scores.added or scores.extra:
         raise NotImplementedError("scores with something random added")
@@ -183,7 +167,7 @@ def _scores(drawing: Drawing, scores: Scores) -> Node:
     moved = permuted(reshaped(constant_field(plain, 1.0), between), order)
     layout = reshaped(moved, scores.shape).layout
     layout = _kept(tuple(tuple(Axis(a.size, _MAPPED[a.role]) for a in dim) for dim in layout))
-    return _node(drawing, call, 0, layout)
+    return drawn_later(trace, call, layout)
 
 
 _UNMAPPED = {Role.PLACE: Role.COPY, Role.PIXEL: Role.COPY, Role.UNIT: Role.UNIT, Role.COPY: Role.UNIT}
@@ -238,6 +222,8 @@ def remember(operation: Operation, steps: int) -> None:
 def goes_on(operation: Operation) -> bool:
     """Whether an operation of each entry is done on draws without asking its rule: one of its signals is drawn."""
     name = operator(operation.name)
+    if name == "native_layer_norm" and _is_spectral(operation):
+        return attempt(operation) is None
     if name not in ELEMENTWISE and name not in _OF_TWO and name not in _SUMS:
         return False
     values = [operation.value(item) for item in nested_tensors(operation.args)]
@@ -250,8 +236,10 @@ def _is_followed(operation: Operation, name: str) -> bool:
     if name in _MOVING or name in ELEMENTWISE or name in _OF_TWO:
         return True
     signals = [value for value in map(operation.value, nested_tensors(operation.args)) if isinstance(value, Node)]
-    if name in _REDUCING:  # a signal beside its own average
+    if name in REDUCING:  # a signal beside its own average
         return len(signals) == 1
+    if name == "bmm" and len(signals) == 2:  # a sum over places that another product may follow: linear attention
+        return True
     return any(signal.is_drawn for signal in signals) or (name in _SUMS and (len(signals) == 1 or name != "add"))
 
 
@@ -263,7 +251,7 @@ def attempt(operation: Operation) -> str | None:
     name = operator(operation.name)
     if not operation.name.startswith("aten::"):  # of what others wrote nobody knows what it keeps or where it runs
         return "no rule"
-    if name in _FORMULAS and name not in {"_softmax", "_log_softmax", "copy_"}:
+    if name in _FORMULAS and not _is_drawn_anyway(operation, name):
         return "no formula"
     if any(
         value is None for value in map(operation.trace.value, nested_tensors((operation.args, dict(operation.kwargs))))
@@ -282,11 +270,26 @@ def attempt(operation: Operation) -> str | None:
                 return "of neighbouring places, of which only the average is known"
             call = replace(call, loose=_NEIGHBOURS)
         outputs = nested_tensors(operation.output)
-        layouts = [_layout(operation, name, nodes, output) for output in outputs]
+        layouts = [layout_of_drawn(operation, name, nodes, output) for output in outputs]
         _emit(operation, call, outputs, layouts)
     except Exception as error:  # noqa: BLE001 - whatever goes wrong is reported as S209
         return str(error) or type(error).__name__
     return None
+
+
+def _is_spectral(operation: Operation) -> bool:
+    """Whether units of what is normed know of one another, which its moments don't say."""
+    value = operation.value(operation.args[0])
+    return isinstance(value, Node) and value.is_drawn and value.key in operation.trace.spectral
+
+
+def _is_drawn_anyway(operation: Operation, name: str) -> bool:
+    """Whether what has a formula for known numbers is left to draws: a lookup by numbers that a signal made."""
+    if name == "embedding":
+        return isinstance(operation.value(operation.args[1]), Node)
+    if name == "native_layer_norm":
+        return _is_spectral(operation)
+    return name in {"_softmax", "_log_softmax", "copy_"}
 
 
 def _emit(operation: Operation, call: Call, outputs: Sequence[torch.Tensor], layouts: Sequence[Layout]) -> None:
@@ -313,6 +316,11 @@ def bind_drawn(operation: Operation, output: torch.Tensor, at: int, layout: Layo
 def drawn_node(trace: Trace, call: Call, layout: Layout) -> Node:
     """A signal of drawn ones that no operation of its own made."""
     call.results(trace.drawing)
+    return drawn_later(trace, call, layout)
+
+
+def drawn_later(trace: Trace, call: Call, layout: Layout) -> Node:
+    """The same, drawn when it is first used: most of what is written into is never read again."""
     node = _node(trace.drawing, call, 0, layout)
     trace.steps.append(Step(node, call.nodes, _nothing))
     return node
@@ -324,53 +332,3 @@ def _node(drawing: Drawing, call: Call, at: int, layout: Layout) -> Node:
 
 def _nothing(_: Field) -> list[None]:
     raise ValueError("a drawn signal's gradient is drawn")
-
-
-def _layout(operation: Operation, name: str, nodes: Sequence[Node], output: torch.Tensor) -> Layout:
-    """The layout of what an operation makes."""
-    shape = tuple(output.shape)
-    layouts = [node.layout for node in nodes]
-    widest = max(layouts, key=len)
-    if name in _REDUCING:
-        return _reduced(operation, layouts[0], shape)
-    if name in {"bmm", "matmul", "baddbmm"} and len(layouts) > 1:
-        return _fitted((*layouts[-2][:-1], layouts[-1][-1]), shape)
-    if name in {"one_hot", "view_as_real"}:
-        return _fitted((*widest, ()), shape)
-    if name == "view_as_complex":
-        return _fitted(widest[:-1], shape)
-    if name not in _SAME_RANK:
-        try:
-            return _fitted(common_layout(layouts), shape)
-        except ValueError as error:
-            raise NotImplementedError("dimensions that aren't known") from error
-    return _fitted(layouts[0] if len(layouts[0]) == len(shape) else widest, shape)
-
-
-def _reduced(operation: Operation, layout: Layout, shape: tuple[int, ...]) -> Layout:
-    rank = len(layout)
-    given = next((a for a in operation.args[1:] if isinstance(a, (int, list, tuple)) and not isinstance(a, bool)), None)
-    given = operation.kwargs.get("dim", given)
-    dims = range(rank) if given is None or given == [] else given if isinstance(given, (list, tuple)) else [given]
-    gone = {d % rank for d in dims}
-    if len(shape) == rank:
-        return tuple(() if d in gone else dim for d, dim in enumerate(layout))
-    return tuple(dim for d, dim in enumerate(layout) if d not in gone)
-
-
-def _fitted(layout: Layout, shape: tuple[int, ...]) -> Layout:
-    """A layout for a shape: where a size differs, one axis in the role of the old ones."""
-    if len(layout) > len(shape):
-        raise NotImplementedError("dimensions that aren't known")
-    layout = ((),) * (len(shape) - len(layout)) + tuple(layout)
-    made: list[tuple[Axis, ...]] = []
-    for at, (dim, size) in enumerate(zip(layout, shape, strict=True)):
-        if math.prod(axis.size for axis in dim) == size:
-            made.append(tuple(Axis(a.size, Role.UNIT if a.role is Role.COPY else a.role) for a in dim))
-            continue
-        roles = [axis.role for axis in dim]
-        role = next((r for r in (Role.PLACE, Role.PIXEL, Role.UNIT) if r in roles), None)
-        if role is None:
-            role = Role.UNIT if at == len(shape) - 1 else Role.PLACE
-        made.append((Axis(size, role),) if size > 1 else ())
-    return tuple(made)

@@ -13,8 +13,8 @@ import torch
 from gradvitals.frameworks.torch.prediction import softmax
 from gradvitals.frameworks.torch.prediction.operation import Operation, Step, rule
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise
-from gradvitals.maths.field import Axis, Layout, Role, constant_field
-from gradvitals.maths.roles import permuted
+from gradvitals.maths.field import Axis, Field, Layout, Role, constant_field
+from gradvitals.maths.roles import permuted, summed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,14 +159,27 @@ def with_added(scores: Scores, other: Any, sign: float = 1.0) -> Scores:
         known = value if scores.bias is None else scores.bias + value
         return replace(scores, bias=_fitted(known, scores.shape))
     if isinstance(other, Node):
-        field = other.field
-        extra = float(field.second.mean() - (field.mean**2).mean())
+        extra = _between_keys(other.field, scores.shape[-1])
         bias = scores.bias
         hidden: Any = other.tags.get("hidden")
         if hidden is not None:
             bias = _fitted(np.where(hidden, -np.inf, 0.0 if bias is None else bias), scores.shape)
         return replace(scores, bias=bias, extra=scores.extra + extra, added=(*scores.added, (other, sign)))
     raise NotImplementedError("something unknown added to scores")
+
+
+def _between_keys(field: Field, keys: int) -> float:
+    """The variance of what is added to scores between the keys of a query: what all share no softmax sees."""
+    whole = float(field.second.mean() - (field.mean**2).mean())
+    last = field.layout[-1]
+    if not last:
+        return 0.0 if keys > 1 else whole
+    if not all(axis.is_mapped for axis in last):
+        return whole
+    n = math.prod(axis.size for axis in last)
+    average = summed(field, [len(field.layout) - 1]).times(1 / n)
+    common = float(average.second.mean() - (average.mean**2).mean())
+    return max(whole - common, 0.0) * n / max(n - 1, 1)
 
 
 def _variance(scores: Scores) -> float:

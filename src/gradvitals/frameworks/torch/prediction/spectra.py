@@ -34,7 +34,8 @@ def refuse_second(operation: Operation, values: Sequence[Any]) -> None:
 
     """
     forwards = operation.name in {"aten::_fft_r2c", "aten::_fft_c2c"}
-    if forwards and any(_known(operation, values)) and _over_units(operation, values):
+    drawn = any(isinstance(value, Node) and value.is_drawn for value in values)
+    if forwards and not drawn and any(_known(operation, values)) and _over_units(operation, values):
         raise AlikeUnitsError
 
 

@@ -23,6 +23,7 @@ from gradvitals.frameworks.torch.prediction.knowledge import Overwritten, Trace,
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, rule_for
 from gradvitals.frameworks.torch.prediction.parameter_gradients import Use
 from gradvitals.frameworks.torch.prediction.shapes import Shapes
+from gradvitals.frameworks.torch.prediction.starting import starts, take_back
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Noise, Weight, nested_tensors
 
 #: Where a tensor is: asked for far more often than anything is done with it.
@@ -112,7 +113,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in _DRAWING or any(isinstance(v, Noise) for v in signal):
             if self._noise(name, func, args, kwargs, values, made):
                 return output
-        elif name in _LIKE or (not signal and not self._mixes(values, made)):
+        elif name in _LIKE or (not signal and not starts(self.trace, name, args, values, made)):
             if name in _SAME_ENTRIES and len(values) == 1 and isinstance(values[0], Constant):
                 with _unwatched(), torch.no_grad():
                     view = func(values[0].held, *args[1:], **kwargs)
@@ -123,6 +124,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in routes.BY_MASK and self._shapes is None:
             routes.take_masks(self.trace, nested_tensors(args))
         self._ruled(name, func, args, kwargs, output, made)
+        take_back(self.trace)
         return output
 
     def _read(self, value: Any) -> Any:
@@ -133,13 +135,6 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return None
 
     # ---- what is known by value ----
-
-    def _mixes(self, values: Sequence[Constant], made: Sequence[torch.Tensor]) -> bool:
-        """Whether an input meets a parameter here, or rows of a table are looked up: the start of a signal."""
-        learned = any(v.learned and v.held.is_floating_point() for v in values)
-        if not learned or not any(tensor.is_floating_point() for tensor in made):
-            return False
-        return any(v.data or (not v.learned and v.held.numel() > 1 and not v.held.is_floating_point()) for v in values)
 
     def _constant(
         self, func: Any, args: Any, kwargs: Any, values: Sequence[Constant], made: Sequence[torch.Tensor]

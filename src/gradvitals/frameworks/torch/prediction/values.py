@@ -12,6 +12,7 @@ import torch
 
 from gradvitals.frameworks.torch.prediction.draws import Call, Drawing
 from gradvitals.frameworks.torch.prediction.transformed import Function, Transformed
+from gradvitals.maths.alignment import alike
 from gradvitals.maths.field import Field, Layout
 
 if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
@@ -225,8 +226,13 @@ class Node:
         return self._transformed
 
     def backwards(self, gradient: Field) -> Field:
-        """The gradient with respect to its source."""
-        return self.transformed.backwards(gradient)
+        """The gradient with respect to its source, of the samples that both hold."""
+        transformed = self.transformed
+        if self.source is not None and self.function is not None:
+            field, gradient = alike(self.source.field, gradient)
+            if field is not self.source.field:
+                transformed = Transformed(field, self.function)
+        return transformed.backwards(gradient)
 
     @property
     def is_known(self) -> bool:

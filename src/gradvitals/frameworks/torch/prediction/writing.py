@@ -70,6 +70,17 @@ def written(trace: Any, view: View, base: Any, part: Any) -> Node | None:
         return None
     if not all(isinstance(one, (Node, Constant)) for one in (base, part)):
         return None
+    try:
+        return _by_moments(trace, view, base, part)
+    except (NotImplementedError, ValueError, IndexError):
+        if not isinstance(base, Node):
+            raise
+        from gradvitals.frameworks.torch.prediction.repeated import drawn_later  # which imports the rules
+
+        return drawn_later(trace, _call(view, base, part), base.layout)
+
+
+def _by_moments(trace: Any, view: View, base: Any, part: Any) -> Node:
     dim, index = view.dim, view.index
     inner = _beside(part, base, view)
     layout = _layout(inner, base, dim, int(view.base.shape[dim]))
