@@ -30,7 +30,7 @@ def test_a_kernel_is_that_of_an_expansion_of_its_own(function, mean, seed, wides
     whole = expand(function, np.full(9, mean), variance)
     expected = whole.kernel(covariance / np.sqrt(np.outer(variance, variance)))
     found = duals.of(function, mean).kernel(covariance)
-    np.testing.assert_allclose(found, expected, atol=(3e-4 if widest > 2 else 1e-4) * whole.second.max())
+    np.testing.assert_allclose(found, expected, atol=1e-4 * whole.second.max())
     np.testing.assert_allclose(found.diagonal(), whole.second, rtol=1e-6)
 
 

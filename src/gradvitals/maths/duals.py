@@ -27,8 +27,8 @@ Function: TypeAlias = "Callable[[Array], Array]"
 _LEAST, _MOST = 1e-8, 1e4
 #: Points in log v: the error is below 1e-6 (tested).
 _POINTS = 128
-#: Terms of the expansion; what they leave out is put into one more: of pairs, 3e-4 are wrong at deviations of four.
-_ORDER = 20
+#: Terms of the expansion; what they leave out is put into one more: of pairs, 1e-4 are wrong at deviations of four.
+_ORDER = 32
 #: Terms smaller than this share of the largest one are dropped: of their products the square is.
 _NEGLIGIBLE = 1e-5
 
@@ -97,8 +97,8 @@ class Duals:
         """E[f(zᵢ)f(zⱼ)] of variables with these covariances, (n, n).
 
         >>> of(np.tanh, 0.0).kernel(np.array([[1.0, 0.5], [0.5, 1.0]])).round(4)
-        array([[0.3943, 0.1862],
-               [0.1862, 0.3943]])
+        array([[0.3943, 0.1863],
+               [0.1863, 0.3943]])
         """
         variance = np.maximum(covariance.diagonal(), 0.0)
         rows = self.rows(variance)

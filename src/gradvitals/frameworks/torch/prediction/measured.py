@@ -14,6 +14,8 @@ from gradvitals.maths.field import Axis, Field, Layout, Role, layout_of, require
 MOST_PLACES = 512
 #: And of images, each pixel of which has little of its own but where it lies: more are averaged over.
 _MOST_IN_IMAGES = 128
+#: Units up to which the correlations of pixels are looked at beyond their average; of more, they differ little from it.
+_MOST_UNITS = 256
 #: And of samples of which there are more, as many as fill this.
 MOST_KEPT = 256
 #: Samples that are kept at least where there are many places: two, so that they can be compared.
@@ -92,7 +94,7 @@ def measured_as(value: torch.Tensor, layout: Layout) -> Field:
     x = value.detach().to("cpu", torch.float64).reshape(extents).permute([*places, *pixels, *units])
     p, s = math.prod(extents[i] for i in places), math.prod(extents[i] for i in pixels)
     flat = x.reshape(p, s, -1).numpy()
-    n_units = flat.shape[2]
+    n_units, blur = flat.shape[2], 0.0
     second, mean = (flat * flat).mean(axis=2), flat.mean(axis=2)
     if s == 1:
         kernel = flat[:, 0] @ flat[:, 0].T / n_units
@@ -101,6 +103,7 @@ def measured_as(value: torch.Tensor, layout: Layout) -> Field:
         kernel = total @ total.T / n_units / s**2
         own = ((total * total).mean(axis=1) - second.sum(axis=1)) / (s * (s - 1))
         np.fill_diagonal(kernel, own)
+        blur = _beyond_the_average(flat, kernel)
     mapped = sorted(places + pixels)
     by_role = [*places, *pixels]
     back = [by_role.index(i) for i in mapped]
@@ -112,7 +115,26 @@ def measured_as(value: torch.Tensor, layout: Layout) -> Field:
         second.reshape(shape).transpose(back),
         kernel.reshape((*count, *count)),
         kurtosis=1.0,  # it is what it is: it doesn't vary with the weights
+        blur=blur,
     )
+
+
+def _beyond_the_average(flat: np.ndarray, kernel: np.ndarray) -> float:
+    """The variance of two pixels' correlation about its average over pixels: that of few channels is far from it.
+
+    ``flat`` (places, pixels, units); Σ_pq (x_p·x_q)² is the squared norm of a matrix over units.
+    """
+    places, pixels, units = flat.shape
+    count = places * pixels
+    if units > _MOST_UNITS or count < 2:
+        return 0.0
+    entries = flat.reshape(count, units)
+    gram = entries.T @ entries / units
+    own = float(np.square(np.square(entries).mean(axis=1)).sum())
+    squares = (float(np.vdot(gram, gram)) - own) / (count * (count - 1))
+    averages = float(np.vdot(kernel, kernel)) / places**2
+    mean_square = float(np.square(entries).mean())
+    return float(max(squares - averages, 0.0) / max(mean_square**2, 1e-300))
 
 
 def measured_beside(value: torch.Tensor, other: Field) -> Field:

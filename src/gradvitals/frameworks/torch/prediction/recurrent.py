@@ -262,7 +262,9 @@ def _has_steps(field: Field, time: int, steps: int) -> bool:
 def _bias(known: Sequence[Any], gate: int, units: int) -> Bias:
     """Mean and variance over a gate's units of the sum of some biases; a mean that chance explains is none."""
     values = [value for value in known if isinstance(value, Constant)]
-    total = sum((v.value.detach().double()[gate * units : (gate + 1) * units] for v in values), torch.zeros(units))
+    total = torch.zeros(units, dtype=torch.float64, device="cpu")
+    for one in values:
+        total = total + one.value.detach()[gate * units : (gate + 1) * units]
     mean = float(total.mean()) if units else 0.0
     second = float(total.square().mean()) if units else 0.0
     for value in known:
