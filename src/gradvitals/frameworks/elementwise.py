@@ -111,26 +111,25 @@ def _kinks(slope: Callable[[Array], Array]) -> tuple[float, ...]:
     grid = np.linspace(-_REACH, _REACH, _GRID) + 1e-7  # beside round numbers, where kinks are
     slopes = slope(grid)
     scale = max(float(np.abs(slopes).max()), 1e-300)
+    at = np.nonzero(np.abs(np.diff(slopes)) > _SAME * scale)[0]
+    low, high = grid[at] - 3 * _STEP * 12, grid[at + 1] + 3 * _STEP * 12
+    before = np.abs(slope(high) - slope(low))
+    kinks = _bisected(slope, low, high)
+    near = 6 * _STEP * np.maximum(1.0, np.abs(kinks))
+    after = np.abs(slope(kinks + near) - slope(kinks - near))
+    stays = (after > _STAYS * before) & (after > _SAME * scale)
     found: list[float] = []
-    for at in np.nonzero(np.abs(np.diff(slopes)) > _SAME * scale)[0]:
-        low, high = float(grid[at]) - 3 * _STEP * 12, float(grid[at + 1]) + 3 * _STEP * 12
-        before = float(slope(np.array([high]))[0] - slope(np.array([low]))[0])
-        kink = _bisected(slope, low, high)
-        near = 6 * _STEP * max(1.0, abs(kink))
-        after = float(slope(np.array([kink + near]))[0] - slope(np.array([kink - near]))[0])
-        if (
-            abs(after) > _STAYS * abs(before)
-            and abs(after) > _SAME * scale
-            and not any(abs(kink - k) < near for k in found)
-        ):
+    for kink, apart in zip(kinks[stays].tolist(), near[stays].tolist(), strict=True):
+        if not any(abs(kink - k) < apart for k in found):
             found.append(round(kink, 4) if abs(kink - round(kink, 4)) < 2 * _STEP else kink)
     return tuple(0.0 if abs(k) < 2 * _STEP else round(k, 2) if abs(k - round(k, 2)) < 2 * _STEP else k for k in found)
 
 
-def _bisected(slope: Callable[[Array], Array], low: float, high: float) -> float:
-    """Halve an interval towards the larger change of slope."""
+def _bisected(slope: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Halve intervals towards the larger change of slope."""
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        a, b, c = (float(slope(np.array([x]))[0]) for x in (low, middle, high))
-        low, high = (low, middle) if abs(b - a) > abs(c - b) else (middle, high)
-    return (low + high) / 2
+        a, b, c = slope(low), slope(middle), slope(high)
+        left = np.abs(b - a) > np.abs(c - b)
+        low, high = np.where(left, low, middle), np.where(left, middle, high)
+    return np.asarray((low + high) / 2)
