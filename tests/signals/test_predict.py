@@ -14,7 +14,7 @@ from torch import nn
 
 from gradvitals import Report, theory
 from gradvitals.signals import predict, probe
-from gradvitals.vocabulary import InputError, ModelError, UsageError
+from gradvitals.vocabulary import InputError, ModelError, Severity, UsageError
 from oracles.networks import default, he, mlp, scaled, vectors
 
 EXTRA = ("forward_rms_error", "gradient_rms_error")
@@ -35,6 +35,21 @@ def test_vanishing_is_foretold_without_data():
     assert [finding.name for finding in report.findings] == ["gradient-vanishing"]
     report = predict(mlp(20, nn.ReLU, scaled(3.0)), vectors())
     assert {finding.name for finding in report.findings} == {"signal-exploding", "gradient-exploding"}
+
+
+@pytest.mark.parametrize(
+    ("depth", "gain", "size"), [(20, 0.5, 1), (30, 0.5, 1), (12, 0.3, 1), (12, 0.4, 1e9), (20, 0.5, 1e9)]
+)
+def test_a_small_gradient_is_judged_by_what_becomes_of_the_first_weights(depth, gain, size):
+    """An error only where Adam leaves them still, as the measured gradients say it, too."""
+    torch.manual_seed(0)
+    model, x = mlp(depth, nn.Tanh, scaled(gain)), vectors()
+    foretold, seen = (
+        {finding.code: finding.severity for finding in verb(model, x, loss=lambda y: size * y.square().mean()).findings}
+        for verb in (predict, probe)
+    )
+    assert foretold["S203"] == seen["S203"]
+    assert (seen["S203"] == Severity.ERROR) == (size == 1)
 
 
 class Singular(nn.Module):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+#: Adam's ε, which its step adds to the gradient's size: Kingma and Ba (2015), algorithm 1.
+ADAM_EPSILON = 1e-8
+
 
 @dataclass(frozen=True, slots=True)
 class Moments:

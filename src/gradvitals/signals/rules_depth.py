@@ -358,13 +358,16 @@ def _outcome(signal: Signal, way: Way) -> tuple[Severity, dict[str, Fact]]:
     steps = [(record.adam_step, record.path) for record in records if record.adam_step is not None]
     if not steps:
         return GRADIENT_VANISHING.severity, {}
-    moved, weakest = min(steps)
-    if moved < GRADIENT_VANISHING["moved"]:
-        return Severity.ERROR, {"still": moved, "weakest_still": weakest}
     paces = _paces(signal)
     own = [paces[record.path] for record in records if record.path in paces]
     late = [paces[record.path] for record in _learning_at(signal, way.places[0]) if record.path in paces]
-    beside = min(own) / statistics.median(late or paces.values()) if own else 0.0
+    return by_updates(*min(steps), min(own) / statistics.median(late or paces.values()) if own else 0.0)
+
+
+def by_updates(moved: float, weakest: str, beside: float) -> tuple[Severity, dict[str, Fact]]:
+    """By the RMS of Adam's first step at the weight that moves least, and by its SGD step beside those of late ones."""
+    if moved < GRADIENT_VANISHING["moved"]:
+        return Severity.ERROR, {"still": moved, "weakest_still": weakest}
     if beside < GRADIENT_VANISHING["still"]:
         return Severity.WARNING, {"kept_by_adam": moved, "weakest": weakest}
     return Severity.INFO, {"keeps_pace": beside, "weakest": weakest}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
+from gradvitals.frameworks.capture import ADAM_EPSILON
 from gradvitals.frameworks.prediction import Prediction
-from gradvitals.signals.measure import Signal
+from gradvitals.signals.measure import Signal, label
 from gradvitals.signals.measure_predicted import Comparison, PredictedGain
 from gradvitals.signals.remedies import remedy_facts
 from gradvitals.signals.rules import direct
-from gradvitals.signals.rules_depth import gain_facts, rule_of
+from gradvitals.signals.rules_depth import GRADIENT_VANISHING, by_updates, gain_facts, rule_of
 from gradvitals.signals.structure import Structure
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
@@ -42,17 +44,46 @@ def judge(
     if seen is not None:
         found += [*_disagreement(comparisons, _copied(seen)), *direct(seen)]
     for gain in gains:
-        found += _over_depth(structure, gain)
+        found += _over_depth(prediction, structure, gain)
     return tuple(sorted(found, key=lambda finding: -finding.severity))
 
 
-def _over_depth(structure: Structure, gain: PredictedGain) -> Iterator[Finding]:
+def _over_depth(prediction: Prediction, structure: Structure, gain: PredictedGain) -> Iterator[Finding]:
     """A finding where little or too much is left."""
     rule = rule_of(gain.direction, gain.left) if gain.fit.differs_from_one else None
-    if rule is not None:
-        site = Site(gain.last if gain.direction == "forward" else gain.first)
-        advice = remedy_facts(structure, rule.name)
-        yield Finding(rule.code, rule.severity, site, {**gain_facts(gain, rule), **advice})
+    if rule is None:
+        return
+    site = Site(gain.last if gain.direction == "forward" else gain.first)
+    severity, outcome = rule.severity, dict[str, Fact]()
+    if rule is GRADIENT_VANISHING:
+        severity, outcome = _outcome(prediction, gain) or (severity, outcome)
+    advice = remedy_facts(structure, rule.name)
+    yield Finding(rule.code, severity, site, {**gain_facts(gain, rule), **outcome, **advice})
+
+
+def _outcome(prediction: Prediction, gain: PredictedGain) -> tuple[Severity, dict[str, Fact]] | None:
+    """What becomes of the first weights by their predicted gradients, as a probe judges it by the measured ones."""
+    batch = next((call.shape[0] for call in prediction.calls if call.shape), 1)
+    scale = 1 / max(batch, 1) if prediction.objective == "random" else 1.0
+    first, last = (_sizes(prediction, path) for path in (gain.first, gain.last))
+    if not first or not last:
+        return None
+    gradient, _, weakest = min(first)
+    pace = min(size / weight for size, weight, _ in first)
+    late = statistics.median(size / weight for size, weight, _ in last)
+    moved = gradient * scale
+    return by_updates(moved / (moved + ADAM_EPSILON), weakest, pace / late)
+
+
+def _sizes(prediction: Prediction, path: str) -> list[tuple[float, float, str]]:
+    """Of the weights that a layer mixes by: the RMS of the gradient and of the entries, and the name."""
+    names = {name for call in prediction.calls if label(call) == path for name in call.parameters}
+    return [
+        (known.gradient.rms, known.weight_rms, known.path)
+        for known in prediction.parameters
+        if known.path in names and len(known.shape) > 1 and known.gradient is not None
+        if known.gradient.rms > 0 and known.weight_rms > 0
+    ]
 
 
 def _unmodelled(prediction: Prediction) -> Iterator[Finding]:

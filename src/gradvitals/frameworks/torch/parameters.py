@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from gradvitals.frameworks.capture import ParameterRecord
+from gradvitals.frameworks.capture import ADAM_EPSILON, ParameterRecord
 from gradvitals.frameworks.torch.layers import is_one_per_unit, written
 from gradvitals.frameworks.torch.moments import moments, parts
 from gradvitals.frameworks.torch.shards import whole
 
-#: Adam's ε, which its step adds to the gradient's size: Kingma and Ba (2015), algorithm 1.
-ADAM_EPSILON = 1e-8
 #: Entries of a gradient that are looked at for the size of a step: enough for two digits.
 _SAMPLED = 2**14
 #: They make their layers by copying one: PyTorch issues 72253 and 86274.
