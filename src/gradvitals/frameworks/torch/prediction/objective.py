@@ -22,7 +22,7 @@ from gradvitals.maths.scatter import Scatter
 from gradvitals.vocabulary.errors import ModelError
 
 #: Draws of the outputs that a loss is asked about, of so many entries in all but for one more.
-_DRAWS, _ROOM = 16, 2**21
+_DRAWS, _ROOM = 16, 2**19
 #: Places whose correlations are drawn exactly; of more, each has a part in common with all others.
 _MOST_DRAWN = 1024
 
@@ -63,23 +63,28 @@ def gradients_at_outputs(
     if not known:
         return {}, "loss"
     generator = torch.Generator().manual_seed(seed)
-    found: dict[Node, list[Field]] = {}
+    draws = {id(tensor): _outputs(known[id(tensor)].field, tensor) for tensor in tensors if id(tensor) in known}
+    found: dict[Node, Field] = {}
+    sizes: dict[Node, list[float]] = {}
     for _ in range(min(_DRAWS, 1 + _ROOM // sum(tensor.numel() for tensor in tensors))):
-        drawn = {
-            id(tensor): _sample(known[id(tensor)].field, tensor, generator).to(home).requires_grad_()
-            for tensor in tensors
-            if id(tensor) in known
-        }
+        drawn = {at: draw(generator).to(home).requires_grad_() for at, draw in draws.items()}
         for at, gradient in _slopes(_swapped(output, drawn, trace, home), loss, drawn).items():
-            found.setdefault(known[at], []).append(_kept(gradient, known[at].field))
-    return {node: _averaged(fields) for node, fields in found.items()}, "loss"
+            if known[at] not in found:
+                found[known[at]] = _kept(gradient, known[at].field)
+            sizes.setdefault(known[at], []).append(float(gradient.double().square().mean()))
+    return {node: _of_average_size(field, sizes[node]) for node, field in found.items()}, "loss"
 
 
-def _sample(field: Field, tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """What one network might return: of the finite width of the layers before, its size departs, too."""
+def _outputs(field: Field, tensor: torch.Tensor) -> Callable[[torch.Generator], torch.Tensor]:
+    """Draws what one network might return: of the finite width of the layers before, its size departs, too."""
     spread = field.inherited.variance
-    departs = math.exp(math.sqrt(spread) / 2 * float(torch.randn((), generator=generator, device="cpu")) - spread / 4)
-    return (drawn_from(field, tuple(tensor.shape), generator) * departs).to(tensor.dtype)
+    draw = _draws(field, tuple(tensor.shape))
+
+    def one(generator: torch.Generator) -> torch.Tensor:
+        departs = math.sqrt(spread) / 2 * float(torch.randn((), generator=generator, device="cpu")) - spread / 4
+        return (draw(generator) * math.exp(departs)).to(tensor.dtype)
+
+    return one
 
 
 def _slopes(output: Any, loss: Callable[[Any], Any], drawn: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
@@ -99,13 +104,12 @@ def _slopes(output: Any, loss: Callable[[Any], Any], drawn: Mapping[int, torch.T
     return {at: gradient for at, gradient in zip(drawn, found, strict=True) if gradient is not None}
 
 
-def _averaged(fields: list[Field]) -> Field:
-    """One draw's gradient in the size that all have on average, which departs as theirs do."""
-    sizes = [field.mean_square for field in fields]
-    if len(fields) == 1 or min(sizes) <= 0:
-        return fields[0]
+def _of_average_size(field: Field, sizes: list[float]) -> Field:
+    """One draw's gradient in the mean square that all have on average, which departs as theirs do."""
+    if len(sizes) == 1 or min(sizes) <= 0:
+        return field
     scatter = Scatter.of(statistics.variance(math.log(size) for size in sizes))
-    return replace(fields[0].scaled(statistics.fmean(sizes) / sizes[0]), inherited=scatter)
+    return replace(field.scaled(statistics.fmean(sizes) / sizes[0]), inherited=scatter)
 
 
 def _of_scalar(output: Any, trace: Trace) -> Any:
@@ -144,40 +148,50 @@ def drawn_from(field: Field, shape: tuple[int, ...], generator: torch.Generator)
 
     Samples beyond those that the field's arrays hold are drawn like them, by themselves.
     """
+    return _draws(field, shape)(generator)
+
+
+def _draws(field: Field, shape: tuple[int, ...]) -> Callable[[torch.Generator], torch.Tensor]:
+    """The same, any number of times: what draws have in common is worked out once."""
     sizes = [axis.size for axis in field.axes]
     held = list(field.second.shape)
     mapped = [at for at, axis in enumerate(field.axes) if axis.is_mapped]
     places = [at for at, axis in enumerate(field.axes) if axis.role is Role.PLACE]
     n = math.prod(held[mapped.index(at)] for at in places)
-    outer = field.outer_mean().reshape(n, n)
-    covariance = field.kernel.reshape(n, n) - outer
     all_places = [sizes[at] for at in places]
-    if n <= _MOST_DRAWN and held[1:] == all_places[1:] and not field.has_pixels:
-        units = [at for at, axis in enumerate(field.axes) if axis.role is Role.UNIT]
-        times = -(-all_places[0] // held[0]) if places else 1
+    if n > _MOST_DRAWN or held[1:] != all_places[1:] or field.has_pixels:
+        return lambda generator: _roughly(field, generator).reshape(shape)
+    covariance = field.kernel.reshape(n, n) - field.outer_mean().reshape(n, n)
+    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    # The symmetric root: eigenvectors alone turn round at the last digit, which isn't the same everywhere.
+    root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
+    units = [at for at, axis in enumerate(field.axes) if axis.role is Role.UNIT]
+    copies = [at for at, axis in enumerate(field.axes) if axis.role is Role.COPY]
+    times = -(-all_places[0] // held[0]) if places else 1
+    order = places + units + copies
+    means = np.concatenate([field.mean] * times)[: all_places[0]] if places else field.mean
+    mean = means.reshape([sizes[at] if field.axes[at].is_mapped else 1 for at in range(len(sizes))])
+
+    def draw(generator: torch.Generator) -> torch.Tensor:
         entries = times * math.prod(sizes[at] for at in units)
         noise = torch.randn((n, entries), generator=generator, dtype=torch.float64, device="cpu").numpy()
-        values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-        # The symmetric root: eigenvectors alone turn round at the last digit, which isn't the same everywhere.
-        root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
         blocks = (root @ noise).reshape(n, times, -1).swapaxes(0, 1)
         if places:
             blocks = blocks.reshape(times * held[0], -1)[: all_places[0]]
-        flat = blocks.reshape(*all_places, *(sizes[at] for at in units))
-        order = places + units
-        copies = [at for at, axis in enumerate(field.axes) if axis.role is Role.COPY]
-        flat = flat.reshape(*flat.shape, *(1 for _ in copies))
-        order += copies
+        flat = blocks.reshape(*all_places, *(sizes[at] for at in units), *(1 for _ in copies))
         flat = flat.transpose(np.argsort(order)) if order else flat
-        means = np.concatenate([field.mean] * times)[: all_places[0]] if places else field.mean
-        mean = means.reshape([sizes[at] if field.axes[at].is_mapped else 1 for at in range(len(sizes))])
-        drawn = np.broadcast_to(flat + mean, sizes)
-        return torch.from_numpy(np.array(drawn)).reshape(shape)
+        return torch.from_numpy(np.array(np.broadcast_to(flat + mean, sizes))).reshape(shape)
+
+    return draw
+
+
+def _roughly(field: Field, generator: torch.Generator) -> torch.Tensor:
+    """Of very many places: each has a part in common with all others."""
     shared = max(min(field.all_pairs() / max(field.mean_square, 1e-300), 1.0), 0.0)
     common = torch.randn([1 if axis.is_mapped else axis.size for axis in field.axes], generator=generator, device="cpu")
-    own = torch.randn(sizes, generator=generator, device="cpu")
+    own = torch.randn([axis.size for axis in field.axes], generator=generator, device="cpu")
     scale = math.sqrt(field.mean_square)
-    return (scale * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)).double().reshape(shape)
+    return (scale * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)).double()
 
 
 def _swapped(output: Any, drawn: Mapping[int, torch.Tensor], trace: Trace, home: torch.device) -> Any:
