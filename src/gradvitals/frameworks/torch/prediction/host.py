@@ -53,11 +53,14 @@ def parameters_on_host(
 
 
 def made_here(options: dict[str, Any]) -> dict[str, Any]:
-    """An operation's keywords, with the CPU for any other device that it is to make something on."""
+    """An operation's keywords, with the CPU for any device with memory that it is to make something on."""
     device = options.get("device")
-    if device is None or torch.device(device).type in _HERE:
-        return options
-    return {**options, "device": torch.device("cpu")}
+    return options if device is None or torch.device(device).type in _HERE else with_values(options)
+
+
+def with_values(options: dict[str, Any]) -> dict[str, Any]:
+    """An operation's keywords, with the CPU for any device: there what it makes has values."""
+    return options if options.get("device") is None else {**options, "device": torch.device("cpu")}
 
 
 def home_of(model: nn.Module, inputs: list[torch.Tensor]) -> torch.device:

@@ -19,7 +19,7 @@ from gradvitals.maths.scatter import COPIED_BACKWARDS, COPIED_FORWARDS, Scatter,
 #: What log E[x²] is off by behind a weight that is a copy of one that came before, which isn't followed.
 _COPIED = 0.12
 #: A mean of a weight's entries that is this many standard errors from zero is meant, and not chance.
-_MEANT = 5.0
+MEANT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def moments_of(value: Constant | Weight) -> Moments:
         return Moments(value.mean, value.second)
     mean, second = value.mean_and_square
     error = math.sqrt(max(second - mean * mean, 0.0) / max(value.held.numel(), 1))
-    return Moments(mean if abs(mean) > _MEANT * error else 0.0, second)
+    return Moments(mean if abs(mean) > MEANT * error else 0.0, second)
 
 
 def contracted(field: Field, dim: int, weight: Moments) -> Field:

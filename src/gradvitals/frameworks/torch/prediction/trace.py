@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_map
 
 from gradvitals.frameworks.torch.prediction import repeated, routes, spectra, writing
-from gradvitals.frameworks.torch.prediction.host import made_here
+from gradvitals.frameworks.torch.prediction.host import made_here, with_values
 from gradvitals.frameworks.torch.prediction.knowledge import Overwritten, Trace, Unmodelled
 from gradvitals.frameworks.torch.prediction.operation import ELEMENTWISE, Operation, rule_for
 from gradvitals.frameworks.torch.prediction.parameter_gradients import Use
@@ -161,7 +161,7 @@ class Tracing(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 results = [_like(func, args, kwargs, tensor) for tensor in made]
             else:
                 swapped = tree_map(lambda item: _swapped(item, real), (args, kwargs))
-                results = nested_tensors(func(*swapped[0], **_on_cpu(swapped[1])))
+                results = nested_tensors(func(*swapped[0], **with_values(swapped[1])))
         known_values = [v for v in values if isinstance(v, Constant)]
         if len(known_values) < len(values):
             known_values = []  # zeros like a signal are no signal
@@ -354,12 +354,6 @@ def _like(func: Any, args: Any, kwargs: Any, made: torch.Tensor) -> torch.Tensor
 
 def _swapped(item: Any, real: Mapping[int, torch.Tensor]) -> Any:
     return real.get(id(item), item) if isinstance(item, torch.Tensor) else item
-
-
-def _on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
-    if kwargs.get("device") is None:
-        return kwargs
-    return {**kwargs, "device": torch.device("cpu")}
 
 
 def _has_fractions(tensor: torch.Tensor) -> bool:
