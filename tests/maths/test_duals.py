@@ -48,3 +48,8 @@ def test_variables_that_come_step_by_step_have_the_kernel_of_all_at_once(functio
 def test_variances_far_below_one_lose_nothing():
     tiny = duals.of(np.tanh, 0.0).kernel(np.array([[1e-12, 5e-13], [5e-13, 1e-12]]))
     np.testing.assert_allclose(tiny, [[1e-12, 5e-13], [5e-13, 1e-12]], rtol=1e-6)
+
+
+def test_variances_far_beyond_the_table_are_at_the_ends_of_the_function():
+    huge = duals.of(np.tanh, 0.0).kernel(np.diag([1e12, 1e60]))
+    np.testing.assert_allclose(huge, np.eye(2), atol=0.02)

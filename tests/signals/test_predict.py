@@ -366,3 +366,37 @@ def test_a_parameter_without_entries_is_no_obstacle():
 
     assert predict(Empty(), torch.randn(4, 8)).findings == ()
     assert probe(Empty(), torch.randn(4, 8)).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(math.nan, "an input is not finite"), (math.inf, "an input is not finite"), (1e100, "sizes leave the range")],
+)
+@pytest.mark.parametrize("kind", ["dense", "recurrent"])
+def test_inputs_of_which_theory_can_say_nothing_are_refused(kind, size, said):
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    model = (dense if kind == "dense" else nn.LSTM(8, 8, batch_first=True)).double()
+    with pytest.raises(InputError, match=said):
+        predict(model, size * torch.ones(4, 5, 8, dtype=torch.float64))
+    with pytest.raises(InputError, match="the batch is empty"):
+        predict(model, torch.ones(0, 5, 8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+def test_a_recurrent_net_is_as_it_was_after_a_forward_pass_that_fails(error):
+    class Fails(nn.LSTM):
+        def forward(self, x):
+            super().forward(x)
+            raise error
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Fails(8, 8, batch_first=True)), torch.randn(4, 5, 8)
+    before, flat = list(model.parameters()), list(model[0]._flat_weights)
+    random = torch.get_rng_state()
+    with pytest.raises((ModelError, KeyboardInterrupt)):
+        predict(model, x)
+    assert all(one is other for one, other in zip(before, model.parameters(), strict=True))
+    assert all(one is other for one, other in zip(flat, model[0]._flat_weights, strict=True))
+    assert torch.equal(random, torch.get_rng_state())
+    assert not model[0]._forward_hooks

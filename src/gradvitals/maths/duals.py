@@ -89,7 +89,7 @@ class Duals:
         """The expansion for variables of these variances, (n,)."""
         found = self._at(np.log(np.clip(variance, _LEAST, _MOST)))
         a, second, left, answer, kurtosis = np.split(found, [_ORDER, _ORDER + 1, _ORDER + 2, _ORDER + 3], axis=1)
-        scale = variance[:, None] if self._scaled else 1.0
+        scale = np.minimum(variance, _MOST)[:, None] if self._scaled else 1.0  # beyond, it is at its ends
         a, left = a * np.sqrt(scale), np.sqrt(np.maximum(left * scale, 0.0))
         return Rows(a[:, 0], (second * scale)[:, 0], a, left[:, 0], answer[:, 0], kurtosis[:, 0])
 

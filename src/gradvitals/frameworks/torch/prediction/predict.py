@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map
@@ -20,6 +21,7 @@ from gradvitals.frameworks.prediction import (
     Prediction,
     UnmodelledOperation,
 )
+from gradvitals.frameworks.torch.inputs import validate
 from gradvitals.frameworks.torch.layers import written
 from gradvitals.frameworks.torch.objective import output_tensors, tensors_in
 from gradvitals.frameworks.torch.prediction import rules  # noqa: F401 - fills the table of rules
@@ -59,7 +61,8 @@ def predict(
     Raises
     ------
     InputError
-        On a model that isn't a module, or weights that aren't finite.
+        On a model that isn't a module, an empty batch, inputs or weights that aren't finite, or sizes whose fourth
+        powers leave the range of float64.
     ModelError
         When the model or the loss raises.
 
@@ -71,11 +74,13 @@ def predict(
             f"got {type(model).__name__} {case.subject!r}",
             "pass a torch.nn.Module; a plain function has no weights to predict from",
         )
+    validate(case, valueless=True)
     kinds = ["meta"] if _is_meta(model, case) else ["fake", "real"]
     state = RandomState.capture()
     try:
         for kind in kinds:
-            with caches_emptied(model), _kept(model, case, kind):
+            quiet = np.errstate(over="ignore", invalid="ignore")  # what leaves the range is told once, by an error
+            with caches_emptied(model), _kept(model, case, kind), quiet:
                 trace = Trace()
                 trace.drawing.allowed = draws
                 try:
@@ -86,6 +91,12 @@ def predict(
                             raise
                         continue
                     return _predicted(model, case, kind, seed, trace, calls, output, assumed)
+                except OverflowError as error:
+                    raise InputError(
+                        "sizes leave the range of numbers",
+                        f"{case.subject}: squares of squares beyond 1e308 ({error})",
+                        "look at the inputs' and weights' sizes with gradvitals.probe, and bring them nearer to one",
+                    ) from error
                 finally:
                     trace.drawing.close()
     finally:
@@ -132,6 +143,8 @@ def _followed(
         try:
             with calls.listening(), mode:
                 output = model(*args, **kwargs)
+        except OverflowError:  # ours: theory squares squares
+            raise
         except Exception as error:
             raise ModelError(
                 "the model raised in its forward pass",

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from gradvitals.frameworks.torch.prediction.knowledge import Trace
-from gradvitals.frameworks.torch.prediction.linear import moments_of
+from gradvitals.frameworks.torch.prediction.linear import MEANT, moments_of
 from gradvitals.frameworks.torch.prediction.operation import Pullback, Step
 from gradvitals.frameworks.torch.prediction.parameter_gradients import Use
 from gradvitals.frameworks.torch.prediction.values import Constant, Node, Weight
@@ -34,9 +34,7 @@ if TYPE_CHECKING:  # importing it takes as long as half of gradvitals
 #: Arguments of the functions that are taken over: input, states, weights, whether there are biases, layers, dropout,
 #: whether it is training, whether it is bidirectional, whether the batch comes first.
 _ARGUMENTS = 9
-#: A mean of a bias that is this many standard errors from zero is meant, and not chance.
-_MEANT = 5.0
-#: Means of what goes in, by its RMS, beyond which it isn't of zero mean.
+#: Means of what goes in, by its RMS, beyond which it isn't of zero mean: they make 0.25 % of its square.
 _CENTRED = 0.05
 
 
@@ -51,6 +49,13 @@ class _Direction:
 
 def followed(trace: Trace, name: str, args: Sequence[Any]) -> Any:
     """What a recurrent function returns, with all that is known of it; None where it has to be spelled out."""
+    try:
+        return _followed(trace, name, args)
+    except (ValueError, IndexError, NotImplementedError):  # what is unusual in a way that wasn't asked for
+        return None
+
+
+def _followed(trace: Trace, name: str, args: Sequence[Any]) -> Any:
     if name not in CELLS or len(args) != _ARGUMENTS or not isinstance(args[2], (list, tuple)):
         return None
     x, states, weights, has_bias, layers, dropout, training, both_ways, batch_first = args
@@ -271,7 +276,7 @@ def _bias(known: Sequence[Any], gate: int, units: int) -> Bias:
         if isinstance(value, Weight):
             second += value.second
     spread = math.sqrt(max(second - mean * mean, 0.0) / max(units, 1))
-    if abs(mean) <= _MEANT * spread:
+    if abs(mean) <= MEANT * spread:
         return Bias(0.0, second)
     rounded = round(mean, 3)
     return Bias(rounded, max(second - rounded * rounded, 0.0))
@@ -280,7 +285,7 @@ def _bias(known: Sequence[Any], gate: int, units: int) -> Bias:
 def _alike(biases: list[Bias], units: int) -> list[Bias]:
     """The same for all gates whose biases differ by chance only: they are evaluated once."""
     variances = [bias.variance for bias in biases]
-    if any(bias.mean for bias in biases) or max(variances) > (1 + _MEANT * math.sqrt(2 / units)) * min(variances):
+    if any(bias.mean for bias in biases) or max(variances) > (1 + MEANT * math.sqrt(2 / units)) * min(variances):
         return biases
     return [Bias(0.0, sum(variances) / len(variances))] * len(biases)
 
