@@ -132,8 +132,8 @@ class Fill:
     ----------
     weight : Weight
     draw : str
-        ``"normal"``, ``"uniform"``, ``"truncated-normal"``, ``"orthogonal"``, ``"delta-orthogonal"``, ``"ones"``,
-        ``"constant"``.
+        ``"normal"``, ``"uniform"``, ``"truncated-normal"``, ``"orthogonal"``, ``"delta-orthogonal"``,
+        ``"difference-orthogonal"``, ``"ones"``, ``"constant"``.
     std : float
         Standard deviation of the entries; for orthogonal ones their root mean square, for constant ones their value.
     centre : float

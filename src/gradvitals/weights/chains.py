@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from gradvitals.frameworks.capture import Call
 from gradvitals.frameworks.weights import UNMIRRORED, Mirror, Weight
 from gradvitals.maths.tailoring import ZETA, mean_rules
-from gradvitals.weights.images import mixed_calls, read_at_once
-from gradvitals.weights.mirrors import mirrors
+from gradvitals.weights.images import averaged_calls, mixed_calls, read_at_once
+from gradvitals.weights.mirrors import in_paired_chains, mirrors
 from gradvitals.weights.neighbours import Neighbours, is_normalisation
 from gradvitals.weights.prices import prices
 
@@ -25,25 +25,28 @@ class Chain:
         Activations, each fed by one layer, that a signal passes one after the other on the longest way through here.
     depth_before : int
         The same of the layer before.
-    mixing : int
-        How many of them stand behind a convolution that has to mix positions.
     mixed : bool
         Of a convolution: whether positions needn't be mixed here, for either each has seen the whole image before, or a
         layer behind reads all of them at once.
+    averaged : bool
+        Of a convolution: whether all positions are averaged right behind its activation.
     zeta, zeta_before : float
         What the nonlinearity of the whole chain may cost, here and at the layer before.
     mirror : Mirror
         Which of the layer's sides can come in halves of opposite sign.
+    paired : bool
+        Whether other layers of the chain come so.
 
     """
 
     depth: int = 1
     depth_before: int = 1
-    mixing: int = 1
     mixed: bool = False
+    averaged: bool = False
     zeta: float = ZETA
     zeta_before: float = ZETA
     mirror: Mirror = UNMIRRORED
+    paired: bool = False
 
 
 def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Sequence[Weight]) -> Mapping[str, Chain]:
@@ -52,12 +55,12 @@ def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Seq
     ruled = {at for at, call in enumerate(calls) if _mixes(call, shapes) and _mean_rules(call, around)}
     averaged = ruled - read_at_once(calls, shapes)
     mixed = mixed_calls(calls, shapes)
-    mixing = [_mixes(call, shapes) and index not in mixed for index, call in enumerate(calls)]
-    kept = {path for index, call in enumerate(calls) if mixing[index] for path in call.parameters}
-    mirror_of = mirrors(calls, around, weights, kept)
+    last = averaged_calls(calls, shapes)
+    comparing = {path for index in last for path in calls[index].parameters}
+    mirror_of = mirrors(calls, around, weights, comparing)
+    paired = in_paired_chains(calls, mirror_of)
     acts = [_feeds_activation(call, around) for call in calls]
     depths = _through(calls, acts)
-    counts = _through(calls, [act * mixes for act, mixes in zip(acts, mixing, strict=True)])
     zetas = prices(calls, acts, depths, averaged, _ends)
     found: dict[str, Chain] = {}
     for index, call in enumerate(calls):
@@ -69,11 +72,12 @@ def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Seq
             own = Chain(
                 depths[index],
                 depths[before],
-                counts[index],
                 mixed=index in mixed,
+                averaged=index in last,
                 zeta=zetas[index],
                 zeta_before=zetas[before],
                 mirror=mirror,
+                paired=path in paired,
             )
             found.setdefault(path, own)
     return found

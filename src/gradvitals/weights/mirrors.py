@@ -13,39 +13,56 @@ from gradvitals.weights.neighbours import Neighbours, is_normalisation
 
 
 def mirrors(
-    calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Iterable[Weight], mixing: AbstractSet[str]
+    calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Iterable[Weight], bent: AbstractSet[str]
 ) -> Mapping[str, Mirror]:
     """By a weight's path: which of its sides can come in halves of opposite sign.
 
     A layer's units can, where they reach one activation and behind it only layers that read nothing else. Grouped
-    convolutions, odd widths, weights used several times, and what stays as it is can't; those that have to mix the
-    positions of an image (``mixing``) don't, for in pairs they would not bend. In pairs and alone, an
+    convolutions, odd widths, weights used several times, and what stays as it is can't; those that have to bend
+    (``bent``) don't, for in pairs they would not. In pairs and alone, an
     activation works at inputs of different size, unless it is a ReLU or its like; so of all others either all layers of
     a chain are mirrored or none.
     """
     able = {
         weight.path: weight
         for weight in weights
-        if weight.role == "mixing" and weight.obstacle is None and weight.path not in mixing
+        if weight.role == "mixing" and weight.obstacle is None
     }
     layer_of = {index: path for index, call in enumerate(calls) if (path := _only_weight(call, able))}
     uses = Counter(layer_of.values())
-    readers: dict[int, list[int]] = {}
-    for index in range(len(calls)):
-        for feeder in _feeders(index, calls):
-            readers.setdefault(feeder, []).append(index)
+    readers = _readers(calls)
     pairs: dict[str, list[str]] = {}
     for index, path in layer_of.items():
         reading = readers.get(index, [])
         alone = bool(reading) and all(at in layer_of and _feeders(at, calls) == {index} for at in reading)
         known = alone and around[path].feeds and uses[path] == 1
         followers = [able[layer_of[at]] for at in reading] if known else []
-        if known and _pairs(able[path], 0) and all(_reads(follower, around, path) for follower in followers):
+        if known and path not in bent and _pairs(able[path], 0) and all(_reads(follower, around, path) for follower in followers):
             pairs[path] = [follower.path for follower in followers]
-    for path in _in_broken_chains(calls, readers, around, pairs.keys() | mixing):
+    for path in _in_broken_chains(calls, readers, around, pairs.keys() | bent):
         pairs.pop(path, None)
     inputs = {follower for followers in pairs.values() for follower in followers}
     return {path: Mirror(path in pairs, path in inputs) for path in able}
+
+
+def in_paired_chains(calls: Sequence[Call], mirror_of: Mapping[str, Mirror]) -> set[str]:
+    """Layers in whose chain the units of some are mirrored."""
+    chain = _chain_of(calls, _readers(calls))
+    paired = {
+        chain[index]
+        for index, call in enumerate(calls)
+        if any(path in mirror_of and mirror_of[path].units for path in call.parameters)
+    }
+    return {path for index, call in enumerate(calls) if chain[index] in paired for path in call.parameters}
+
+
+def _readers(calls: Sequence[Call]) -> Mapping[int, Sequence[int]]:
+    """By call: those that it feeds."""
+    found: dict[int, list[int]] = {}
+    for index in range(len(calls)):
+        for feeder in _feeders(index, calls):
+            found.setdefault(feeder, []).append(index)
+    return found
 
 
 def _in_broken_chains(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from gradvitals.weights.neighbours import Neighbours
 
 #: Biases of an LSTM's input, forget, cell and output gates: cells keep what they hold (Jozefowicz et al., 2015).
 FORGET = (0.0, 1.0, 0.0, 0.0)
+#: The draw of kernels that subtract neighbouring positions.
+COMPARING = "difference-orthogonal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class Recipe:
     activation : str
         The activation that follows, ``""`` where there is none.
     scheme : str
-        ``"lecun"``, ``"xavier"``, ``"he"``, ``"orthogonal"``, ``"delta_orthogonal"``, ``"normal"``, ``"constant"`` or
-        ``"untouched"``.
+        ``"lecun"``, ``"xavier"``, ``"he"``, ``"orthogonal"``, ``"delta_orthogonal"``,
+        ``"difference_orthogonal"``, ``"normal"``, ``"constant"`` or ``"untouched"``.
     draw : str
         As in :class:`Fill`, or ``""`` where nothing is drawn.
     std : float or None
@@ -99,9 +101,9 @@ class Recipe:
         if self.goal is None:
             offsets = FORGET if self.bias == "forget" else ()
             return Fill(self.weight, self.draw, self.std or 0.0, self.centre, self.shift, self.mirror, offsets=offsets)
-        is_mixing = self.draw == "orthogonal" and self.centre != 0 and is_convolution(self.weight)
+        mixes = self.draw in {"orthogonal", COMPARING} and is_convolution(self.weight)
         std = 1.0 / math.sqrt(fan_in(self.weight))
-        return Fill(self.weight, self.draw, std, mirror=self.mirror, balanced=is_mixing or self.bias == "rows")
+        return Fill(self.weight, self.draw, std, mirror=self.mirror, balanced=(mixes and self.centre != 0) or self.bias == "rows")
 
 
 def plain(place: Place, scheme: str, reason: str, gain: float = 1.0) -> Recipe:
@@ -159,6 +161,11 @@ def orthogonal_scheme(place: Place) -> str:
     weight = place.weight
     widens = len(weight.shape) > 1 and weight.shape[1] < weight.shape[0] // weight.layout.blocks
     return "delta_orthogonal" if is_convolution(weight) and place.chain.mixed and not widens else "orthogonal"
+
+
+def comparing(recipe: Recipe) -> Recipe:
+    """The same matrices in kernels that subtract neighbouring positions."""
+    return replace(recipe, scheme="difference_orthogonal", draw=COMPARING)
 
 
 def negative_slope(phi: Activation | None) -> float:

@@ -122,8 +122,9 @@ def _draw(item: Fill, target: nn.Parameter, seed: int) -> torch.Tensor:
     generator = generator_for(weight.path, seed)
     if item.draw == "truncated-normal":
         return truncated_normal(shape, generator, dtype) * item.std
-    kernel = tuple(target.shape[2:]) if item.draw == "delta-orthogonal" else ()
-    return orthogonal(shape, generator, dtype, kernel=kernel, mirror=item.mirror) * item.std
+    compares = item.draw == "difference-orthogonal"
+    kernel = tuple(target.shape[2:]) if compares or item.draw == "delta-orthogonal" else ()
+    return orthogonal(shape, generator, dtype, kernel=kernel, compares=compares, mirror=item.mirror) * item.std
 
 
 def _dtype(target: torch.Tensor) -> torch.dtype:

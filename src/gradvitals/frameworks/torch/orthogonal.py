@@ -16,6 +16,7 @@ def orthogonal(
     dtype: torch.dtype,
     *,
     kernel: tuple[int, ...] = (),
+    compares: bool = False,
     mirror: Mirror = UNMIRRORED,
 ) -> torch.Tensor:
     """Draw orthogonal matrices whose entries have mean square 1, of shape (blocks, units, inputs · kernel).
@@ -27,6 +28,8 @@ def orthogonal(
     dtype : torch.dtype
     kernel : tuple of int
         Where given, the matrices stand in the middle of kernels of this shape that are zero elsewhere.
+    compares : bool
+        The kernels subtract what stands beside the middle, each unit's on a side of its own: every kernel sums to zero.
     mirror : Mirror
         Halves of opposite sign; their sides are even.
 
@@ -53,7 +56,13 @@ def orthogonal(
     if not kernel:
         return drawn
     whole = torch.zeros((blocks, units, inputs, size), dtype=dtype, device="cpu")
-    whole[..., _middle(kernel)] = drawn * math.sqrt(size)
+    if not compares:
+        whole[..., _middle(kernel)] = drawn * math.sqrt(size)
+        return whole.reshape(shape)
+    beside = _beside(kernel)
+    for unit in range(units):
+        whole[:, unit, :, _middle(kernel)] = drawn[:, unit] * math.sqrt(size / 2)
+        whole[:, unit, :, beside[unit % len(beside)]] = -drawn[:, unit] * math.sqrt(size / 2)
     return whole.reshape(shape)
 
 
@@ -87,6 +96,15 @@ def _one(noise: torch.Tensor) -> torch.Tensor:
     q = q * torch.where(torch.diagonal(r) < 0, -1.0, 1.0)
     oriented: torch.Tensor = q if noise.shape[0] >= noise.shape[1] else q.T
     return oriented
+
+
+def _beside(kernel: tuple[int, ...]) -> list[int]:
+    """The flat indices of the middle's neighbours along each axis."""
+    middle, found, stride = _middle(kernel), [], 1
+    for length in reversed(kernel):
+        found += [middle + step * stride for step in (-1, 1) if 0 <= length // 2 + step < length]
+        stride *= length
+    return found
 
 
 def _middle(kernel: tuple[int, ...]) -> int:
