@@ -55,6 +55,22 @@ def test_auto_keeps_signal_and_gradient_level_over_a_plain_network(activation):
     assert backward <= 2.5
 
 
+class Squared(nn.Module):
+    def forward(self, x):
+        return torch.relu(x).square()
+
+
+@pytest.mark.parametrize("activation", [nn.Mish, Squared])
+def test_activations_that_make_more_of_a_larger_signal_stay_level_on_new_data(activation):
+    for seed in range(3):
+        model = deep(activation, depth=40, width=64)
+        x, new = (torch.randn(256, 64, generator=torch.Generator().manual_seed(at)) for at in (seed, 9))
+        init_(model, x, seed=seed)
+        forward, backward = spreads(model, new)
+        assert forward < 1.06
+        assert backward < 2.5
+
+
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid])
 @pytest.mark.parametrize("pooled", [False, True], ids=["flatten", "average pool"])
 def test_auto_keeps_signal_and_gradient_level_over_convolutions(activation, pooled):

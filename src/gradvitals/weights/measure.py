@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradvitals.frameworks.between import Between
 from gradvitals.frameworks.capture import Call, Capture
 from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.weights import Weight
 from gradvitals.vocabulary.errors import InputError
 from gradvitals.weights.chains import Chain, chains
+from gradvitals.weights.elementwise import with_functions
 from gradvitals.weights.neighbours import Neighbours, neighbours
 
 
@@ -30,6 +32,8 @@ class Survey:
         What was recorded, or assumed where there was nothing to run.
     order : str
         ``"dataflow"`` where the model was run, ``"modules"`` where the order of its modules was assumed.
+    between : tuple of Between or None
+        What the model does elementwise between its layers; None where it wasn't run to see that.
 
     """
 
@@ -38,6 +42,7 @@ class Survey:
     chains: Mapping[str, Chain]
     calls: tuple[Call, ...]
     order: str
+    between: tuple[Between, ...] | None = None
 
 
 def module_of(case: Case) -> Any:
@@ -66,18 +71,21 @@ def module_of(case: Case) -> Any:
     return model
 
 
-def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
+def survey(case: Case, *, seed: int = 0, seen: Capture | None = None, like: Survey | None = None) -> Survey:
     """Look at every weight of a case's model, changing nothing.
 
     Parameters
     ----------
     case : Case
-        With inputs, the model is run once to see what follows what (on the meta device without computing anything);
-        without, the order of its modules is assumed.
+        With inputs, the model is run once to see what follows what (on the meta device without computing anything), and
+        once more, where it is written by hand, to see what it does between its layers. Without, the order of its
+        modules is assumed.
     seed : int
         Of the random generators for that pass.
     seen : Capture, optional
         A pass that was recorded already.
+    like : Survey, optional
+        Of the same model with other weights: what it does between its layers isn't looked for again.
 
     Raises
     ------
@@ -88,6 +96,7 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
 
     """
     model = module_of(case)
+    from gradvitals.frameworks.torch.between import functions_between
     from gradvitals.frameworks.torch.capture import capture
     from gradvitals.frameworks.torch.inputs import validate
     from gradvitals.frameworks.torch.materialise import is_on_meta
@@ -104,5 +113,10 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
         validate(case, valueless=True)
         calls, order = calls_in_module_order(model), "modules"
     functions = {call.path: (call.kind, call.shape[-1]) for call in calls if call.path in call.parameters}
-    weights, around = weights_of(model, functions), neighbours(calls, own_activations(model, calls))
-    return Survey(weights, around, chains(calls, around, weights), calls, order)
+    weights = weights_of(model, functions)
+    between = like.between if like else None
+    if like is None and (case.args or case.kwargs) and not is_on_meta(model):
+        between = functions_between(case, [weight.path for weight in weights if weight.role == "mixing"], seed=seed)
+    written, own = with_functions(calls, own_activations(model, calls), between or ())
+    around = neighbours(written, own)
+    return Survey(weights, around, chains(written, around, weights), calls, order, between)

@@ -7,13 +7,10 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
 from gradvitals.frameworks.capture import Call
-from gradvitals.maths.tailoring import ZETA
+from gradvitals.maths.tailoring import LEAST, ZETA
 
 #: Largest ratio of the gradient's deviations over a plain network: 2.5, less a sixth for what theory leaves out.
 _RANGE = 2.5 / 1.2
-#: Where growing widths use all of that up, a chain has to bend all the same.
-#: At 1.1 the network with a fourfold growth below reaches 92.2 %.
-_LEAST = 1.1
 #: Where positions are averaged in the end, and a mean rules that says nothing: of a nearly linear function the average
 #: tells no more than the image's mean. Measured (digits, 50 sigmoid convolutions, average pool, 200 Adam steps, draw
 #: by draw): 73 to 87 % at 4 (seven), 61 to 79 % at 2 (three); at 5.5 gradients differ by 4.6.
@@ -61,7 +58,7 @@ def prices(
         if pooled[index]:
             found.append(max(ZETA, min(left, _AVERAGED, _LARGEST_CHI ** depths[index])))
         elif len(call.shape) == 2 and shrunk[index] == 1:
-            found.append(max(min(ZETA, left), _LEAST))
+            found.append(max(min(ZETA, left), LEAST))
         else:
             found.append(ZETA)
     return found

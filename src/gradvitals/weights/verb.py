@@ -108,7 +108,7 @@ def plan_init(
         tables=(plan_table(plan),),
         settings=_settings(plan, distribution, seed, only, skip),
         environment=environment(),
-        cost=_cost(started, forwards=int(found.order == "dataflow")),
+        cost=_cost(started, forwards=int(found.order == "dataflow") + (found.between is not None)),
     )
 
 
@@ -222,7 +222,7 @@ def init_(
         if goals:
             write(module, fits(case, goals, seed=seed))
         after = capture(case, seed=seed) if runs else None
-        findings += judge(survey(case, seed=seed, seen=after))
+        findings += judge(survey(case, seed=seed, seen=after, like=found))
         if before is not None and after is not None:
             findings += judge_signal(signal(after))
             tables += [
@@ -242,7 +242,7 @@ def init_(
             tables=tuple(tables),
             settings=settings,
             environment=environment(),
-            cost=_cost(started, forwards=2 * runs + bool(goals), backwards=2 * runs),
+            cost=_cost(started, forwards=2 * runs + (found.between is not None) + bool(goals), backwards=2 * runs),
         )
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from gradvitals.frameworks.case import Case
-from gradvitals.frameworks.torch import layers, shards
+from gradvitals.frameworks.torch import shards
 from gradvitals.frameworks.torch.fill import matrices
 from gradvitals.frameworks.torch.inputs import validate
+from gradvitals.frameworks.torch.products import Product, Products, name_of
 from gradvitals.frameworks.torch.shards import whole
 from gradvitals.frameworks.torch.stance import run_eagerly
 from gradvitals.frameworks.torch.state import preserved, seed_everything
@@ -85,65 +85,40 @@ def write(model: nn.Module, found: Iterable[Fit]) -> None:
                 shards.write(bias, shift.reshape(bias.shape))
 
 
-class _Fitter(TorchFunctionMode):
-    """Sees every product with a weight, inside of modules and between them."""
+class _Fitter(Products):
+    """Brings the output of every product with a goal there."""
 
     def __init__(self, model: nn.Module, goals: Mapping[str, Goal]) -> None:
-        super().__init__()
+        super().__init__(model, goals)
         self._goals = goals
         self.found: dict[str, Fit] = {}
-        self._paths = {id(parameter): path for path, parameter in model.named_parameters()}
-        # wrappers such as FSDP put other tensors in place of the parameters while a module runs
-        self._handles = [
-            module.register_forward_pre_hook(self._names(prefix))
-            for prefix, module in model.named_modules()
-            if not isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters(recurse=False))
-        ]
-
-    def close(self) -> None:
-        """Remove every hook."""
-        for handle in self._handles:
-            handle.remove()
-
-    def _names(self, prefix: str) -> Callable[[nn.Module, Any], None]:
-        def entered(module: nn.Module, _args: Any) -> None:
-            for name, parameter in module.named_parameters(recurse=False):
-                self._paths.setdefault(id(parameter), f"{prefix}.{name}".lstrip("."))
-
-        return entered
 
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "").strip("_")
-        if name == _ATTENTION:
+        if name_of(func) == _ATTENTION:
             return self._attended(output, args, dict(kwargs or {}))
-        if name not in layers.PRODUCTS or not isinstance(output, torch.Tensor):
+        found = self.product(func, args, kwargs or {})
+        if found is None or not isinstance(output, torch.Tensor):
             return output
-        given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, torch.Tensor)]
-        weight = next((value for value in given if self._paths.get(id(value)) in self._goals), None)
-        if weight is None:
-            return output
-        signal = next((value for value in given if id(value) not in self._paths), None)
-        return self._reached(weight, output, signal, layers.product_axis(name))
+        return self._reached(found, output)
 
     def _attended(self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Packed attention is linear in its last projection, the only weight whose effect can be told from outside."""
         weight = args[_OUT_PROJECTION] if len(args) > _OUT_PROJECTION else kwargs.get("out_proj_weight")
-        if weight is None or self._paths.get(id(weight)) not in self._goals or not isinstance(output, tuple):
+        path = self.path_of(weight)
+        if weight is None or path is None or not isinstance(output, tuple):
             return output
-        return (self._reached(weight, output[0], None, -1), *output[1:])
+        return (self._reached(Product(path, weight, None, -1), output[0]), *output[1:])
 
-    def _reached(
-        self, weight: torch.Tensor, output: torch.Tensor, signal: torch.Tensor | None, axis: int
-    ) -> torch.Tensor:
+    def _reached(self, product: Product, output: torch.Tensor) -> torch.Tensor:
         """What comes out once the goal is reached."""
-        path = self._paths[id(weight)]
+        path, weight, signal = product.path, product.weight, product.signal
         goal = self._goals[path]
         with torch._C.DisableTorchFunction():  # noqa: SLF001
             centre = _mean(signal) if goal.centred and len(goal.weight.biases) == 1 and signal is not None else 0.0
-            sums = _along(_row_sums(weight, goal.weight), output, axis) if goal.weight.biases else None
+            sums = _along(_row_sums(weight, goal.weight), output, product.axis) if goal.weight.biases else None
             if path not in self.found:
                 centred = output if sums is None else output - centre * sums
                 size = float(centred.detach().double().square().mean().sqrt()) if output.numel() else 0.0

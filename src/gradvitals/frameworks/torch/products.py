@@ -1,0 +1,92 @@
+"""See every product with a weight while a model runs, inside of modules and between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from gradvitals.frameworks.torch import layers
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One product with a weight.
+
+    Parameters
+    ----------
+    path : str
+        Of the weight.
+    weight : torch.Tensor
+    signal : torch.Tensor or None
+        What the weight is multiplied with.
+    axis : int
+        The axis of the output along which its units lie, negative.
+
+    """
+
+    path: str
+    weight: torch.Tensor
+    signal: torch.Tensor | None
+    axis: int
+
+
+class Products(TorchFunctionMode):
+    """Says of a function call which weight it multiplies by.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    wanted : container of str
+        Paths of the weights to look for.
+
+    """
+
+    def __init__(self, model: nn.Module, wanted: Container[str]) -> None:
+        super().__init__()
+        self._wanted = wanted
+        self._paths = {id(parameter): path for path, parameter in model.named_parameters()}
+        # wrappers such as FSDP put other tensors in place of the parameters while a module runs
+        self._handles = [
+            module.register_forward_pre_hook(self._names(prefix))
+            for prefix, module in model.named_modules()
+            if not isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters(recurse=False))
+        ]
+
+    def close(self) -> None:
+        """Remove every hook."""
+        for handle in self._handles:
+            handle.remove()
+
+    def path_of(self, tensor: Any) -> str | None:
+        """The path of a weight that is looked for; None of every other thing."""
+        path = self._paths.get(id(tensor))
+        return path if path in self._wanted else None
+
+    def product(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Product | None:
+        """The product that a call is; None where it is another one."""
+        name = name_of(func)
+        if name not in layers.PRODUCTS:
+            return None
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        weight = next((value for value in given if self.path_of(value) is not None), None)
+        if weight is None:
+            return None
+        signal = next((value for value in given if id(value) not in self._paths), None)
+        return Product(self._paths[id(weight)], weight, signal, layers.product_axis(name))
+
+    def _names(self, prefix: str) -> Callable[[nn.Module, Any], None]:
+        def entered(module: nn.Module, _args: Any) -> None:
+            for name, parameter in module.named_parameters(recurse=False):
+                self._paths.setdefault(id(parameter), f"{prefix}.{name}".lstrip("."))
+
+        return entered
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """A function's name without underscores at its ends."""
+    return getattr(func, "__name__", "").strip("_")
