@@ -209,19 +209,19 @@ def mean_rules(phi: Activation) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def shifted_point(phi: Activation, alpha: float, depth: int, *, zeta: float = ZETA) -> WorkingPoint:
-    """The shift at which a given stretch comes nearest to χ = ζ^(1/depth): where a few layers have to do the bending.
+def shifted_point(phi: Activation, alpha: float) -> WorkingPoint:
+    """The shift at which φ, at a given stretch, bends as much as a whole chain may: χ nearest to ζ.
 
     >>> from gradvitals.maths.activations import activation
-    >>> point = shifted_point(activation("tanh"), 0.4, 4)
-    >>> round(point.beta, 1), round(point.chi, 2)
-    (-1.3, 1.17)
+    >>> point = shifted_point(activation("relu"), 1.0)
+    >>> round(point.beta, 2), round(point.chi, 2)
+    (-0.85, 2.15)
     """
     shifts = np.linspace(*_SHIFTS, _LINE.size)
     chi, _, square, power = _line(phi, np.full(len(shifts), alpha), shifts)
     sound = square > _STEEPEST_SHARE**2 * float(np.max(np.abs(phi.slope(_LINE)))) ** 2
-    off = np.where(sound, np.abs(chi - zeta ** (1.0 / depth)), math.inf)
-    near = off <= np.min(off) + 0.1 * (zeta ** (1.0 / depth) - 1)
+    off = np.where(sound, np.abs(chi - ZETA), math.inf)
+    near = off <= np.min(off) + 0.1 * (ZETA - 1)
     return point_at(phi, alpha, float(shifts[np.argmin(np.where(near, power, math.inf))]))
 
 

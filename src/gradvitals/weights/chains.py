@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gradvitals.frameworks.capture import Call
 from gradvitals.frameworks.weights import UNMIRRORED, Mirror, Weight
-from gradvitals.maths.tailoring import ZETA, mean_rules
-from gradvitals.weights.images import averaged_calls, mixed_calls, read_at_once
+from gradvitals.maths.tailoring import ZETA
+from gradvitals.weights.images import averaged_calls, mixed_calls
 from gradvitals.weights.mirrors import in_paired_chains, mirrors
 from gradvitals.weights.neighbours import Neighbours, is_normalisation
 from gradvitals.weights.prices import prices
@@ -52,16 +51,15 @@ class Chain:
 def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Sequence[Weight]) -> Mapping[str, Chain]:
     """The chain of every call with weights, by the paths of its parameters."""
     shapes = {weight.path: weight.shape for weight in weights}
-    ruled = {at for at, call in enumerate(calls) if _mixes(call, shapes) and _mean_rules(call, around)}
-    averaged = ruled - read_at_once(calls, shapes)
     mixed = mixed_calls(calls, shapes)
-    last = averaged_calls(calls, shapes)
+    biased = {weight.path for weight in weights if len(weight.biases) == 1}
+    last = {at for at in averaged_calls(calls, shapes) if biased.issuperset(calls[at].parameters[:1])}
     comparing = {path for index in last for path in calls[index].parameters}
     mirror_of = mirrors(calls, around, weights, comparing)
     paired = in_paired_chains(calls, mirror_of)
     acts = [_feeds_activation(call, around) for call in calls]
     depths = _through(calls, acts)
-    zetas = prices(calls, acts, depths, averaged, _ends)
+    zetas = prices(calls, acts, _ends)
     found: dict[str, Chain] = {}
     for index, call in enumerate(calls):
         if not call.has_weights:
@@ -81,17 +79,6 @@ def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Seq
             )
             found.setdefault(path, own)
     return found
-
-
-def _mean_rules(call: Call, around: Mapping[str, Neighbours]) -> bool:
-    """Whether the activation behind a layer is one whose mean says more than what varies, and can't be paired away."""
-    acting = [near.after for path in call.parameters if (near := around.get(path)) and near.feeds]
-    return any(phi is not None and mean_rules(phi) for phi in acting)
-
-
-def _mixes(call: Call, shapes: Mapping[str, Sequence[int]]) -> bool:
-    """Whether it is a convolution with a kernel of more than one entry."""
-    return call.has_weights and any(math.prod(shapes.get(path, ())[2:]) > 1 for path in call.parameters)
 
 
 def _layer_before(index: int, calls: Sequence[Call], depths: Sequence[int]) -> int:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from gradvitals.frameworks.capture import Call
 
 #: Shortest side of an image whose neighbouring positions are compared: of a shorter one more than a quarter of the
-#: positions lie at a border, and have no neighbour on that side.
+#: positions lie at a border, and have no neighbour on that side. Measured (digits, 40 ReLU convolutions whose last
+#: images are 2 × 2, average pool, three seeds): 96.2 % without comparing, 93.2 % with it.
 _SHORTEST_SIDE = 4
 #: Pooling that chooses among positions, and averages none.
 _CHOOSING = "maxpool"

@@ -19,15 +19,11 @@ def mirrors(
 
     A layer's units can, where they reach one activation and behind it only layers that read nothing else. Grouped
     convolutions, odd widths, weights used several times, and what stays as it is can't; those that have to bend
-    (``bent``) don't, for in pairs they would not. In pairs and alone, an
+    (``bent``) don't, for in pairs they might not. In pairs and alone, an
     activation works at inputs of different size, unless it is a ReLU or its like; so of all others either all layers of
     a chain are mirrored or none.
     """
-    able = {
-        weight.path: weight
-        for weight in weights
-        if weight.role == "mixing" and weight.obstacle is None
-    }
+    able = {weight.path: weight for weight in weights if weight.role == "mixing" and weight.obstacle is None}
     layer_of = {index: path for index, call in enumerate(calls) if (path := _only_weight(call, able))}
     uses = Counter(layer_of.values())
     readers = _readers(calls)
@@ -35,9 +31,9 @@ def mirrors(
     for index, path in layer_of.items():
         reading = readers.get(index, [])
         alone = bool(reading) and all(at in layer_of and _feeders(at, calls) == {index} for at in reading)
-        known = alone and around[path].feeds and uses[path] == 1
+        known = alone and around[path].feeds and uses[path] == 1 and path not in bent
         followers = [able[layer_of[at]] for at in reading] if known else []
-        if known and path not in bent and _pairs(able[path], 0) and all(_reads(follower, around, path) for follower in followers):
+        if known and _pairs(able[path], 0) and all(_reads(follower, around, path) for follower in followers):
             pairs[path] = [follower.path for follower in followers]
     for path in _in_broken_chains(calls, readers, around, pairs.keys() | bent):
         pairs.pop(path, None)

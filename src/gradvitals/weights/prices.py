@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
 
 from gradvitals.frameworks.capture import Call
 from gradvitals.maths.tailoring import LEAST, ZETA
 
 #: Largest ratio of the gradient's deviations over a plain network: 2.5, less a sixth for what theory leaves out.
 _RANGE = 2.5 / 1.2
-#: Where positions are averaged in the end, and a mean rules that says nothing: of a nearly linear function the average
-#: tells no more than the image's mean. Measured (digits, 50 sigmoid convolutions, average pool, 200 Adam steps, draw
-#: by draw): 73 to 87 % at 4 (seven), 61 to 79 % at 2 (three); at 5.5 gradients differ by 4.6.
-_AVERAGED = 4.0
-#: What one layer may cost there. At 1.13 (11 layers at ζ = 4) gradients differ by 3.4, as channels are few.
-_LARGEST_CHI = 1.03
 
 
 def prices(
     calls: Sequence[Call],
     acts: Sequence[int],
-    depths: Sequence[int],
-    averaged: AbstractSet[int],
     ends: Callable[[Call], bool],
 ) -> list[float]:
     """By call: ζ of the chain that it stands in.
@@ -40,10 +31,6 @@ def prices(
     calls : sequence of Call
     acts : sequence of int
         By call: 1 where a layer feeds an activation.
-    depths : sequence of int
-        By call: activations of the chain.
-    averaged : set of int
-        Convolutions before an activation whose mean rules, and whose positions are averaged in the end.
     ends : callable
         Whether a call ends a chain.
 
@@ -51,25 +38,13 @@ def prices(
     widths = _widths(calls, acts)
     grown = _grown(calls, widths, ends)
     shrunk = _grown(calls, [1 / width if width else None for width in widths], ends)
-    pooled = _through(calls, averaged, ends)
     found = []
     for index, call in enumerate(calls):
         left = _RANGE**2 / grown[index]
-        if pooled[index]:
-            found.append(max(ZETA, min(left, _AVERAGED, _LARGEST_CHI ** depths[index])))
-        elif len(call.shape) == 2 and shrunk[index] == 1:
+        if len(call.shape) == 2 and shrunk[index] == 1:
             found.append(max(min(ZETA, left), LEAST))
         else:
             found.append(ZETA)
-    return found
-
-
-def _through(calls: Sequence[Call], averaged: AbstractSet[int], ends: Callable[[Call], bool]) -> list[bool]:
-    """By call: whether one of those stands in its chain, here or before it, the last layer behind them included."""
-    found: list[bool] = []
-    for index, call in enumerate(calls):
-        before = not ends(call) and any(found[source] for source in call.sources)
-        found.append(index in averaged or before)
     return found
 
 

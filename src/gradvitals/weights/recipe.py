@@ -102,8 +102,8 @@ class Recipe:
             offsets = FORGET if self.bias == "forget" else ()
             return Fill(self.weight, self.draw, self.std or 0.0, self.centre, self.shift, self.mirror, offsets=offsets)
         mixes = self.draw in {"orthogonal", COMPARING} and is_convolution(self.weight)
-        std = 1.0 / math.sqrt(fan_in(self.weight))
-        return Fill(self.weight, self.draw, std, mirror=self.mirror, balanced=(mixes and self.centre != 0) or self.bias == "rows")
+        balanced = (mixes and self.centre != 0) or self.bias == "rows"
+        return Fill(self.weight, self.draw, 1.0 / math.sqrt(fan_in(self.weight)), mirror=self.mirror, balanced=balanced)
 
 
 def plain(place: Place, scheme: str, reason: str, gain: float = 1.0) -> Recipe:
@@ -165,7 +165,7 @@ def orthogonal_scheme(place: Place) -> str:
 
 def comparing(recipe: Recipe) -> Recipe:
     """The same matrices in kernels that subtract neighbouring positions."""
-    return replace(recipe, scheme="difference_orthogonal", draw=COMPARING)
+    return replace(recipe, scheme="difference_orthogonal", draw=COMPARING, reason="compared")
 
 
 def negative_slope(phi: Activation | None) -> float:
