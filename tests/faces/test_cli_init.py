@@ -64,6 +64,15 @@ def slow():
 """
 
 
+TRAINED = """
+def trained():
+    model = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32))
+    for layer in (model[0], model[2]):
+        layer.weight.data += 1  # one direction that stands out of all others
+    return model, torch.randn(16, 32)
+"""
+
+
 @pytest.fixture(autouse=True)
 def gaps(folder: Path) -> None:
     (folder / "gaps.py").write_text(GAPS, encoding="utf-8")
@@ -114,12 +123,41 @@ def test_a_file_is_never_replaced_unless_that_is_asked_for(run: Run) -> None:
         (("--save", "nowhere/net.safetensors"), "the folder isn't there"),
         (("--save", "net.safetensors", "--compare"), "a comparison saves nothing"),
         (("--compare", "--starts", "hee"), "not a list of starts"),
+        (("--compare", "--method", "he"), "--method does nothing here"),
+        (("--compare", "--skip", "up.*"), "--skip does nothing here"),
+        (("--compare", "--rate", "0"), "x>0"),
+        (("--starts", "he"), "--starts does nothing here"),
+        (("--patience", "3"), "--patience does nothing here"),
+        (("--overwrite",), "--overwrite does nothing here"),
+        (("--save", "/proc/net.safetensors"), "nothing can be written to this folder"),
+        (("--html", "/proc/net.html"), "nothing can be written to this folder"),
     ],
 )
 def test_misuse_is_told_before_any_work(run: Run, arguments: tuple[str, ...], message: str) -> None:
     result = run("init", "gaps.py:net", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_only_and_skip_choose_what_is_saved_anew(run: Run) -> None:
+    result = run("init", "gaps.py:net", "--skip", "up.*", "--skip", "norm.*", "--only", "*.weight")
+    assert "only=['*.weight'], skip=['up.*', 'norm.*'], seed=0)" in result.stdout
+    torch.manual_seed(0)
+    built = load_case("gaps.py:net").model
+    torch.manual_seed(0)
+    assert run("init", "gaps.py:net", "--skip", "up.*", "--save", "net.safetensors").exit_code == 0
+    saved = safetensors.load_file("net.safetensors")
+    assert not torch.equal(saved["down.weight"], built.down.weight)
+    untouched = run("init", "gaps.py:net", "--skip", "*", "--save", "old.safetensors", "--json", "-")
+    rows = Report.from_json(untouched.stdout).table("plan").records()
+    assert {row["scheme"] for row in rows} == {"untouched"}
+
+
+def test_weights_that_look_trained_are_warned_of_in_a_sentence(shell: Shell, folder: Path) -> None:
+    (folder / "gaps.py").write_text(GAPS + TRAINED, encoding="utf-8")
+    result = shell("init", "gaps.py:trained", "--save", "net.safetensors")
+    assert result.stderr.startswith("warning: weights that look trained are overwritten\n  where: ")
+    assert "starting.py" not in result.stderr
 
 
 def test_without_safetensors_it_says_what_to_install(shell: Shell) -> None:

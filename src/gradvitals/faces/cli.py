@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from gradvitals._version import __version__
 from gradvitals.faces.output import INTERRUPTED, MISUSED, Output, language_option, output_options
@@ -35,13 +37,30 @@ class _Verbs(click.Group):
             with contextlib.suppress(AttributeError):
                 stream.reconfigure(errors="replace")  # type: ignore[union-attr]
         try:
-            return super().invoke(ctx)
+            with _warnings_told():
+                return super().invoke(ctx)
         except GradvitalsError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(MISUSED)
         except KeyboardInterrupt:
             click.echo("interrupted; the model and the files are as they were", err=True)
             ctx.exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Our own warnings as a sentence, without the line of our own code that raised them."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def tell(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if category.__module__.startswith("gradvitals"):
+                click.echo(f"warning: {message}", err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = tell
+        yield
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -209,6 +228,8 @@ def scaling(target: str, *, seed: int, **given: Any) -> None:
 @_target
 @output_options()
 @click.option("--method", default="auto", show_default=True, help="auto, lecun, xavier, he, orthogonal, …")
+@click.option("--only", multiple=True, metavar="PATTERN", help="Start these only, such as 'head.*'; may be repeated.")
+@click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these as they are; may be repeated.")
 @click.option("--distribution", type=click.Choice(["normal", "uniform"]), default="normal", show_default=True)
 @click.option("--save", "file", metavar="FILE.safetensors", help="Start the weights and write them; see --overwrite.")
 @click.option("--overwrite", is_flag=True, help="Let --save replace a file that is there.")
@@ -216,9 +237,18 @@ def scaling(target: str, *, seed: int, **given: Any) -> None:
 @click.option("--starts", multiple=True, metavar="NAME", help="With --compare: these starts only; may be repeated.")
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Of each of its runs.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Draws of each start.")
-@click.option("--rate", "rates", type=float, multiple=True, help="Learning rate; may be repeated. [1e-3, 3e-4, 1e-4]")
+@click.option(
+    "--rate",
+    "rates",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    help="Learning rate; may be repeated. [1e-3, 3e-4, 1e-4]",
+)
 @click.option("--patience", type=click.IntRange(min=1), help="End a run whose loss hasn't fallen for so many steps.")
-def init(target: str, *, seed: int, file: str | None, overwrite: bool, compare: bool, **given: Any) -> None:
+@click.pass_context
+def init(
+    context: click.Context, /, target: str, *, seed: int, file: str | None, overwrite: bool, compare: bool, **given: Any
+) -> None:
     """Do the weights start well? Print the plan, and the line to paste.
 
     Says also which of them were never given a value when the model was built.
@@ -226,10 +256,17 @@ def init(target: str, *, seed: int, file: str | None, overwrite: bool, compare: 
     from gradvitals.faces import starting
 
     comparing = {key: given.pop(key) for key in ("starts", "steps", "seeds", "rates", "patience")}
-    asked = {"method": given.pop("method"), "distribution": given.pop("distribution"), "seed": seed}
+    asked = {key: given.pop(key) for key in ("method", "distribution", "only", "skip")} | {"seed": seed}
     output = Output(**given)
     if compare and file:
         raise UsageError("a comparison saves nothing", f"--compare --save {file}", "leave one of them out")
+    if compare:
+        _refuse(context, "method", remedy="name the starts to compare by --starts, each with its own")
+        _refuse(context, "distribution", "only", "skip", remedy="leave it out: a comparison starts whole models")
+    else:
+        _refuse(context, *comparing, remedy="add --compare, or leave it out")
+    if not file:
+        _refuse(context, "overwrite", remedy="add --save FILE.safetensors, or leave it out")
     if compare:
         _run("compare_init", target, output, lambda told: starting.compared(target, told, seed=seed, **comparing))
     elif file:
@@ -239,6 +276,14 @@ def init(target: str, *, seed: int, file: str | None, overwrite: bool, compare: 
     else:
         opening = f"{word('ui.paste', output.lang)}  {starting.line_to_paste(**asked)}"
         _run("plan_init", target, output, lambda told: starting.planned(target, told, **asked), opening=opening)
+
+
+def _refuse(context: click.Context, *names: str, remedy: str) -> None:
+    """Raise UsageError where an option was given that would do nothing: its author expects that it does."""
+    options = {option.name: option.opts[0] for option in context.command.params}
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"{options[name]} does nothing here", " ".join(sys.argv[1:]), remedy)
 
 
 @main.command()
