@@ -170,8 +170,10 @@ def test_starts_are_compared_in_the_terminal_and_on_a_page(run: Run) -> None:
     asked = ("--steps", "5", "--seeds", "1", "--rate", "1e-2", "--starts", "built", "--starts", "he")
     result = run("init", "gaps.py:net", "--compare", *asked, "--html", "page.html")
     assert result.exit_code == 0, result.stdout
-    assert "as it was built" in result.stdout
+    assert "built: the weights as they came" in result.stdout.replace("\n  ", " ")
     assert "▁" in result.stdout
+    assert "W307" in result.stdout
+    assert "whether by luck, one seed can't tell" in result.stdout
     assert Path("page.html").read_text(encoding="utf-8").count("<polyline") == 2
 
 

@@ -18,6 +18,7 @@ from gradvitals.vocabulary.report import Report
 from gradvitals.weights.measure import module_of
 from gradvitals.weights.overwriting import TrainedWeightsWarning
 from gradvitals.weights.recipes import METHODS
+from gradvitals.weights.rules_starts import judge_starts
 from gradvitals.weights.trials import Trial, curves_table, outcomes, starts_table
 from gradvitals.weights.verb import init_
 
@@ -86,7 +87,8 @@ def compare_init(
     -------
     Report
         With the tables ``starts`` (the best first: rate, first and last loss with its standard deviation over seeds,
-        runs that left the finite numbers) and ``curves``. After Ctrl-C, with what was finished, and
+        runs that left the finite numbers) and ``curves``; findings say which start is ahead by more than seeds differ,
+        which stand still and which diverge at every rate. After Ctrl-C, with what was finished, and
         ``settings["interrupted"]``.
 
     Raises
@@ -150,6 +152,7 @@ def compare_init(
     return Report(
         verb="compare_init",
         subject=case.subject,
+        findings=judge_starts(found),
         tables=(starts_table(found), curves_table(found)),
         settings=settings,
         environment=environment(),
