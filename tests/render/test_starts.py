@@ -83,10 +83,10 @@ def test_layers_that_get_the_same_share_a_row():
     assert short.columns == (
         "path",
         "layers",
-        "activation",
         "scheme",
         "std_before",
         "std_after",
+        "activation",
         "reason",
         "bias",
         "kind",
@@ -94,10 +94,10 @@ def test_layers_that_get_the_same_share_a_row():
     assert short.rows[0] == (
         "0…36.weight",
         19,
-        "relu",
         "orthogonal",
         pytest.approx(0.0709),
         0.1768,
+        "relu",
         "mirrored",
         "zero",
         "Linear",

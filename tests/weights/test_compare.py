@@ -224,6 +224,10 @@ def test_bad_input_is_refused():
         compare_init(model, X, **QUICK)
     with pytest.raises(InputError, match="no batches"):
         compare_init(model, X, loss=loss, batches=iter(()), **QUICK)
+    with pytest.raises(UsageError, match="not a number above 0"):
+        compare_init(model, X, loss=loss, rates=[1e-3, 0])
+    with pytest.raises(InputError, match="passes no gradient back"):
+        compare_init(model, X, loss=lambda output: (output.argmax(-1) != Y).float().mean(), **QUICK)
     with pytest.raises(ModelError, match="the loss raised"):
         compare_init(model, X, loss=lambda output: loss(output, Y[:3]), **QUICK)
 

@@ -13,7 +13,7 @@ from gradvitals.vocabulary.report import Table
 #: What has to be the same for layers to share a row, besides the new standard deviation.
 _SAME = ("kind", "shape", "activation", "scheme", "bias", "reason")
 #: What is told of a group, as far as the table has it; the rest is to be read row by row.
-_TOLD = ("activation", "scheme", "std_before", "std_after", "reason", "bias", "kind")
+_TOLD = ("scheme", "std_before", "std_after", "activation", "reason", "bias", "kind")
 #: Fewer rows are told one by one.
 _FEW = 4
 #: Digits of a standard deviation that are compared.
@@ -25,7 +25,7 @@ def grouped(table: Table) -> Table:
 
     >>> rows = tuple((f"{at}.weight", "relu", 0.1, 0.2) for at in range(0, 10, 2))
     >>> grouped(Table("plan", ("path", "activation", "std_before", "std_after"), ("",) * 4, rows)).rows
-    (('0…8.weight', 5, 'relu', 0.1, 0.2),)
+    (('0…8.weight', 5, 0.1, 0.2, 'relu'),)
     """
     groups: dict[tuple[Fact, ...], list[dict[str, Fact]]] = {}
     for row in table.records():

@@ -181,6 +181,12 @@ class Trainee:
                 "let the factory return (model, inputs, loss), or give loss=, a function of the output (and of a "
                 "batch's last item, where there are batches)",
             )
+        if not value.requires_grad:
+            raise InputError(
+                "the loss passes no gradient back",
+                f"the loss of {self.case.subject} was made by what has no slope: argmax, rounding, .item(), no_grad",
+                "give a loss that can be differentiated, such as torch.nn.functional.cross_entropy",
+            )
         return value
 
 
