@@ -12,8 +12,10 @@ import torch
 from tests.faces.conftest import Run, Shell, command, environment
 
 import gradvitals
+from gradvitals.faces.cli import INIT_METHODS
 from gradvitals.frameworks.case import load_case
 from gradvitals.vocabulary import Report
+from gradvitals.weights.recipes import METHODS
 
 safetensors = pytest.importorskip("safetensors.torch")
 
@@ -61,6 +63,14 @@ def slow():
             pathlib.Path("training").touch()
         return y.square().mean()
     return Net(), x, loss
+
+def endless():
+    import pathlib, time
+    def loss(y):
+        pathlib.Path("training").touch()
+        time.sleep(60)
+        return y.square().mean()
+    return Net(), torch.randn(16, 8), loss
 """
 
 
@@ -160,6 +170,10 @@ def test_weights_that_look_trained_are_warned_of_in_a_sentence(shell: Shell, fol
     assert "starting.py" not in result.stderr
 
 
+def test_the_methods_of_the_help_are_those_of_init_() -> None:
+    assert INIT_METHODS == METHODS
+
+
 def test_without_safetensors_it_says_what_to_install(shell: Shell) -> None:
     result = shell("init", "gaps.py:net", "--save", "net.safetensors", hidden=("safetensors",))
     assert result.returncode == 2
@@ -177,14 +191,10 @@ def test_starts_are_compared_in_the_terminal_and_on_a_page(run: Run) -> None:
     assert Path("page.html").read_text(encoding="utf-8").count("<polyline") == 2
 
 
-def test_an_interrupt_shows_what_was_trained() -> None:
-    asked = ("--steps", "5", "--seeds", "99", "--starts", "built", "--json", "r.json")
+def interrupted(*arguments: str) -> tuple[str, str]:
+    """Run a command, interrupt it where the case says that it is in its midst, and return what it said."""
     process = subprocess.Popen(
-        [str(command()), "init", "gaps.py:slow", "--compare", *asked],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
+        [str(command()), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )
     deadline = time.monotonic() + 100
     while not Path("training").exists() and process.poll() is None and time.monotonic() < deadline:
@@ -192,6 +202,22 @@ def test_an_interrupt_shows_what_was_trained() -> None:
     process.send_signal(signal.SIGINT)
     said, complained = process.communicate(timeout=100)
     assert process.returncode == 130, complained
+    return said, complained
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_while_saving_leaves_the_old_file(folder: Path) -> None:
+    Path("old.safetensors").write_text("mine")
+    _, complained = interrupted("init", "gaps.py:endless", "--save", "old.safetensors", "--overwrite")
+    assert complained == "interrupted; the model and the files are as they were\n"
+    assert Path("old.safetensors").read_text() == "mine"
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_shows_what_was_trained() -> None:
+    asked = ("--steps", "5", "--seeds", "99", "--starts", "built", "--json", "r.json")
+    said, _ = interrupted("init", "gaps.py:slow", "--compare", *asked)
     assert "interrupted" in said
     report = Report.from_json(Path("r.json").read_text(encoding="utf-8"))
     assert 2 <= report.cost["runs"] < 297

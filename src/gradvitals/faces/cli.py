@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None] | None
 
 
+#: What ``init_`` knows, written out: importing its module would slow down every command.
+INIT_METHODS = (
+    *("auto", "analytic", "calibrated", "tailored", "critical", "scaled-residual"),
+    *("lecun", "xavier", "he", "orthogonal", "delta_orthogonal", "truncated_normal"),
+)
+
+
 class _Verbs(click.Group):
     """Commands in the order in which people meet them; our own errors end with exit code 2 and their three parts."""
 
@@ -227,15 +234,23 @@ def scaling(target: str, *, seed: int, **given: Any) -> None:
 @main.command()
 @_target
 @output_options()
-@click.option("--method", default="auto", show_default=True, help="auto, lecun, xavier, he, orthogonal, …")
+@click.option("--method", metavar="NAME", default="auto", show_default=True, help=f"One of: {', '.join(INIT_METHODS)}.")
 @click.option("--only", multiple=True, metavar="PATTERN", help="Start these only, such as 'head.*'; may be repeated.")
 @click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these as they are; may be repeated.")
-@click.option("--distribution", type=click.Choice(["normal", "uniform"]), default="normal", show_default=True)
+@click.option(
+    "--distribution",
+    type=click.Choice(["normal", "uniform", "truncated"]),
+    default="normal",
+    show_default=True,
+    help="Where the scheme leaves it open; truncated at two standard deviations.",
+)
 @click.option("--save", "file", metavar="FILE.safetensors", help="Start the weights and write them; see --overwrite.")
 @click.option("--overwrite", is_flag=True, help="Let --save replace a file that is there.")
 @click.option("--compare", is_flag=True, help="Train copies from several starts, and show how their losses fall.")
-@click.option("--starts", multiple=True, metavar="NAME", help="With --compare: these starts only; may be repeated.")
-@click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Of each of its runs.")
+@click.option(
+    "--starts", multiple=True, metavar="NAME", help="With --compare: built, default, or a method; may be repeated."
+)
+@click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Steps of each of its runs.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Draws of each start.")
 @click.option(
     "--rate",
@@ -249,9 +264,14 @@ def scaling(target: str, *, seed: int, **given: Any) -> None:
 def init(
     context: click.Context, /, target: str, *, seed: int, file: str | None, overwrite: bool, compare: bool, **given: Any
 ) -> None:
-    """Do the weights start well? Print the plan, and the line to paste.
+    r"""Do the weights start well? Print the plan, and the line to paste.
 
     Says also which of them were never given a value when the model was built.
+
+    \b
+    gradvitals init net.py:make                          the plan, and why; changes nothing
+    gradvitals init net.py:make --save net.safetensors   starts the weights and writes them
+    gradvitals init net.py:make --compare                trains copies from several starts: which is best?
     """
     from gradvitals.faces import starting
 
