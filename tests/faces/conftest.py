@@ -177,7 +177,7 @@ _HIDE = """
 
 @pytest.fixture
 def interrupts() -> Iterator[None]:
-    """Let what the test starts hear Ctrl-C: a shell makes what it runs in the background, and its children, deaf to it."""
+    """Let what the test starts hear Ctrl-C: a shell makes what it runs in the background deaf to it, children too."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
