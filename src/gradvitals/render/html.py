@@ -24,6 +24,8 @@ _MOST_ROWS = 600
 
 #: A cell of so many characters holds words in a row, which need room.
 _SENTENCE = 24
+#: A name that is shorter stays in one line.
+_SHORT = ' class="gv-short"'
 
 #: The line of a pulse: the mark of the tool.
 _MARK = (
@@ -216,7 +218,8 @@ def _rows(sheet: tables.Sheet, flagged: list[int], lang: str) -> Iterator[str]:
 def _cell(column: tables.Column, row: int, *, is_first: bool) -> str:
     text = escape(column.cells[row])
     if is_first:
-        return f'<th scope="row"{_align(column)}>{text}</th>'
+        is_short = not column.numeric and len(column.cells[row]) < _SENTENCE
+        return f'<th scope="row"{_SHORT if is_short else _align(column)}>{text}</th>'
     state = column.states[row] if column.states else ""
     if state:
         text = f'<span class="gv-state gv-{state}">{text}</span>'

@@ -48,9 +48,8 @@ def judge_starts(found: Sequence[Outcome]) -> tuple[Finding, ...]:
     diverged = [outcome for outcome in found if not math.isfinite(outcome.last)]
     finite = [outcome for outcome in found if math.isfinite(outcome.last)]
     stuck = _stuck(finite)
-    findings = [*_diverged(diverged, of=len(found)), *_stand_still(stuck, of=len(found))]
-    if len(finite) > 1 and finite[0] not in stuck:
-        findings.append(_ahead(finite))
+    findings = [_ahead(finite)] if len(finite) > 1 and finite[0] not in stuck else []
+    findings += [*_diverged(diverged, of=len(found)), *_stand_still(stuck, of=len(found))]
     return tuple(sorted(findings, key=lambda finding: -finding.severity))
 
 
