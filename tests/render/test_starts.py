@@ -135,3 +135,12 @@ def test_a_winner_is_the_headline_and_a_warning_stands_behind_it():
     report = Report("compare_init", "net", findings=(ahead, stuck))
     assert "WARNING  auto trains best, by more than seeds differ. A start doesn't train." in report.render("text")
     assert "auto 训练得最好，差距大于种子之间的差别。有的起点训练不动。" in report.render("text", lang="zh-Hans")
+
+
+def test_a_probe_without_any_gradient_does_not_say_that_it_kept_its_size():
+    table = layers("layers", gain=1.0, forward_gain=1.0)
+    at = table.columns.index("gradient_rms")
+    rows = tuple((*row[:at], None, *row[at + 1 :]) for row in table.rows)
+    report = Report("probe", "net", tables=(Table("layers", table.columns, table.units, rows),))
+    assert "no gradient came back to any layer" in report.render("text")
+    assert "so does the gradient" in Report("probe", "net", tables=(table,)).render("text")

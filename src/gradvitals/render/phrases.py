@@ -93,7 +93,8 @@ def headline(report: Report, lang: str) -> str:
         others = [words.describe(finding, lang).title for finding in findings if finding.severity > Severity.INFO]
         return _joined(_ahead(ahead, lang), _stopped(others[0], lang) if others else "", lang)
     if not findings or findings[0].severity == Severity.INFO:
-        passed = lookup("ui", f"pass_{_asked(report)}", lang) or phrase("pass", lang)
+        asked = "probe_forward" if _went_forwards_only(report) else _asked(report)
+        passed = lookup("ui", f"pass_{asked}", lang) or phrase("pass", lang)
         return _joined(passed, _further(len(findings), lang), lang)
     title = words.describe(findings[0], lang).title
     return _joined(_stopped(title, lang), _further(len(findings) - 1, lang), lang)
@@ -107,6 +108,14 @@ def _ahead(finding: Finding, lang: str) -> str:
 
 def _stopped(title: str, lang: str) -> str:
     return f"{title}{'。' if lang.startswith('zh') else '.'}"
+
+
+def _went_forwards_only(report: Report) -> bool:
+    """Whether a probe's layers have no gradient, for the loss passes none back."""
+    layers = next((table for table in report.tables if table.name == "layers" and len(table)), None)
+    if _asked(report) != "probe" or layers is None or "gradient_rms" not in layers.columns:
+        return False
+    return all(size is None for size in layers.column("gradient_rms"))
 
 
 def _asked(report: Report) -> str:
