@@ -8,7 +8,7 @@ import importlib.util
 import sys
 import tokenize
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +263,7 @@ def _told(error: BaseException) -> str:
 def _case_from(made: Any, target: str) -> Case:
     name = target.rpartition(":")[2]
     if isinstance(made, Case):
-        return made
+        return made if made.name else replace(made, name=name)
     if isinstance(made, tuple) and len(made) in (2, 3) and callable(made[0]):
         model, inputs, *loss = made
         args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
