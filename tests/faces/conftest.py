@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -172,3 +173,11 @@ _HIDE = """
 
     sys.meta_path.insert(0, Hidden())
 """
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Let what the test starts hear Ctrl-C: a shell makes what it runs in the background deaf to it, children too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -148,6 +148,7 @@ def test_codes_and_messages_arrive_through_a_real_process(shell: Shell) -> None:
     assert shell("check", "cases.py:unresolved").returncode == 3
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_ends_with_130_and_writes_nothing(folder: Path) -> None:
     (folder / "slow.py").write_text(
         "import sys, time\nimport gradvitals as gv\n"

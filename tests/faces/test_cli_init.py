@@ -12,8 +12,10 @@ import torch
 from tests.faces.conftest import Run, Shell, command, environment
 
 import gradvitals
+from gradvitals.faces.cli import INIT_METHODS
 from gradvitals.frameworks.case import load_case
 from gradvitals.vocabulary import Report
+from gradvitals.weights.recipes import METHODS
 
 safetensors = pytest.importorskip("safetensors.torch")
 
@@ -61,6 +63,23 @@ def slow():
             pathlib.Path("training").touch()
         return y.square().mean()
     return Net(), x, loss
+
+def endless():
+    import pathlib, time
+    def loss(y):
+        pathlib.Path("training").touch()
+        time.sleep(60)
+        return y.square().mean()
+    return Net(), torch.randn(16, 8), loss
+"""
+
+
+TRAINED = """
+def trained():
+    model = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32))
+    for layer in (model[0], model[2]):
+        layer.weight.data += 1  # one direction that stands out of all others
+    return model, torch.randn(16, 32)
 """
 
 
@@ -114,12 +133,45 @@ def test_a_file_is_never_replaced_unless_that_is_asked_for(run: Run) -> None:
         (("--save", "nowhere/net.safetensors"), "the folder isn't there"),
         (("--save", "net.safetensors", "--compare"), "a comparison saves nothing"),
         (("--compare", "--starts", "hee"), "not a list of starts"),
+        (("--compare", "--method", "he"), "--method does nothing here"),
+        (("--compare", "--skip", "up.*"), "--skip does nothing here"),
+        (("--compare", "--rate", "0"), "x>0"),
+        (("--starts", "he"), "--starts does nothing here"),
+        (("--patience", "3"), "--patience does nothing here"),
+        (("--overwrite",), "--overwrite does nothing here"),
+        (("--save", "/proc/net.safetensors"), "nothing can be written to this folder"),
+        (("--html", "/proc/net.html"), "nothing can be written to this folder"),
     ],
 )
 def test_misuse_is_told_before_any_work(run: Run, arguments: tuple[str, ...], message: str) -> None:
     result = run("init", "gaps.py:net", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_only_and_skip_choose_what_is_saved_anew(run: Run) -> None:
+    result = run("init", "gaps.py:net", "--skip", "up.*", "--skip", "norm.*", "--only", "*.weight")
+    assert "only=['*.weight'], skip=['up.*', 'norm.*'], seed=0)" in result.stdout
+    torch.manual_seed(0)
+    built = load_case("gaps.py:net").model
+    torch.manual_seed(0)
+    assert run("init", "gaps.py:net", "--skip", "up.*", "--save", "net.safetensors").exit_code == 0
+    saved = safetensors.load_file("net.safetensors")
+    assert not torch.equal(saved["down.weight"], built.down.weight)
+    untouched = run("init", "gaps.py:net", "--skip", "*", "--save", "old.safetensors", "--json", "-")
+    rows = Report.from_json(untouched.stdout).table("plan").records()
+    assert {row["scheme"] for row in rows} == {"untouched"}
+
+
+def test_weights_that_look_trained_are_warned_of_in_a_sentence(shell: Shell, folder: Path) -> None:
+    (folder / "gaps.py").write_text(GAPS + TRAINED, encoding="utf-8")
+    result = shell("init", "gaps.py:trained", "--save", "net.safetensors")
+    assert result.stderr.startswith("warning: weights that look trained are overwritten\n  where: ")
+    assert "starting.py" not in result.stderr
+
+
+def test_the_methods_of_the_help_are_those_of_init_() -> None:
+    assert INIT_METHODS == METHODS
 
 
 def test_without_safetensors_it_says_what_to_install(shell: Shell) -> None:
@@ -132,19 +184,17 @@ def test_starts_are_compared_in_the_terminal_and_on_a_page(run: Run) -> None:
     asked = ("--steps", "5", "--seeds", "1", "--rate", "1e-2", "--starts", "built", "--starts", "he")
     result = run("init", "gaps.py:net", "--compare", *asked, "--html", "page.html")
     assert result.exit_code == 0, result.stdout
-    assert "as it was built" in result.stdout
+    assert "built: the weights as they came" in result.stdout.replace("\n  ", " ")
     assert "▁" in result.stdout
+    assert "W307" in result.stdout
+    assert "whether by luck, one seed can't tell" in result.stdout
     assert Path("page.html").read_text(encoding="utf-8").count("<polyline") == 2
 
 
-def test_an_interrupt_shows_what_was_trained() -> None:
-    asked = ("--steps", "5", "--seeds", "99", "--starts", "built", "--json", "r.json")
+def interrupted(*arguments: str) -> tuple[str, str]:
+    """Run a command, interrupt it where the case says that it is in its midst, and return what it said."""
     process = subprocess.Popen(
-        [str(command()), "init", "gaps.py:slow", "--compare", *asked],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
+        [str(command()), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )
     deadline = time.monotonic() + 100
     while not Path("training").exists() and process.poll() is None and time.monotonic() < deadline:
@@ -152,6 +202,22 @@ def test_an_interrupt_shows_what_was_trained() -> None:
     process.send_signal(signal.SIGINT)
     said, complained = process.communicate(timeout=100)
     assert process.returncode == 130, complained
+    return said, complained
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_while_saving_leaves_the_old_file(folder: Path) -> None:
+    Path("old.safetensors").write_text("mine")
+    _, complained = interrupted("init", "gaps.py:endless", "--save", "old.safetensors", "--overwrite")
+    assert complained == "interrupted; the model and the files are as they were\n"
+    assert Path("old.safetensors").read_text() == "mine"
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_shows_what_was_trained() -> None:
+    asked = ("--steps", "5", "--seeds", "99", "--starts", "built", "--json", "r.json")
+    said, _ = interrupted("init", "gaps.py:slow", "--compare", *asked)
     assert "interrupted" in said
     report = Report.from_json(Path("r.json").read_text(encoding="utf-8"))
     assert 2 <= report.cost["runs"] < 297

@@ -51,6 +51,7 @@ def test_longer_work_draws_a_bar_that_goes_away_at_the_end(terminal: Terminal, c
         tell(12, 10)
     drawn = terminal.getvalue()
     assert "check" in drawn
+    assert "/10" in drawn
     assert drawn.rstrip().endswith("\x1b[2K")  # the line is erased
 
 

@@ -57,6 +57,11 @@ def test_a_case_comes_back_as_it_was_made(write: Write) -> None:
     assert (case.subject, case.model(*case.args)) == ("square", 3.0)
 
 
+def test_a_case_without_a_name_has_its_factorys(write: Write) -> None:
+    source = "import gradvitals as gv\ndef make(): return gv.Case(abs, (1.0,))\n"
+    assert load_case(f"{write(source)}:make").subject == "make"
+
+
 @pytest.mark.parametrize(
     ("returned", "args", "has_loss"),
     [

@@ -72,6 +72,45 @@ def test_batches_are_gone_through_again_and_again():
         assert report.settings["batches"] == "given"
 
 
+def test_methods_of_init_start_a_model_whose_loss_wants_a_batchs_last_item():
+    batches = [(X[:32], Y[:32]), (X[32:], Y[32:])]
+
+    def of_both(output, target):
+        return F.cross_entropy(output, target)
+
+    case = Case(deep(nn.Tanh), (X,), loss=of_both, batches=batches)
+    started = copy.deepcopy(case.model)
+    init_(started, X, method="auto", seed=0)
+    report = compare_init(case, methods=["auto"], steps=4, seeds=1, rates=[1e-2])
+    assert report.table("curves").column("loss") == pytest.approx(by_hand(started, 1e-2, 4, batches), rel=1e-5)
+
+
+def test_a_model_on_meta_is_compared_in_memory_and_stays_on_meta():
+    with torch.device("meta"):
+        model = deep(nn.Tanh)
+    report = compare_init(model, X, loss=loss, methods=["built", "default", "he"], **QUICK)
+    assert set(starts(report)) == {"default", "he"}
+    assert all(math.isfinite(row["loss_last"]) for row in starts(report).values())
+    assert all(parameter.is_meta for parameter in model.parameters())
+    with pytest.raises(UsageError, match="nothing to train"):
+        compare_init(model, X, loss=loss, methods=["built"], **QUICK)
+
+
+def test_a_parameter_on_meta_that_nothing_sets_is_named():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.scale = nn.Linear(16, 3), nn.Parameter(torch.empty(3))
+
+        def forward(self, x):
+            return self.layer(x) * self.scale
+
+    with torch.device("meta"):
+        model = Scaled()
+    with pytest.raises(InputError, match="'scale' of Scaled: none of its modules sets it"):
+        compare_init(model, X, loss=loss, methods=["default"], **QUICK)
+
+
 def test_batches_of_keywords_train_a_model_that_knows_its_loss():
     class Knowing(nn.Module):
         def __init__(self):
@@ -185,6 +224,10 @@ def test_bad_input_is_refused():
         compare_init(model, X, **QUICK)
     with pytest.raises(InputError, match="no batches"):
         compare_init(model, X, loss=loss, batches=iter(()), **QUICK)
+    with pytest.raises(UsageError, match="not a number above 0"):
+        compare_init(model, X, loss=loss, rates=[1e-3, 0])
+    with pytest.raises(InputError, match="passes no gradient back"):
+        compare_init(model, X, loss=lambda output: (output.argmax(-1) != Y).float().mean(), **QUICK)
     with pytest.raises(ModelError, match="the loss raised"):
         compare_init(model, X, loss=lambda output: loss(output, Y[:3]), **QUICK)
 

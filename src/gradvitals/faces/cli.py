@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from gradvitals._version import __version__
 from gradvitals.faces.output import INTERRUPTED, MISUSED, Output, language_option, output_options
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None] | None
 
 
+#: What ``init_`` knows, written out: importing its module would slow down every command.
+INIT_METHODS = (
+    *("auto", "analytic", "calibrated", "tailored", "critical", "scaled-residual"),
+    *("lecun", "xavier", "he", "orthogonal", "delta_orthogonal", "truncated_normal"),
+)
+
+
 class _Verbs(click.Group):
     """Commands in the order in which people meet them; our own errors end with exit code 2 and their three parts."""
 
@@ -35,13 +44,30 @@ class _Verbs(click.Group):
             with contextlib.suppress(AttributeError):
                 stream.reconfigure(errors="replace")  # type: ignore[union-attr]
         try:
-            return super().invoke(ctx)
+            with _warnings_told():
+                return super().invoke(ctx)
         except GradvitalsError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(MISUSED)
         except KeyboardInterrupt:
             click.echo("interrupted; the model and the files are as they were", err=True)
             ctx.exit(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Our own warnings as a sentence, without the line of our own code that raised them."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def tell(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if category.__module__.startswith("gradvitals"):
+                click.echo(f"warning: {message}", err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = tell
+        yield
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -208,28 +234,59 @@ def scaling(target: str, *, seed: int, **given: Any) -> None:
 @main.command()
 @_target
 @output_options()
-@click.option("--method", default="auto", show_default=True, help="auto, lecun, xavier, he, orthogonal, …")
-@click.option("--distribution", type=click.Choice(["normal", "uniform"]), default="normal", show_default=True)
+@click.option("--method", metavar="NAME", default="auto", show_default=True, help=f"One of: {', '.join(INIT_METHODS)}.")
+@click.option("--only", multiple=True, metavar="PATTERN", help="Start these only, such as 'head.*'; may be repeated.")
+@click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these as they are; may be repeated.")
+@click.option(
+    "--distribution",
+    type=click.Choice(["normal", "uniform", "truncated"]),
+    default="normal",
+    show_default=True,
+    help="Where the scheme leaves it open; truncated at two standard deviations.",
+)
 @click.option("--save", "file", metavar="FILE.safetensors", help="Start the weights and write them; see --overwrite.")
 @click.option("--overwrite", is_flag=True, help="Let --save replace a file that is there.")
 @click.option("--compare", is_flag=True, help="Train copies from several starts, and show how their losses fall.")
-@click.option("--starts", multiple=True, metavar="NAME", help="With --compare: these starts only; may be repeated.")
-@click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Of each of its runs.")
+@click.option(
+    "--starts", multiple=True, metavar="NAME", help="With --compare: built, default, or a method; may be repeated."
+)
+@click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Steps of each of its runs.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Draws of each start.")
-@click.option("--rate", "rates", type=float, multiple=True, help="Learning rate; may be repeated. [1e-3, 3e-4, 1e-4]")
+@click.option(
+    "--rate",
+    "rates",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    help="Learning rate; may be repeated. [1e-3, 3e-4, 1e-4]",
+)
 @click.option("--patience", type=click.IntRange(min=1), help="End a run whose loss hasn't fallen for so many steps.")
-def init(target: str, *, seed: int, file: str | None, overwrite: bool, compare: bool, **given: Any) -> None:
-    """Do the weights start well? Print the plan, and the line to paste.
+@click.pass_context
+def init(
+    context: click.Context, /, target: str, *, seed: int, file: str | None, overwrite: bool, compare: bool, **given: Any
+) -> None:
+    r"""Do the weights start well? Print the plan, and the line to paste.
 
     Says also which of them were never given a value when the model was built.
+
+    \b
+    gradvitals init net.py:make                          the plan, and why; changes nothing
+    gradvitals init net.py:make --save net.safetensors   starts the weights and writes them
+    gradvitals init net.py:make --compare                trains copies from several starts: which is best?
     """
     from gradvitals.faces import starting
 
     comparing = {key: given.pop(key) for key in ("starts", "steps", "seeds", "rates", "patience")}
-    asked = {"method": given.pop("method"), "distribution": given.pop("distribution"), "seed": seed}
+    asked = {key: given.pop(key) for key in ("method", "distribution", "only", "skip")} | {"seed": seed}
     output = Output(**given)
     if compare and file:
         raise UsageError("a comparison saves nothing", f"--compare --save {file}", "leave one of them out")
+    if compare:
+        _refuse(context, "method", remedy="name the starts to compare by --starts, each with its own")
+        _refuse(context, "distribution", "only", "skip", remedy="leave it out: a comparison starts whole models")
+    else:
+        _refuse(context, *comparing, remedy="add --compare, or leave it out")
+    if not file:
+        _refuse(context, "overwrite", remedy="add --save FILE.safetensors, or leave it out")
     if compare:
         _run("compare_init", target, output, lambda told: starting.compared(target, told, seed=seed, **comparing))
     elif file:
@@ -239,6 +296,14 @@ def init(target: str, *, seed: int, file: str | None, overwrite: bool, compare: 
     else:
         opening = f"{word('ui.paste', output.lang)}  {starting.line_to_paste(**asked)}"
         _run("plan_init", target, output, lambda told: starting.planned(target, told, **asked), opening=opening)
+
+
+def _refuse(context: click.Context, *names: str, remedy: str) -> None:
+    """Raise UsageError where an option was given that would do nothing: its author expects that it does."""
+    options = {option.name: option.opts[0] for option in context.command.params}
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"{options[name]} does nothing here", " ".join(sys.argv[1:]), remedy)
 
 
 @main.command()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +89,15 @@ def require_place(file: Path, option: str) -> None:
         raise InputError("this is a folder", f"{option} {file}", "name a file in it")
     if not file.parent.is_dir():
         raise InputError("the folder isn't there", f"{option} {file}", f"make the folder {file.parent} first")
-    if not os.access(file.parent, os.W_OK):
-        raise InputError("nothing can be written to this folder", f"{option} {file}", "choose another place for it")
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            "nothing can be written to this folder",
+            f"{option} {file}: {error.strerror}",
+            "choose another place for it",
+        ) from error
 
 
 def language_option(command: _Command) -> _Command:

@@ -30,9 +30,10 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, 
             if time.monotonic() - started < _PATIENCE_SECONDS:
                 return
             from rich.console import Console
-            from rich.progress import Progress
+            from rich.progress import MofNCompleteColumn, Progress
 
-            bar = Progress(console=Console(stderr=True), transient=True)
+            columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+            bar = Progress(*columns, console=Console(stderr=True), transient=True)
             bar.start()
             task = bar.add_task(title, total=total)
         bar.update(task, completed=done, total=total)

@@ -52,9 +52,12 @@ def compared(
     return compare_init(load_case(target), methods=starts or STARTS, rates=rates or RATES, progress=progress, **asked)
 
 
-def line_to_paste(*, method: str, distribution: str, seed: int) -> str:
+def line_to_paste(
+    *, method: str, seed: int, distribution: str = "normal", only: Sequence[str] = (), skip: Sequence[str] = ()
+) -> str:
     """The call that does what was planned."""
     more = "" if distribution == "normal" else f", {distribution=}"
+    more += "".join(f", {key}={list(patterns)}" for key, patterns in (("only", only), ("skip", skip)) if patterns)
     return f"gradvitals.init_(model, *inputs, {method=}{more}, {seed=})"
 
 
@@ -100,9 +103,10 @@ def write_weights(module: Any, file: Path, note: dict[str, str]) -> None:
     """
     from safetensors.torch import save_model
 
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    os.close(handle)
+    name = ""
     try:
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        os.close(handle)
         save_model(module, name, metadata=note)
         mask = os.umask(0)
         os.umask(mask)
@@ -113,7 +117,8 @@ def write_weights(module: Any, file: Path, note: dict[str, str]) -> None:
             "the weights can't be written", f"--save {file}: {error}", "save model.state_dict() by torch.save"
         ) from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        if name:
+            Path(name).unlink(missing_ok=True)
 
 
 def _built(target: str, seed: int) -> tuple[Case, Report | None]:

@@ -8,7 +8,7 @@ import importlib.util
 import sys
 import tokenize
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Case:
         What the report calls it.
     batches : iterable, optional
         What ``compare_init`` trains on in place of the inputs, such as a DataLoader; ``loss`` then takes the output and
-        a batch's last item.
+        a batch's last item. Verbs that look at one batch take the first.
 
     Examples
     --------
@@ -106,7 +106,12 @@ def as_case(verb: str, model: Any, inputs: tuple[Any, ...], **options: Any) -> C
         )
     given = {key: value for key, value in options.items() if value is not None}
     fields = {key: getattr(model, key) for key in ("kwargs", "loss", "grad", "vjp", "name", "batches")}
-    return Case(model.model, model.args, **{**fields, **given})
+    case = Case(model.model, model.args, **{**fields, **given})
+    if verb == "compare_init" or "loss" in given:  # the one verb that trains; a loss of its own takes the output alone
+        return case
+    from gradvitals.frameworks.first_batch import on_first_batch
+
+    return on_first_batch(case)
 
 
 def load_case(target: str) -> Case:
@@ -258,7 +263,7 @@ def _told(error: BaseException) -> str:
 def _case_from(made: Any, target: str) -> Case:
     name = target.rpartition(":")[2]
     if isinstance(made, Case):
-        return made
+        return made if made.name else replace(made, name=name)
     if isinstance(made, tuple) and len(made) in (2, 3) and callable(made[0]):
         model, inputs, *loss = made
         args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)

@@ -12,6 +12,8 @@ from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Table
 
 _SIDES = ("before", "after")
+#: Theory beside them, in a colour of its own.
+_EXPECTED = "expected"
 #: A linear axis turns logarithmic where its positive values span more than this factor.
 _LOG_FROM = 200.0
 #: Lines that can be told apart by their colour (report.css).
@@ -37,18 +39,20 @@ def charts(table: Table, lang: str) -> list[Chart]:
         return _growth(table, lang)
     if table.name == "curves":
         return _curves(table, lang)
+    if table.name == "balance":
+        return _layers(table, lang, ("variance_ratio", "gradient_ratio"))
     if table.name == "comparison" or tables.is_layers(table):
-        return _layers(table, lang)
+        return _layers(table, lang, tables.COMPARED)
     return []
 
 
-def _layers(table: Table, lang: str) -> list[Chart]:
+def _layers(table: Table, lang: str, sizes: Sequence[str]) -> list[Chart]:
     """The size of the signal and of the gradient, a point per row: the x axis counts the rows."""
     names = [phrases.clean(tables.cell(path, "path", "", lang)) for path in table.column("path")]
     counted = tuple(f"{at}. {name}" for at, name in enumerate(names, start=1))
     xs = tuple(float(at) for at in range(1, len(table) + 1))
     drawn = []
-    for size in tables.COMPARED:
+    for size in sizes:
         lines = _sides(table, size, xs, counted, lang)
         if lines:
             drawn.append(_chart(size, lines, phrases.phrase("axis_layers", lang), lang, log=True))
@@ -128,12 +132,15 @@ def _quantity(column: str) -> str:
 def _sides(table: Table, quantity: str, xs: tuple[float, ...], labels: tuple[str, ...], lang: str) -> list[Series]:
     """A quantity's own column, or its two columns before and after, as far as they hold numbers."""
     lines = []
-    for column, role in ((quantity, "main"), *((f"{quantity}_{side}", side) for side in _SIDES)):
+    roles = (("before", "before"), (_EXPECTED, "line-3"), ("after", "after"))  # what is drawn last lies on top
+    for column, role in ((quantity, "main"), *((f"{quantity}_{side}", role) for side, role in roles)):
         if column not in table.columns:
             continue
         ys = tuple(tables.number(value) for value in table.column(column))
         if any(y is not None for y in ys):
-            name = phrases.phrase(role, lang) if role in _SIDES else phrases.label("column", quantity, lang)
+            side = column.rpartition("_")[2]
+            is_side = side in {*_SIDES, _EXPECTED}
+            name = phrases.phrase(side, lang) if is_side else phrases.label("column", quantity, lang)
             lines.append(Series(name, role, xs, ys, labels))
     return lines
 

@@ -9,8 +9,9 @@ import functools
 import importlib.resources
 from collections.abc import Iterator, Mapping
 
-from gradvitals.render import phrases, tables
+from gradvitals.render import alike, phrases, tables
 from gradvitals.render.charts import Chart, charts
+from gradvitals.render.gist import gist
 from gradvitals.render.svg import escape
 from gradvitals.vocabulary import words
 from gradvitals.vocabulary.finding import Fact, Finding
@@ -23,6 +24,8 @@ _MOST_ROWS = 600
 
 #: A cell of so many characters holds words in a row, which need room.
 _SENTENCE = 24
+#: A name that is shorter stays in one line.
+_SHORT = ' class="gv-short"'
 
 #: The line of a pulse: the mark of the tool.
 _MARK = (
@@ -95,10 +98,12 @@ def _header(report: Report, lang: str) -> str:
 
 
 def _outcome(report: Report, lang: str) -> str:
-    """The verdict as a badge, and in one sentence."""
+    """The verdict as a badge, in one sentence, and what matters most."""
     verdict = report.verdict.value
     badge = f'<span class="gv-badge gv-{verdict}">{escape(words.word(f"verdict.{verdict}", lang))}</span>'
-    return f'<p class="gv-outcome">{badge} <span>{escape(phrases.headline(report, lang))}</span></p>\n'
+    told = "".join(f"<li>{escape(sentence)}</li>" for sentence in gist(report, lang))
+    listed = f'<ul class="gv-gist">{told}</ul>\n' if told else ""
+    return f'<p class="gv-outcome">{badge} <span>{escape(phrases.headline(report, lang))}</span></p>\n{listed}'
 
 
 def _body(report: Report, lang: str, level: int) -> str:
@@ -170,6 +175,9 @@ def _table(table: Table, report: Report, lang: str, level: int) -> str:
     grid = _grid(sheet, tables.flagged_rows(table, report), lang, few=few)
     if drawn or not few:
         grid = _folded(phrases.phrase("show_rows", lang, count=sheet.rows), grid)
+    short = alike.grouped(table) if table.name == "plan" else table
+    if len(short) < len(table):
+        grid = _grid(tables.sheet(short, lang), [], lang, few=len(short) <= _OPEN_ROWS) + grid
     figures = f'<div class="gv-figures">\n{"".join(map(_figure, drawn))}</div>\n' if drawn else ""
     heading = f"<h{level}>{escape(sheet.title)}</h{level}>\n"
     return f'<section class="gv-table">\n{heading}{about}{figures}{grid}</section>\n'
@@ -210,7 +218,8 @@ def _rows(sheet: tables.Sheet, flagged: list[int], lang: str) -> Iterator[str]:
 def _cell(column: tables.Column, row: int, *, is_first: bool) -> str:
     text = escape(column.cells[row])
     if is_first:
-        return f'<th scope="row"{_align(column)}>{text}</th>'
+        is_short = not column.numeric and len(column.cells[row]) < _SENTENCE
+        return f'<th scope="row"{_SHORT if is_short else _align(column)}>{text}</th>'
     state = column.states[row] if column.states else ""
     if state:
         text = f'<span class="gv-state gv-{state}">{text}</span>'

@@ -19,7 +19,7 @@ _GUTTER = 2
 #: A cell may take so much; where not all columns fit then, so little.
 _WIDE_CELL, _NARROW_CELL = 40, 28
 #: Where there are only so many rows, each may take several lines.
-_FEW_ROWS = 6
+FEW_ROWS = 6
 #: Chinese may break between any two characters, except before a closing mark and after an opening one.
 _PIECES = re.compile(
     r"\s+|[（「『《“【]*[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef][、。，：；？！）」』》”】…]*|[^\s\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]+|."
@@ -60,6 +60,8 @@ def wrap(text: str, limit: int) -> list[str]:
         rest = piece.lstrip()
         while width(rest) > limit:  # a word longer than a line, such as a path
             head = shorten_to(rest, limit)
+            at = head.rfind(".") + 1  # between two modules, where a line doesn't get short by that
+            head = head[:at] if 2 * at > limit else head
             lines.append(head)
             rest = rest[len(head) :]
         lines.append(rest)
@@ -155,9 +157,14 @@ class Grid:
         return (" " * _GUTTER).join(parts).rstrip()
 
 
-def fit(columns: Sequence[Column], rows: Sequence[int], limit: int, important: Sequence[str]) -> Grid:
-    """Choose the columns that fit into ``limit``: the important ones first, then in order; one stays in any case."""
-    tall = len(rows) <= _FEW_ROWS
+def fit(
+    columns: Sequence[Column], rows: Sequence[int], limit: int, important: Sequence[str], few: int = FEW_ROWS
+) -> Grid:
+    """Choose the columns that fit into ``limit``: the important ones first, then in order; one stays in any case.
+
+    Up to ``few`` rows may take several lines each.
+    """
+    tall = len(rows) <= few
     size = {column.key: _size(column, rows, _WIDE_CELL, tall=False) for column in columns}
     if sum(size.values()) + _GUTTER * (len(columns) - 1) > limit:
         size = {column.key: _size(column, rows, _NARROW_CELL, tall=tall) for column in columns}

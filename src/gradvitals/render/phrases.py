@@ -14,7 +14,7 @@ from gradvitals.vocabulary.report import Report, Table
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 #: Settings whose texts are words of the locale.
-_WORDS = frozenset({"mode", "order", "distribution"})
+_WORDS = frozenset({"mode", "order", "distribution", "why"})
 #: The status and grade that seem to differ, and the sentence that says why they don't.
 _GRADED = (
     ("grade_lenient", {("right", "suspicious"), ("right", "large")}),
@@ -88,12 +88,34 @@ def ordered(findings: tuple[Finding, ...]) -> list[Finding]:
 def headline(report: Report, lang: str) -> str:
     """The outcome in one sentence: the worst finding's title and how many more there are, or what a pass means here."""
     findings = ordered(report.findings)
+    ahead = next((finding for finding in findings if finding.code == "W307"), None)
+    if ahead is not None and report.verb == "compare_init":
+        others = [words.describe(finding, lang).title for finding in findings if finding.severity > Severity.INFO]
+        return _joined(_ahead(ahead, lang), _stopped(others[0], lang) if others else "", lang)
     if not findings or findings[0].severity == Severity.INFO:
-        passed = lookup("ui", f"pass_{_asked(report)}", lang) or phrase("pass", lang)
+        asked = "probe_forward" if _went_forwards_only(report) else _asked(report)
+        passed = lookup("ui", f"pass_{asked}", lang) or phrase("pass", lang)
         return _joined(passed, _further(len(findings), lang), lang)
     title = words.describe(findings[0], lang).title
-    stop = "。" if lang.startswith("zh") else "."
-    return _joined(f"{title}{stop}", _further(len(findings) - 1, lang), lang)
+    return _joined(_stopped(title, lang), _further(len(findings) - 1, lang), lang)
+
+
+def _ahead(finding: Finding, lang: str) -> str:
+    """Which start won."""
+    likely = finding.evidence.get("likely")
+    return phrase(f"ahead_{likely}" if likely else "ahead", lang, **finding.evidence)
+
+
+def _stopped(title: str, lang: str) -> str:
+    return f"{title}{'。' if lang.startswith('zh') else '.'}"
+
+
+def _went_forwards_only(report: Report) -> bool:
+    """Whether a probe's layers have no gradient, for the loss passes none back."""
+    layers = next((table for table in report.tables if table.name == "layers" and len(table)), None)
+    if _asked(report) != "probe" or layers is None or "gradient_rms" not in layers.columns:
+        return False
+    return all(size is None for size in layers.column("gradient_rms"))
 
 
 def _asked(report: Report) -> str:

@@ -20,6 +20,8 @@ _LEAST_DECADES, _LEAST_SPAN = 2.0, 0.05
 _MOST_DOTS = 240
 #: Doubles end at 5e-324 and 1.8e308; closer to the ends the axis itself would underflow or overflow.
 _SMALLEST, _LARGEST = 1e-300, 1e300
+#: Lines whose dots are large: of many lines, the first.
+_PROMINENT = frozenset({"main", "before", "after", "line-1"})
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -197,7 +199,7 @@ def _line(series: Series, across: _Axis, upwards: _Axis) -> list[str]:
         place = upwards.place(y)
         runs[-1].append(f"{at:.1f},{place:.1f}")
         if len(series.xs) <= _MOST_DOTS:
-            radius = 2.6 if len(series.xs) <= 80 else 1.6
+            radius = 2.6 if len(series.xs) <= 80 and series.role in _PROMINENT else 1.6
             dots.append(f'<circle class="gv-{series.role}" cx="{at:.1f}" cy="{place:.1f}" r="{radius}">{told}</circle>')
     lines = [f'<polyline class="gv-{series.role}" points="{" ".join(run)}"/>' for run in runs if len(run) > 1]
     return [*lines, *dots]

@@ -28,7 +28,6 @@ _WORDS = frozenset(
         "along",
         "quantity",
         "axis",
-        "method",
     }
 )
 #: Columns that are compared with one another digit by digit.

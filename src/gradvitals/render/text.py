@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from gradvitals.render import layout, phrases, tables
+from gradvitals.render import alike, layout, phrases, tables
+from gradvitals.render.gist import gist
 from gradvitals.render.layout import Line
 from gradvitals.vocabulary import words
 from gradvitals.vocabulary.finding import Finding, Severity
@@ -20,6 +21,8 @@ _NARROWEST, _WIDEST = 48, 120
 #: Rows of a table that are shown; of a part's table fewer, for a demo shows many.
 _ROWS, _PART_ROWS = 24, 8
 _BAR_CELLS = 16
+#: Groups of layers whose reasons are told in full.
+_GROUPS = 12
 #: A label of the small print, or a verb, of which later reports may hold unknown ones.
 _LABEL_LIMIT = 20
 
@@ -52,7 +55,16 @@ _IMPORTANT = {
     "against": ("path", "parted", "forward_distance", "forward_noise", "gradient_distance", "gradient_noise", "kind"),
     "parameters": ("path", "weight_rms", "gradient_rms", "gradient_to_weight", "adam_step", "underflow_fp16"),
     "patients": ("patient", "expected", "found", "accuracy_before", "accuracy_after", "found_after"),
-    "plan": ("path", "activation", "scheme", "std_before", "std_after", "reason"),
+    "plan": ("path", "scheme", "reason", "std_after", "layers", "std_before", "activation"),
+    "balance": (
+        "path",
+        "gradient_ratio_before",
+        "gradient_ratio_after",
+        "variance_ratio_before",
+        "variance_ratio_after",
+        "gradient_ratio_expected",
+        "variance_ratio_expected",
+    ),
 }
 #: Columns of a layers table that say nothing where they are all alike.
 _SILENT_ALIKE = frozenset(
@@ -172,6 +184,8 @@ def _header(report: Report, how: _Manner, number: str) -> Iterator[Line]:
     column = layout.width(verdict)
     for at, line in enumerate(layout.wrap(phrases.headline(report, how.lang), how.limit - column - 2)):
         yield ((layout.pad(verdict if at == 0 else "", column), report.verdict.value), (f"  {line}", ""))
+    for sentence in gist(report, how.lang):
+        yield from _paragraph(sentence, " " * (column + 2), how.limit)
 
 
 def _finding(finding: Finding, how: _Manner) -> Iterator[Line]:
@@ -196,12 +210,16 @@ def _finding(finding: Finding, how: _Manner) -> Iterator[Line]:
 
 
 def _table(table: Table, report: Report, how: _Manner) -> Iterator[Line]:
+    if table.name == "plan":
+        table = alike.grouped(table)
     sheet = tables.sheet(_speaking(table), how.lang)
     yield ((layout.shorten(sheet.title, how.limit), "strong"),)
     rows = tables.kept_rows(sheet.rows, how.rows, tables.flagged_rows(table, report))
     columns = _with_bars(table, sheet.columns, how.lang)
     visible = [row for row in rows if row is not None]
-    grid = layout.fit(columns, visible, how.limit - 2, _IMPORTANT.get(tables.told_as(table), ()))
+    important = _IMPORTANT.get(tables.told_as(table), ())
+    few = _GROUPS if table.name == "plan" and "layers" in table.columns else layout.FEW_ROWS
+    grid = layout.fit(columns, visible, how.limit - 2, important, few)
     about = [sheet.about] if sheet.about and how.is_new(tables.told_as(table)) else []
     kept = {column.key for column in grid.columns}
     remarks = [sentence for column, sentence in sheet.remarks if column in kept and how.is_new(sentence)]

@@ -43,6 +43,9 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "W304": "weights-not-finite",
         "W305": "weights-uninitialised",
         "W306": "learning-rate-sensitive",
+        "W307": "start-ahead",
+        "W308": "start-stuck",
+        "W309": "start-diverged",
         "D901": "patient-misdiagnosed",
     }
 )

@@ -89,8 +89,8 @@ def explain(code_or_name: str, lang: str = "en") -> dict[str, Words]:
     if not codes:
         import difflib
 
-        known = [*NAMES, *NAMES.values()]
-        near = difflib.get_close_matches(wanted.lower(), [name.lower() for name in known], n=3, cutoff=0.4)
+        known = {name.lower(): name for name in (*NAMES, *NAMES.values())}
+        near = [known[key] for key in difflib.get_close_matches(wanted.lower(), known, n=3, cutoff=0.4)]
         hint = f"did you mean {', '.join(near)}? " if near else ""
         raise UsageError(
             f"no finding is called {wanted!r}",

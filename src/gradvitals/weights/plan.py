@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def _row(recipe: Recipe) -> tuple[Fact, ...]:
         weight.fan_out,
         recipe.activation,
         f"{recipe.scheme} {recipe.draw}" if open_draw else recipe.scheme,
-        weight.summary.std,
+        None if math.isnan(weight.summary.std) else weight.summary.std,  # on the meta device there is none
         recipe.std,
         recipe.bias,
         recipe.reason,

@@ -80,6 +80,16 @@ class Outcome:
         lasts = [trial.last for trial in self.trials]
         return statistics.stdev(lasts) if len(lasts) > 1 and all(map(math.isfinite, lasts)) else None
 
+    @property
+    def first(self) -> float:
+        """Mean loss over seeds before any step."""
+        return statistics.fmean(trial.losses[0] for trial in self.trials)
+
+    def first_below(self, loss: float) -> int | None:
+        """The first step whose mean loss over seeds is no larger; None where there is none."""
+        steps = _steps(self.trials[0].steps, self.trials[0].steps)
+        return next((step for step, mean in zip(steps, self.curve(steps), strict=True) if mean <= loss), None)
+
     def curve(self, steps: Sequence[int]) -> tuple[float, ...]:
         """Mean loss over seeds at some steps."""
         return tuple(statistics.fmean(trial.at(step) for trial in self.trials) for step in steps)
@@ -113,7 +123,7 @@ def _common(seeds: Sequence[Mapping[int, Trial]]) -> set[int]:
 def starts_table(found: Sequence[Outcome]) -> Table:
     """One row per start, the best first."""
     columns = ("method", "rate", "loss_first", "loss_last", "loss_spread", "trials", "broken", "curve")
-    first = [outcome.curve([0])[0] for outcome in found]
+    first = [outcome.first for outcome in found]
     curves = [outcome.curve(_steps(outcome.trials[0].steps, _SPARK_CELLS)) for outcome in found]
     low = min((value for curve in curves for value in curve if math.isfinite(value)), default=0.0)
     high = max((value for value in first if math.isfinite(value)), default=1.0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gradvitals.frameworks import as_case
@@ -16,6 +18,7 @@ from gradvitals.vocabulary.report import Report
 from gradvitals.weights.measure import module_of
 from gradvitals.weights.overwriting import TrainedWeightsWarning
 from gradvitals.weights.recipes import METHODS
+from gradvitals.weights.rules_starts import judge_starts
 from gradvitals.weights.trials import Trial, curves_table, outcomes, starts_table
 from gradvitals.weights.verb import init_
 
@@ -56,7 +59,7 @@ def compare_init(
         One batch; also what ``init_`` looks at.
     methods : sequence of str
         Methods of :func:`init_`, ``"built"`` (the weights as they are now) and ``"default"`` (what the modules' own
-        ``reset_parameters`` give).
+        ``reset_parameters`` give). A model on the meta device has no ``"built"`` one.
     steps : int
         Of each run.
     rates : sequence of float
@@ -84,7 +87,8 @@ def compare_init(
     -------
     Report
         With the tables ``starts`` (the best first: rate, first and last loss with its standard deviation over seeds,
-        runs that left the finite numbers) and ``curves``. After Ctrl-C, with what was finished, and
+        runs that left the finite numbers) and ``curves``; findings say which start is ahead by more than seeds differ,
+        which stand still and which diverge at every rate. After Ctrl-C, with what was finished, and
         ``settings["interrupted"]``.
 
     Raises
@@ -124,12 +128,14 @@ def compare_init(
 
     course = Course(steps, case.batches if batches is None else batches, patience)
     trainee = Trainee(case)
+    methods = [method for method in methods if trainee.has_weights or method != "built"]
+    _require_sensible(methods, steps, rates, seeds)
     total, done, interrupted = len(methods) * seeds * len(rates), [], False
     try:
         with trainee.kept():
             for drawn in range(seed, seed + seeds):
                 for method in methods:
-                    start = trainee.start(method if method in UNTREATED else _starter(method, drawn), seed=drawn)
+                    start = trainee.start(_start(method, drawn, takes_loss=course.batches is None), seed=drawn)
                     for rate in rates:
                         losses = trainee.train(start, course, rate=rate, seed=drawn)
                         done.append(Trial(method, drawn, rate, losses, steps))
@@ -146,6 +152,7 @@ def compare_init(
     return Report(
         verb="compare_init",
         subject=case.subject,
+        findings=judge_starts(found),
         tables=(starts_table(found), curves_table(found)),
         settings=settings,
         environment=environment(),
@@ -153,11 +160,15 @@ def compare_init(
     )
 
 
-def _starter(method: str, seed: int) -> Callable[[Case], Report]:
+def _start(method: str, seed: int, *, takes_loss: bool) -> Callable[[Case], Report] | str:
+    if method in UNTREATED:
+        return method
+
     def start(case: Case) -> Report:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TrainedWeightsWarning)  # it is a copy, of which nothing is kept
-            return init_(case, method=method, seed=seed)
+            # A loss for batches wants a batch's last item, which the case's own inputs lack.
+            return init_(case if takes_loss else replace(case, loss=None), method=method, seed=seed)
 
     return start
 
@@ -175,4 +186,9 @@ def _require_sensible(methods: Sequence[str], steps: int, rates: Sequence[float]
         if value < 1:
             raise UsageError(
                 "there is nothing to train", f"compare_init(..., {keyword}={value})", "give at least one of each"
+            )
+    for rate in rates:
+        if not 0 < rate < math.inf:
+            raise UsageError(
+                "a learning rate is not a number above 0", f"compare_init(..., rates={rates!r})", "give such as 1e-3"
             )

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from gradvitals.frameworks.case import Case
-from gradvitals.frameworks.torch.inputs import validate
-from gradvitals.frameworks.torch.materialise import reset
+from gradvitals.frameworks.torch.inputs import named_inputs, validate
+from gradvitals.frameworks.torch.materialise import device_of, is_on_meta, materialised, reset
 from gradvitals.frameworks.torch.objective import scalar
 from gradvitals.frameworks.torch.state import preserved, seed_everything
 from gradvitals.frameworks.tree import rebuilt
@@ -53,7 +53,7 @@ class Trainee:
     Parameters
     ----------
     case : Case
-        Its model is a module with memory, and there is a loss; it is never changed.
+        Its model is a module, and there is a loss; it is never changed. On the meta device the copy gets memory.
 
     Raises
     ------
@@ -67,9 +67,14 @@ class Trainee:
     _loss: Callable[..., Any] | None
 
     def __init__(self, case: Case) -> None:
-        validate(case)
+        validate(case, valueless=True)
         with user_code("copying the model", "make it one that copy.deepcopy can copy"):
             model = copy.deepcopy(getattr(case.model, "_orig_mod", case.model))
+        self.has_weights = not is_on_meta(model)
+        if not self.has_weights:
+            with materialised(model, device_of(tensor for _, tensor in named_inputs(case))):
+                pass  # it keeps its memory
+        validate(Case(model, case.args, case.kwargs))
         self._loss = case.loss
         self._original = case.model
         self._fresh = copy.deepcopy(model.state_dict())
@@ -91,7 +96,18 @@ class Trainee:
                 reset(model, seed)
         elif callable(how):
             how(self.case)
+        if not self.has_weights:
+            self._require_values()
         return copy.deepcopy(model.state_dict())
+
+    def _require_values(self) -> None:
+        for path, tensor in self.case.model.named_parameters():
+            if tensor.isnan().any():
+                raise InputError(
+                    "a parameter of the meta device has no values to start from",
+                    f"{path!r} of {self.case.subject}: none of its modules sets it",
+                    "set it in its module's reset_parameters()",
+                )
 
     def train(self, start: Mapping[str, torch.Tensor], course: Course, *, rate: float, seed: int) -> tuple[float, ...]:
         """The loss before each step of Adam; a run ends where it isn't finite any more.
@@ -162,7 +178,14 @@ class Trainee:
             raise InputError(
                 "training needs a loss",
                 f"{self.case.subject}() returned none, and no loss= was given",
-                "give loss=, a function of the output (and of a batch's last item, where there are batches)",
+                "let the factory return (model, inputs, loss), or give loss=, a function of the output (and of a "
+                "batch's last item, where there are batches)",
+            )
+        if not value.requires_grad:
+            raise InputError(
+                "the loss passes no gradient back",
+                f"the loss of {self.case.subject} was made by what has no slope: argmax, rounding, .item(), no_grad",
+                "give a loss that can be differentiated, such as torch.nn.functional.cross_entropy",
             )
         return value
 
