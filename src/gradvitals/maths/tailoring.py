@@ -209,7 +209,7 @@ def shifted_point(phi: Activation, alpha: float, depth: int, *, zeta: float = ZE
     """
     shifts = np.linspace(*_SHIFTS, _LINE.size)
     chi, _, square, power = _line(phi, np.full(len(shifts), alpha), shifts)
-    sound = square > _STEEPEST_SHARE**2 * float(np.max(np.abs(phi.slope(_LINE)))) ** 2
+    sound = square > _STEEPEST_SHARE * float(np.max(np.abs(phi.slope(_LINE)))) ** 2
     off = np.where(sound, np.abs(chi - zeta ** (1.0 / depth)), math.inf)
     near = off <= np.min(off) + 0.1 * (zeta ** (1.0 / depth) - 1)
     return point_at(phi, alpha, float(shifts[np.argmin(np.where(near, power, math.inf))]))

@@ -40,7 +40,9 @@ def choose(survey: Survey, method: str) -> Choice:
     - Residual branches that no normalisation ends: ``calibrated``, for what attention averages is smaller than theory
       without data can know. Measured (twelve layers of attention without
       normalisations, a short text task, 200 Adam steps at 1e-3): 100 %, against 73 % with the scale from theory.
-    - Else ``analytic``: normalisations take any scale, and a shallow network forgives much.
+    - Normalisations, which take any scale: ``analytic``.
+    - Else ``calibrated``, for what gates, recurrence and pooling pass on isn't known without data either. Measured
+      (digits, 200 Adam steps at 1e-3): an LSTM 92.4 %, and 90.8 % by theory; twelve gated linear units 95.1 and 92.2 %.
     """
     fed = [chain.depth for path, chain in survey.chains.items() if survey.around[path].feeds]
     depth = max(fed, default=0)
@@ -53,4 +55,4 @@ def choose(survey: Survey, method: str) -> Choice:
         return Choice("calibrated", "residual-unnormalised", depth, branches)
     if any(is_normalisation(call) for call in survey.calls):
         return Choice("analytic", "held-by-normalisation", depth, branches)
-    return Choice("analytic", "shallow", depth, branches)
+    return Choice("calibrated", "shallow", depth, branches)

@@ -13,6 +13,7 @@ from gradvitals.frameworks.weights import Weight
 from gradvitals.vocabulary.errors import InputError
 from gradvitals.weights.chains import Chain, chains
 from gradvitals.weights.neighbours import Neighbours, neighbours
+from gradvitals.weights.values import with_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
     """
     model = module_of(case)
     from gradvitals.frameworks.torch.capture import capture
-    from gradvitals.frameworks.torch.inputs import validate
+    from gradvitals.frameworks.torch.inputs import named_inputs, validate
     from gradvitals.frameworks.torch.materialise import is_on_meta
     from gradvitals.frameworks.torch.order import calls_in_module_order
     from gradvitals.frameworks.torch.own_activations import own_activations
@@ -105,4 +106,5 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
         calls, order = calls_in_module_order(model), "modules"
     functions = {call.path: (call.kind, call.shape[-1]) for call in calls if call.path in call.parameters}
     weights, around = weights_of(model, functions), neighbours(calls, own_activations(model, calls))
+    around = with_values(around, calls, [tuple(x.shape) for _, x in named_inputs(case) if x.is_floating_point()])
     return Survey(weights, around, chains(calls, around, weights), calls, order)

@@ -38,6 +38,8 @@ class Neighbours:
         The activation that follows sees this layer's output and nothing else, and nothing else sees it.
     branches : int
         Where the layer ends a residual branch: how many branches of the model end like this. Else 1.
+    values : bool
+        It is the last layer, and what is asked of it are values, not classes.
 
     """
 
@@ -48,6 +50,7 @@ class Neighbours:
     followers: tuple[str, ...] = ()
     feeds: bool = False
     branches: int = 1
+    values: bool = False
 
     @property
     def is_last(self) -> bool:

@@ -231,7 +231,7 @@ def init_(
                 balance_table(before, after, plan.recipes),
             ]
             settings |= {"objective": after.objective, "mode": "train" if module.training else "eval"}
-            rate = advised(after.calls, {weight.path: weight for weight in found.weights}, after.input_rms)
+            rate = advised(after, {weight.path: weight for weight in found.weights})
             if rate is not None:
                 settings["learning_rate"] = float(f"{rate:.1g}")
                 findings += judge_rate(rate, plan.choice.depth)
