@@ -27,8 +27,8 @@ def advised(capture: Capture, weights: Mapping[str, Weight]) -> float | None:
     outputs then change by up to η·fan_in·RMS(inputs), relative to their standard deviation, and what is changed at
     every layer adds up along the network. The rate is the one at which that sum, along the longest way, is
     :data:`ADDED_UP`. So it falls as one over depth, one over width, and with inputs far from zero mean. What is
-    changed in a branch counts by the branch's share of the sum that it ends in: R branches of 1/R of the stream's
-    variance add up to √R times what one changes, not R times.
+    changed in a branch counts by the branch's share of the sum that it ends in: with R branches of 1/R of the stream's
+    variance each, all inner layers add up to √R times what one changes, not R times.
 
     Parameters
     ----------

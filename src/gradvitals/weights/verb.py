@@ -222,7 +222,7 @@ def init_(
         if goals:
             write(module, fits(case, goals, seed=seed))
         after = capture(case, seed=seed) if runs else None
-        findings += judge(survey(case, seed=seed, seen=after))
+        findings += judge(survey(case, seed=seed, seen=after), fitted={goal.weight.path for goal in goals})
         if before is not None and after is not None:
             findings += judge_signal(signal(after))
             tables += [
