@@ -21,6 +21,10 @@ def outputs(model, x):
     return model(x).detach()
 
 
+def hidden():
+    return nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh()
+
+
 def codes(report):
     return {finding.code for finding in report.findings}
 
@@ -28,8 +32,8 @@ def codes(report):
 @pytest.mark.parametrize(
     "model",
     [
-        nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 1)),
-        nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4), nn.ReLU(), nn.Linear(4, 16)),
+        nn.Sequential(*hidden(), nn.Linear(32, 1)),
+        nn.Sequential(*hidden(), nn.Linear(32, 4), nn.ReLU(), nn.Linear(4, 16)),
     ],
     ids=["one number", "the inputs again"],
 )
@@ -42,7 +46,7 @@ def test_values_start_near_zero(model):
 
 def test_what_may_be_classes_starts_at_one():
     x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
-    model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16))
+    model = nn.Sequential(*hidden(), nn.Linear(32, 16))
     init_(model, x)
     assert float(outputs(model, x).std()) == pytest.approx(1.0, rel=0.1)
 

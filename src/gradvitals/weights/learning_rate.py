@@ -38,8 +38,7 @@ def advised(capture: Capture, weights: Mapping[str, Weight]) -> float | None:
 
     References
     ----------
-    Yang et al. (2022), Tensor Programs V, appendix: sign-like updates change outputs by fan_in · η. Yang et al. (2024),
-    Tensor Programs VI: with branches of 1/√R the rate falls as 1/√R.
+    Yang et al. (2022), Tensor Programs V, appendix: sign-like updates change outputs by fan_in · η.
 
     """
     calls = capture.calls
