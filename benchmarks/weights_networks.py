@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -212,16 +213,17 @@ class Reader(nn.Module):
 class Network:
     """How it is built, what it is trained on, and the accuracy (%) that ``auto`` is to reach.
 
-    ``stacked``: its copies are trained faster together, as one network of batched products. For convolutions and
-    attention that gains nothing.
+    ``task``: "classes" to name, "tokens" to name one by one, or "values" to come near. ``stacked``: its copies are
+    trained faster together, as one network of batched products. For convolutions and attention that gains nothing.
     """
 
-    build: functools.partial
-    data: functools.partial
+    build: Callable[[], nn.Module]
+    data: Callable[[], Data]
     activation: str
     plain: bool = False
     goal: float | None = None
     stacked: bool = False
+    task: str = "classes"
 
 
 def networks():
@@ -262,13 +264,23 @@ def networks():
 # ---- schemes ----
 
 
+MIXING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
+
+
+def transposed(module):
+    """Is it transformers' linear layer, whose weight has the inputs first?"""
+    return type(module).__name__ == "Conv1D"
+
+
 def matrices(model):
     """The weights that mix, as the usual recipes treat them: packed query, key and value one by one."""
     for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, MIXING):
             yield module.weight
         elif isinstance(module, nn.MultiheadAttention):
             yield from module.in_proj_weight.chunk(3)
+        elif transposed(module):
+            yield module.weight.T
 
 
 def gain_of(activation):

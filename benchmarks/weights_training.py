@@ -7,9 +7,11 @@ much the standard deviations of the layers' outputs, and of the gradients that r
 (largest over smallest, hidden layers, on data that the scheme hasn't seen).
 
 Every row has a result file in benchmarks/results/weights_training, which is kept with the code and written after each
-seed: what is there isn't trained again, but with --fresh.
+seed: what is there isn't trained again, but with --fresh. Where values are asked instead of labels, what is shown is
+the share (%) of their variance that is explained.
 
-python benchmarks/weights_training.py [--networks PATTERN …] [--schemes NAME …] [--seeds N] [--shard I/N] [--table]
+python benchmarks/weights_training.py [--further] [--networks PATTERN …] [--schemes NAME …] [--seeds N] [--shard I/N]
+    [--table]
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
-from weights_networks import PEERS, SCHEMES, networks, start
+from weights_further import further
+from weights_networks import MIXING, PEERS, SCHEMES, networks, start, transposed
 
 RESULTS = Path(__file__).resolve().parent / "results" / "weights_training"
 STEPS, BATCH, CLIP = 200, 64, 1.0
@@ -45,10 +48,10 @@ CHANCE = 15.0
 
 # ---- measurement ----
 
-_LAYERS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention, nn.RNNBase)
+_LAYERS = (*MIXING, nn.MultiheadAttention, nn.RNNBase)
 
 
-def spreads(model, x, y):
+def spreads(model, x, y, loss):
     """Largest over smallest standard deviation of the hidden layers' outputs, and of the gradients reaching them."""
     outputs = []
 
@@ -57,9 +60,9 @@ def spreads(model, x, y):
         output.retain_grad()
         outputs.append(output)
 
-    layers = [m for m in model.modules() if isinstance(m, _LAYERS)]
+    layers = [m for m in model.modules() if isinstance(m, _LAYERS) or transposed(m)]
     handles = [layer.register_forward_hook(keep) for layer in layers]
-    F.cross_entropy(model(x), y).backward()
+    loss(model(x), y).backward()
     for handle in handles:
         handle.remove()
     model.zero_grad(set_to_none=True)
@@ -69,11 +72,31 @@ def spreads(model, x, y):
 
 def ratio(tensors):
     sizes = [tensor.double().std().item() for tensor in tensors]
+    if len(sizes) < 2:
+        return 1.0
     return max(sizes) / min(sizes) if min(sizes) > 0 and math.isfinite(sum(sizes)) else math.inf
 
 
+def tokens_loss(logits, labels):
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
 def correct(logits, labels):
-    return 100 * (logits.argmax(-1) == labels).double().mean(-1)
+    return 100 * (logits.argmax(-1) == labels).double().flatten().mean()
+
+
+def explained(outputs, values):
+    """Share (%) of the variance that isn't left over."""
+    left = (outputs - values).double().square().mean() / (values - values.mean(0)).double().square().mean()
+    return 100 * (1 - left)
+
+
+#: What a task minimises, and what is shown of it.
+TASKS = {
+    "classes": (F.cross_entropy, correct),
+    "tokens": (tokens_loss, correct),
+    "values": (F.mse_loss, explained),
+}
 
 
 def batches(data, seed):
@@ -83,37 +106,41 @@ def batches(data, seed):
         yield torch.randint(len(data.train[0]), (BATCH,), generator=generator)
 
 
-def one_by_one(models, seeds, rates, data, steps):
+def one_by_one(models, seeds, rates, data, steps, task="classes"):
     """Train every model; accuracies (%) on the validation and the test set, and the loss of the last steps."""
+    return [trained(*given, data, steps, task) for given in zip(models, seeds, rates, strict=True)]
+
+
+def trained(model, seed, rate, data, steps, task):
     x, y = data.train
-    return [trained(*given, data, steps, x, y) for given in zip(models, seeds, rates, strict=True)]
-
-
-def trained(model, seed, rate, data, steps, x, y):
+    loss_of, score = TASKS[task]
+    torch.manual_seed(seed)  # for dropout
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
     losses = []
     for _, chosen in zip(range(steps), batches(data, seed), strict=False):
-        loss = F.cross_entropy(model(x[chosen]), y[chosen])
+        loss = loss_of(model(x[chosen]), y[chosen])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         losses.append(loss.item())
+    model.eval()
     with torch.no_grad():
-        valid, test = (correct(model(part[0]), part[1]).item() for part in (data.valid, data.test))
+        valid, test = (score(model(part[0]), part[1]).item() for part in (data.valid, data.test))
     return {"rate": rate, "valid": valid, "test": test, "loss": statistics.fmean(losses[-10:])}
 
 
-def together(models, seeds, rates, data, steps):
+def together(models, seeds, rates, data, steps, task="classes"):
     """The same, of models that differ in their weights only, as one: every product is a batch of products."""
     x, y = data.train
+    loss_of, score = TASKS[task]
     stacked = {name: value.detach() for name, value in stack_module_state(models)[0].items()}
 
     def logits(weights, x):
         return functional_call(models[0], weights, (x,))
 
-    slope = vmap(grad_and_value(lambda weights, x, y: F.cross_entropy(logits(weights, x), y)))
+    slope = vmap(grad_and_value(lambda weights, x, y: loss_of(logits(weights, x), y)))
     groups = {rate: slice(rates.index(rate), rates.index(rate) + rates.count(rate)) for rate in rates}
     parts = {rate: [value[group] for value in stacked.values()] for rate, group in groups.items()}
     optimizer = torch.optim.Adam([{"params": part, "lr": rate} for rate, part in parts.items()], fused=True)
@@ -132,7 +159,8 @@ def together(models, seeds, rates, data, steps):
     last = torch.stack(losses[-10:]).double().mean(0).tolist()
     with torch.no_grad():
         valid, test = (
-            correct(vmap(logits, (0, None))(stacked, part[0]), part[1]).tolist() for part in (data.valid, data.test)
+            [score(outputs, part[1]).item() for outputs in vmap(logits, (0, None))(stacked, part[0])]
+            for part in (data.valid, data.test)
         )
     return [
         {"rate": rate, "valid": v, "test": t, "loss": end}
@@ -144,11 +172,12 @@ def started(network, scheme, seed):
     """A model with its start, and what is known of it before it is trained."""
     data = network.data()
     order = torch.randperm(len(data.train[0]), generator=torch.Generator().manual_seed(1000 + seed))
-    seen, unseen = order[:SEEN], order[SEEN : 2 * SEEN]
+    count = min(SEEN, len(order) // 2)
+    seen, unseen = order[:count], order[count : 2 * count]
     torch.manual_seed(seed)
     model = network.build()
     start(scheme, model, data.train[0][seen], network.activation, seed)
-    forward, gradient = spreads(model, data.train[0][unseen], data.train[1][unseen])
+    forward, gradient = spreads(model, *(part[unseen] for part in data.train), TASKS[network.task][0])
     return model, {"seed": seed, "forward_ratio": forward, "gradient_ratio": gradient}
 
 
@@ -158,7 +187,7 @@ def rows(network, scheme, seeds, rates, steps):
     found = [started(network, scheme, seed) for seed in seeds]
     copies = [(copy.deepcopy(model), row["seed"], rate) for rate in rates for model, row in found]
     train = together if network.stacked else one_by_one
-    runs = train(*map(list, zip(*copies, strict=True)), network.data(), steps)
+    runs = train(*map(list, zip(*copies, strict=True)), network.data(), steps, network.task)
     seconds = (time.process_time() - began) / len(seeds)
     return [row | {"runs": runs[at :: len(seeds)], "seconds": seconds} for at, (_, row) in enumerate(found)]
 
@@ -182,12 +211,11 @@ def read(file):
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"seeds": []}
 
 
-def measure(name, scheme, asked):
+def measure(name, network, scheme, asked):
     """Train the seeds of a row that its file lacks."""
     file = file_of(name, scheme, asked.steps)
     file.parent.mkdir(parents=True, exist_ok=True)
     result = {"network": name, "scheme": scheme, "seeds": [] if asked.fresh else read(file)["seeds"]}
-    network = networks()[name]
     missing = sorted(set(range(asked.seeds)) - {row["seed"] for row in result["seeds"]})
     for seeds in [missing] if network.stacked and missing else [[seed] for seed in missing]:
         result["seeds"] += rows(network, scheme, seeds, asked.rates, asked.steps)
@@ -256,16 +284,16 @@ def verdict(network, ours, peers):
     return ", ".join(missed) or "reached"
 
 
-def table(names, schemes, steps):
+def table(chosen, schemes, steps):
     print(f"| network | {' | '.join(schemes)} | rate of the last | seeds | goals |")
     print(f"|---|{'---|' * len(schemes)}---|---|---|")
-    for name in names:
+    for name, network in chosen.items():
         rows = {scheme: row_of(name, scheme, steps) for scheme in schemes}
         ours, peers = rows[schemes[-1]], {scheme: rows[scheme] for scheme in PEERS if rows.get(scheme)}
         if not any(rows.values()):
             continue
         cells = " | ".join(str(row) if row else "–" for row in rows.values())
-        judged = verdict(networks()[name], ours, peers) if ours and schemes[-1] not in PEERS else "–"
+        judged = verdict(network, ours, peers) if ours and schemes[-1] not in PEERS else "–"
         rate, seeds = (f"{ours.rate:g}", ours.seeds) if ours else ("–", 0)
         print(f"| {name} | {cells} | {rate} | {seeds} | {judged} |")
     print(f"\nTest accuracy (%) ± standard deviation over seeds [forward; gradient spread]; {CHANCE:.0f} % is chance.")
@@ -273,6 +301,7 @@ def table(names, schemes, steps):
 
 def parsed():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--further", action="store_true", help="the networks of weights_further.py")
     parser.add_argument("--networks", nargs="+", default=["*"], metavar="PATTERN", help="such as 'mlp50-*'")
     parser.add_argument(
         "--schemes", nargs="+", default=list(SCHEMES), help="peers, or methods of init_; the last is judged"
@@ -292,13 +321,17 @@ def main():
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     keep_memory()
-    names = [name for name in networks() if any(fnmatch.fnmatchcase(name, pattern) for pattern in asked.networks)]
+    chosen = {
+        name: network
+        for name, network in (further() if asked.further else networks()).items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in asked.networks)
+    }
     if not asked.table:
         part, parts = (int(number) for number in asked.shard.split("/"))
-        asked_for = [(name, scheme) for name in names for scheme in asked.schemes]
+        asked_for = [(name, scheme) for name in chosen for scheme in asked.schemes]
         for name, scheme in asked_for[part - 1 :: parts]:
-            measure(name, scheme, asked)
-    table(names, asked.schemes, asked.steps)
+            measure(name, chosen[name], scheme, asked)
+    table(chosen, asked.schemes, asked.steps)
 
 
 if __name__ == "__main__":

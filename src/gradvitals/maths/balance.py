@@ -92,7 +92,7 @@ def balance(phi: Activation) -> Balance:
         q = _largest_gentle_variance(phi, centred=centred)
     found = _at(phi, q, centred=centred)
     gains = [found.gain, _at(phi, 1.0, centred=centred).gain]
-    if _is_bounded(phi) and float(phi.slope(np.zeros(1))[0]) != 0:
+    if (_is_bounded(phi) or _is_odd(phi)) and float(phi.slope(np.zeros(1))[0]) != 0:
         gains.append(gaussian.critical_gain(phi))
     return Balance(found.q, found.centre, found.power, found.chi, (min(gains), max(gains)))
 
@@ -106,6 +106,11 @@ def is_homogeneous(phi: Activation) -> bool:
     """
     x = np.array([-3.0, -0.5, 0.5, 3.0])
     return bool(np.allclose(phi.value(2.5 * x), 2.5 * phi.value(x), rtol=1e-9, atol=0))
+
+
+def _is_odd(phi: Activation) -> bool:
+    x = np.linspace(0.0, 3.0, 31)
+    return bool(np.allclose(phi.value(-x), -phi.value(x), rtol=0, atol=1e-9 * np.max(np.abs(phi.value(x)))))
 
 
 def _is_bounded(phi: Activation) -> bool:

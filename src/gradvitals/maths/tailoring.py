@@ -219,7 +219,7 @@ def shifted_point(phi: Activation, alpha: float) -> WorkingPoint:
     """
     shifts = np.linspace(*_SHIFTS, _LINE.size)
     chi, _, square, power = _line(phi, np.full(len(shifts), alpha), shifts)
-    sound = square > _STEEPEST_SHARE**2 * float(np.max(np.abs(phi.slope(_LINE)))) ** 2
+    sound = square > _STEEPEST_SHARE * float(np.max(np.abs(phi.slope(_LINE)))) ** 2
     off = np.where(sound, np.abs(chi - ZETA), math.inf)
     near = off <= np.min(off) + 0.1 * (ZETA - 1)
     return point_at(phi, alpha, float(shifts[np.argmin(np.where(near, power, math.inf))]))

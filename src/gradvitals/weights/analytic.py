@@ -8,6 +8,7 @@ from dataclasses import replace
 from gradvitals.frameworks.weights import Goal
 from gradvitals.maths.balance import Balance, balance, is_homogeneous
 from gradvitals.weights.recipe import Place, Recipe, drawn, fan_in, plain, zero
+from gradvitals.weights.values import START
 
 #: What nn.MultiheadAttention calls the one of its projections that ends it.
 _LAST_PROJECTION = "out_proj.weight"
@@ -26,7 +27,7 @@ def layer(place: Place) -> Recipe:
         return _as_branch(plain(place, "xavier", "attention"), place)
     before = balance(near.before) if near.before else _PLAIN
     if near.after is None:
-        reason = "normalised" if near.normalised else "head" if near.is_last else "linear"
+        reason = "normalised" if near.normalised else head_reason(place) if near.is_last else "linear"
         return _finished(plain(place, "lecun", reason), place, before.centre)
     target = balance(near.after)
     std = math.sqrt(target.q / before.power / fan_in(weight))
@@ -57,8 +58,13 @@ def fitted_layer(place: Place) -> Recipe:
     if place.weight.role == "attention" and place.weight.layout.blocks > 1:
         return recipe  # the effect of packed query, key and value can't be seen from outside
     target = balance(place.near.after).q if place.near.after else 1.0
-    std = math.sqrt(target / shares(place))
+    std = math.sqrt(target / shares(place)) * (START if place.near.values else 1.0)
     return replace(recipe, goal=Goal(place.weight, std, centred=recipe.bias == "centred"))
+
+
+def head_reason(place: Place) -> str:
+    """Why a last layer starts as it does."""
+    return "value-head" if place.near.values else "head"
 
 
 def shares(place: Place) -> int:
@@ -85,6 +91,8 @@ def _finished(recipe: Recipe, place: Place, centre: float) -> Recipe:
     What R branches of variance 1/R add to a stream multiplies its variance by e at most, not by 2 at every one; any
     branch that is smaller, down to zero, is sound as well.
     """
+    if place.near.values and recipe.std is not None:
+        recipe = replace(recipe, std=recipe.std * START)
     if shares(place) > 1 and recipe.std is not None:
         shrunk = math.sqrt(shares(place))
         tolerated = (0.0, recipe.tolerated[1] * shrunk)

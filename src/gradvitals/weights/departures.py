@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gradvitals.frameworks.capture import Call
@@ -38,8 +38,12 @@ class Departure:
     off: float
 
 
-def departures(survey: Survey) -> dict[str, Departure]:
-    """By path: every layer whose scale reaches the next one, so not before a normalisation, and not at a head."""
+def departures(survey: Survey, fitted: Collection[str] = ()) -> dict[str, Departure]:
+    """By path: every layer whose scale reaches the next one, so not before a normalisation, and not at a head.
+
+    Left out is also what theory can't judge: layers behind an unknown function, and those ``fitted`` to a batch, whose
+    outputs have been measured.
+    """
     free = [replace(weight, obstacle=None) for weight in survey.weights]
     biases = {weight.path: weight.summary for weight in survey.weights}
     found: dict[str, Departure] = {}
@@ -47,6 +51,8 @@ def departures(survey: Survey) -> dict[str, Departure]:
         summary, near = recipe.weight.summary, survey.around.get(recipe.weight.path)
         usable = near is not None and recipe.weight.role == "mixing" and 0 < summary.rms < math.inf
         if near is None or not usable or near.normalised or near.is_last or not recipe.std:
+            continue
+        if near.unknown or recipe.weight.path in fitted:
             continue
         if summary.mirrored or _is_shifted(recipe, biases):
             continue  # it works at another point on purpose

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from gradvitals.frameworks.capture import Call
+from gradvitals.frameworks.capture import Call, Capture, Stream
 from gradvitals.frameworks.weights import Weight
 
 #: Relative change of the outputs by one step, if all that it changes added up, at which training starts well.
@@ -20,33 +20,55 @@ USUAL = 1e-3
 _LARGEST = 1e-2
 
 
-def advised(calls: Sequence[Call], weights: Mapping[str, Weight], input_rms: float | None) -> float | None:
+def advised(capture: Capture, weights: Mapping[str, Weight]) -> float | None:
     """A learning rate for Adam; None where no layer's inputs and outputs could be seen.
 
     Adam's first step moves every weight by the learning rate η, each in the direction of its own gradient. A layer's
     outputs then change by up to η·fan_in·RMS(inputs), relative to their standard deviation, and what is changed at
     every layer adds up along the network. The rate is the one at which that sum, along the longest way, is
-    :data:`ADDED_UP`. So it falls as one over depth, one over width, and with inputs far from zero mean.
+    :data:`ADDED_UP`. So it falls as one over depth, one over width, and with inputs far from zero mean. What is
+    changed in a branch counts by the branch's share of the sum that it ends in: with R branches of 1/R of the stream's
+    variance each, all inner layers add up to √R times what one changes, not R times.
 
     Parameters
     ----------
-    calls : sequence of Call
+    capture : Capture
     weights : mapping of str to Weight
         By path.
-    input_rms : float or None
-        Of the model's input.
 
     References
     ----------
     Yang et al. (2022), Tensor Programs V, appendix: sign-like updates change outputs by fan_in · η.
 
     """
-    totals: list[float] = []
-    for call in calls:
-        before = max((totals[source] for source in call.sources), default=0.0)
-        totals.append(before + _change(call, calls, weights, input_rms))
-    longest = max(totals, default=0.0)
+    calls = capture.calls
+    totals: dict[int, float] = {}
+    streams = list(enumerate(capture.streams))
+    for at, call in enumerate(calls):
+        while streams and streams[0][1].after <= at:
+            number, stream = streams.pop(0)
+            totals[-1 - number] = _added(stream, capture, totals)
+        before = max((totals.get(node, 0.0) for node in (call.parents or call.sources)), default=0.0)
+        totals[at] = before + _change(call, calls, weights, capture.input_rms)
+    totals |= {-1 - number: _added(stream, capture, totals) for number, stream in streams}
+    longest = max(totals.values(), default=0.0)
     return min(ADDED_UP / longest, _LARGEST) if 0 < longest < math.inf else None
+
+
+def _added(stream: Stream, capture: Capture, totals: Mapping[int, float]) -> float:
+    """Relative change of a sum: what the stream brings passes either way and stays; the branch's own adds its share."""
+    main, branch = (
+        max((totals.get(node, 0.0) for node in nodes), default=0.0) for nodes in (stream.main, stream.branch)
+    )
+    size = math.hypot(_rms(stream.main, capture), stream.branch_rms)
+    share = stream.branch_rms / size if 0 < size < math.inf else 1.0
+    return main + max(branch - main, 0.0) * share
+
+
+def _rms(nodes: Sequence[int], capture: Capture) -> float:
+    """Of the largest of some nodes; of none the model's input."""
+    found = [capture.calls[at] if at >= 0 else capture.streams[-1 - at] for at in nodes]
+    return max((node.forward.rms for node in found), default=capture.input_rms or 0.0)
 
 
 def _change(call: Call, calls: Sequence[Call], weights: Mapping[str, Weight], input_rms: float | None) -> float:

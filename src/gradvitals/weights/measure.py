@@ -15,6 +15,7 @@ from gradvitals.vocabulary.errors import InputError
 from gradvitals.weights.chains import Chain, chains
 from gradvitals.weights.elementwise import with_functions
 from gradvitals.weights.neighbours import Neighbours, neighbours
+from gradvitals.weights.values import with_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None, like: Surv
     model = module_of(case)
     from gradvitals.frameworks.torch.between import functions_between
     from gradvitals.frameworks.torch.capture import capture
-    from gradvitals.frameworks.torch.inputs import validate
+    from gradvitals.frameworks.torch.inputs import named_inputs, validate
     from gradvitals.frameworks.torch.materialise import is_on_meta
     from gradvitals.frameworks.torch.order import calls_in_module_order
     from gradvitals.frameworks.torch.own_activations import own_activations
@@ -118,5 +119,6 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None, like: Surv
     if like is None and (case.args or case.kwargs) and not is_on_meta(model):
         between = functions_between(case, [weight.path for weight in weights if weight.role == "mixing"], seed=seed)
     written, own = with_functions(calls, own_activations(model, calls), between or ())
-    around = neighbours(written, own)
+    given = [tuple(x.shape) for _, x in named_inputs(case) if x.is_floating_point()]
+    around = with_values(neighbours(written, own), written, given)
     return Survey(weights, around, chains(written, around, weights), calls, order, between)

@@ -28,6 +28,8 @@ class Neighbours:
         The activation whose output the layer mixes; None where it mixes data, a normalised or a summed signal.
     after : Activation or None
         The activation that follows; None where there is none.
+    unknown : bool
+        The layer mixes what a GLU, a softmax or another function has made of which theory has no activation.
     after_name : str
         Its name as it was recorded, ``""`` where there is none.
     normalised : bool
@@ -38,6 +40,8 @@ class Neighbours:
         The activation that follows sees this layer's output and nothing else, and nothing else sees it.
     branches : int
         Where the layer ends a residual branch: how many branches of the model end like this. Else 1.
+    values : bool
+        It is the last layer, and what is asked of it are values, not classes.
 
     """
 
@@ -48,6 +52,8 @@ class Neighbours:
     followers: tuple[str, ...] = ()
     feeds: bool = False
     branches: int = 1
+    values: bool = False
+    unknown: bool = False
 
     @property
     def is_last(self) -> bool:
@@ -103,6 +109,7 @@ def _around(
     before = {functions[at] for at in feeding}
     return Neighbours(
         before=before.pop() if len(before) == 1 else None,
+        unknown=any(calls[at].activation is not None and functions[at] is None for at in feeding),
         after=None if acting is None else functions[acting],
         after_name="" if acting is None else calls[acting].activation or calls[acting].kind,
         normalised=bool(following) and all(is_normalisation(call) for call in following),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from gradvitals.frameworks.capture import Call
 from gradvitals.frameworks.weights import Weight
@@ -54,9 +54,9 @@ _NAMED = 1.1
 _MATRICES = frozenset({"mixing", "attention", "recurrent-input", "recurrent-hidden"})
 
 
-def judge(survey: Survey) -> tuple[Finding, ...]:
-    """Findings on the weights as they are, the worst first."""
-    found = [*_not_finite(survey.weights), *_symmetric(survey), *_scale(survey)]
+def judge(survey: Survey, fitted: Collection[str] = ()) -> tuple[Finding, ...]:
+    """Findings on the weights as they are, the worst first; the scale of those ``fitted`` to a batch isn't judged."""
+    found = [*_not_finite(survey.weights), *_symmetric(survey), *_scale(survey, fitted)]
     return tuple(sorted(found, key=lambda finding: -finding.severity))
 
 
@@ -144,18 +144,18 @@ def _added_to_something(calls: Sequence[Call]) -> frozenset[str]:
     )
 
 
-def _scale(survey: Survey) -> Iterator[Finding]:
+def _scale(survey: Survey, fitted: Collection[str]) -> Iterator[Finding]:
     """What is wrong with the variance: the scheme by its name where it has one, else by how much it is off."""
-    off = tuple(_variance_off(survey))
-    mismatched = () if looks_trained(survey.weights) else tuple(scheme_mismatched(survey))
+    off = tuple(_variance_off(survey, fitted))
+    mismatched = () if looks_trained(survey.weights) else tuple(scheme_mismatched(survey, fitted))
     yield from mismatched
     explained = {path for finding in mismatched for path in _paths(finding)}
     yield from (finding for finding in off if not explained.issuperset(_paths(finding)))
 
 
-def _variance_off(survey: Survey) -> Iterator[Finding]:
+def _variance_off(survey: Survey, fitted: Collection[str] = ()) -> Iterator[Finding]:
     """One finding for the path through the network on which the factors multiply to the most."""
-    factors = departures(survey)
+    factors = departures(survey, fitted)
     total, path = worst_path(survey.calls, factors)
     is_off = not VARIANCE_OFF["least"] <= total <= VARIANCE_OFF["most"]
     trained = looks_trained(survey.weights)

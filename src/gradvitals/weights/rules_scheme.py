@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from gradvitals.vocabulary.finding import Fact, Finding, Severity, Site
 from gradvitals.vocabulary.rule import Rule, Threshold
@@ -27,9 +27,9 @@ SCHEME_MISMATCHED = Rule(
 )
 
 
-def scheme_mismatched(survey: Survey) -> Iterator[Finding]:
+def scheme_mismatched(survey: Survey, fitted: Collection[str] = ()) -> Iterator[Finding]:
     """One finding for the chain that a scheme with a name, made for another activation, harms the most."""
-    found = departures(survey)
+    found = departures(survey, fitted)
     summaries = {weight.path: weight.summary for weight in survey.weights}
     chains = chained(survey.calls, found, survey.around, summaries)
     # of two that are as good as lost, the longer one names more of the layers

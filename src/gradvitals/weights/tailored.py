@@ -9,6 +9,7 @@ from gradvitals.frameworks.weights import Goal, Mirror
 from gradvitals.maths.tailoring import WorkingPoint, mean_rules, mirrored_point, shifted_point, working_point
 from gradvitals.weights import analytic
 from gradvitals.weights.recipe import Place, Recipe, comparing, fan_in, orthogonal_scheme, plain
+from gradvitals.weights.values import START
 
 
 def layer(place: Place) -> Recipe:
@@ -26,7 +27,7 @@ def layer(place: Place) -> Recipe:
         return analytic.fitted_layer(place)
     before, mirrored_inputs = _point_before(place)
     mean = 0.0 if point is None else point.beta
-    std = (1.0 if point is None else point.alpha) / math.sqrt(analytic.shares(place))
+    std = (1.0 if point is None else point.alpha) / math.sqrt(analytic.shares(place)) * (START if near.values else 1.0)
     centred = _has_bias(place) and not mirrored_inputs
     recipe = plain(place, orthogonal_scheme(place), _reason(place, point, mirrored=mirrored_units))
     return replace(
@@ -88,7 +89,7 @@ def _reason(place: Place, point: WorkingPoint | None, *, mirrored: bool) -> str:
         return "residual"
     if point is not None:
         return "mirrored" if mirrored else "tailored"
-    return "head" if place.near.is_last else "linear"
+    return analytic.head_reason(place) if place.near.is_last else "linear"
 
 
 def _bias(place: Place, mean: float, before: WorkingPoint | None, *, centred: bool) -> str | None:

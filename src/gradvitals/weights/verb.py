@@ -222,7 +222,7 @@ def init_(
         if goals:
             write(module, fits(case, goals, seed=seed))
         after = capture(case, seed=seed) if runs else None
-        findings += judge(survey(case, seed=seed, seen=after, like=found))
+        findings += judge(survey(case, seed=seed, seen=after, like=found), fitted={goal.weight.path for goal in goals})
         if before is not None and after is not None:
             findings += judge_signal(signal(after))
             tables += [
@@ -231,7 +231,7 @@ def init_(
                 balance_table(before, after, plan.recipes),
             ]
             settings |= {"objective": after.objective, "mode": "train" if module.training else "eval"}
-            rate = advised(after.calls, {weight.path: weight for weight in found.weights}, after.input_rms)
+            rate = advised(after, {weight.path: weight for weight in found.weights})
             if rate is not None:
                 settings["learning_rate"] = float(f"{rate:.1g}")
                 findings += judge_rate(rate, plan.choice.depth)
