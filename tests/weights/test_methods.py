@@ -71,6 +71,50 @@ def test_activations_that_make_more_of_a_larger_signal_stay_level_on_new_data(ac
         assert backward < 2.5
 
 
+class Noisy(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.SELU(), nn.AlphaDropout(0.05))
+
+
+def test_selu_before_alpha_dropout_works_at_deviation_one():
+    model = deep(Noisy, depth=30)
+    column = init_(model, X).table("plan").column
+    assert set(column("output_std")) == {1.0}
+    assert set(column("output_mean")) == {0.0}
+    forward, backward = spreads(model, X)
+    assert forward <= 1.05
+    assert backward <= 6
+
+
+class Scaled(nn.Module):
+    """Features that others scale and shift, in branches that theory can't tell from other products."""
+
+    def __init__(self):
+        super().__init__()
+        self.condition = nn.Sequential(nn.Linear(16, 32), nn.ReLU())
+        self.films = nn.ModuleList(nn.Linear(32, 32) for _ in range(6))
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(6))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x, low = x[:, :16], self.condition(x[:, 16:])
+        for layer, film in zip(self.layers, self.films, strict=True):
+            scale, shift = film(low).chunk(2, -1)
+            x = x + torch.relu((1 + scale) * layer(x) + shift)
+        return self.head(x)
+
+
+def test_where_theory_knows_too_little_the_batch_decides_but_for_the_head():
+    model = Scaled()
+    report = init_(model, X)
+    assert (report.settings["method"], report.settings["why"]) == ("calibrated", "measured")
+    fitted = {row["path"]: row["fitted"] for row in report.table("plan").records()}
+    assert not fitted["head.weight"]
+    assert all(fitted[f"layers.{at}.weight"] and fitted[f"films.{at}.weight"] for at in range(6))
+    assert spreads(model, torch.randn(256, 32, generator=torch.Generator().manual_seed(9)))[0] < 1.2
+    assert plan_init(Scaled()).settings["method"] == "analytic"
+
+
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid])
 @pytest.mark.parametrize("pooled", [False, True], ids=["flatten", "average pool"])
 def test_auto_keeps_signal_and_gradient_level_over_convolutions(activation, pooled):

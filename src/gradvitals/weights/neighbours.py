@@ -15,6 +15,9 @@ from gradvitals.maths.activations import Activation
 _LIKE = {"prelu": "leaky_relu", "relu6": "relu"}
 #: Calls that choose among their inputs: the mean of what they pass on is another one.
 _CHOOSING = "maxpool"
+#: Dropout that puts a value in place of what it drops which is small beside a signal of variance 1 only (Klambauer et
+#: al., 2017).
+_PRESUMING = frozenset({"alphadropout", "featurealphadropout"})
 _NONE: Mapping[str, Activation] = MappingProxyType({})
 
 
@@ -38,6 +41,8 @@ class Neighbours:
         Weights of the next layers.
     feeds : bool
         The activation that follows sees this layer's output and nothing else, and nothing else sees it.
+    presumed, presumed_before : bool
+        AlphaDropout follows the activation behind the layer (before it): it presumes a signal of variance 1.
     branches : int
         Where the layer ends a residual branch: how many branches of the model end like this. Else 1.
     values : bool
@@ -51,6 +56,8 @@ class Neighbours:
     normalised: bool = False
     followers: tuple[str, ...] = ()
     feeds: bool = False
+    presumed: bool = False
+    presumed_before: bool = False
     branches: int = 1
     values: bool = False
     unknown: bool = False
@@ -114,6 +121,8 @@ def _around(
         after_name="" if acting is None else calls[acting].activation or calls[acting].kind,
         normalised=bool(following) and all(is_normalisation(call) for call in following),
         feeds=acting is not None and len({functions[at] for at in behind}) == 1 and _is_alone(index, behind, calls),
+        presumed=acting is not None and any(_presumes(calls[at]) for at in consumers[acting]),
+        presumed_before=any(_presumes(calls[at]) for at in calls[index].sources),
         followers=tuple(dict.fromkeys(path for at in layers for path in calls[at].parameters)),
     )
 
@@ -158,6 +167,10 @@ def _branch_ends(calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) 
 def _passes_on(call: Call) -> bool:
     """Dropout, pooling, reshaping: neither weights nor an activation nor a normalisation of its own."""
     return not (call.has_weights or call.activation or is_normalisation(call) or call.kind.startswith("Embedding"))
+
+
+def _presumes(call: Call) -> bool:
+    return call.kind.lower().replace("_", "") in _PRESUMING
 
 
 def _keeps_mean(call: Call) -> bool:

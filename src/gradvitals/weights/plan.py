@@ -49,6 +49,7 @@ def plan_of(
         survey.chains,
         method=choice.method,
         fitted=survey.order == "dataflow",
+        heads=choice.fits_heads,
         distribution=distribution,
         only=only,
         skip=skip,

@@ -43,6 +43,7 @@ def recipes(
     *,
     method: str = "analytic",
     fitted: bool = False,
+    heads: bool = True,
     distribution: str = "normal",
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
@@ -62,6 +63,8 @@ def recipes(
         One of :data:`LAYERS`, or of the schemes: those are the papers', with no further gain.
     fitted : bool
         Whether there is a batch to fit scales to.
+    heads : bool
+        Whether those of the last layers are fitted too.
     distribution : str
         ``"normal"``, ``"uniform"`` or ``"truncated"``; orthogonal matrices have their own.
     only, skip : sequence of str
@@ -74,12 +77,13 @@ def recipes(
         if weight.role == "bias" and weight.obstacle is None:
             continue
         biases = tuple(bias for bias in weight.biases if not matches(bias, skip))
+        near = around.get(weight.path, _ALONE)
         place = Place(
             replace(weight, biases=biases),
-            around.get(weight.path, _ALONE),
+            near,
             chain_of.get(weight.path, _UNCHAINED),
             distribution,
-            fitted and method in FITTED,
+            fitted and method in FITTED and (heads or not near.is_last),
         )
         obstacle = _obstacle(weight, only, skip)
         written.append(left_alone(weight, place.near, obstacle) if obstacle else _recipe(place, method))

@@ -6,7 +6,14 @@ import math
 from dataclasses import replace
 
 from gradvitals.frameworks.weights import Goal, Mirror
-from gradvitals.maths.tailoring import WorkingPoint, mean_rules, mirrored_point, shifted_point, working_point
+from gradvitals.maths.tailoring import (
+    WorkingPoint,
+    mean_rules,
+    mirrored_point,
+    point_at,
+    shifted_point,
+    working_point,
+)
 from gradvitals.weights import analytic
 from gradvitals.weights.recipe import Place, Recipe, comparing, fan_in, orthogonal_scheme, plain
 from gradvitals.weights.values import START
@@ -43,10 +50,16 @@ def layer(place: Place) -> Recipe:
 
 
 def _point(place: Place) -> tuple[WorkingPoint | None, bool]:
-    """Where the activation behind a layer works, and whether in pairs; None where there is none to be tailored."""
+    """Where the activation behind a layer works, and whether in pairs; None where there is none to be tailored.
+
+    Where AlphaDropout follows it works at deviation 1, as its authors have it: what is put in place of the dropped
+    would drown a smaller signal (fifty layers of SELU, p = 0.05: gradients differ by 3·10¹², and by 6 at deviation 1).
+    """
     near, chain = place.near, place.chain
     if near.after is None or not near.feeds or near.branches > 1:
         return None, False
+    if near.presumed:
+        return point_at(near.after, 1.0, 0.0), False
     mirrored = mirrored_point(near.after) if chain.mirror.units else None
     if mirrored is not None:
         return mirrored, True
@@ -78,6 +91,8 @@ def _point_before(place: Place) -> tuple[WorkingPoint | None, bool]:
     before, depth = place.near.before, place.chain.depth_before
     if before is None:
         return None, False
+    if place.near.presumed_before:
+        return point_at(before, 1.0, 0.0), False
     mirrored = mirrored_point(before) if place.chain.mirror.inputs else None
     if mirrored is not None:
         return mirrored, True

@@ -161,7 +161,7 @@ def init_(
     -----
     ``"auto"`` chooses for the whole network, and ``settings["why"]`` says so: ``"tailored"`` for a deep chain that
     neither normalisations nor skip connections hold, ``"calibrated"`` for residual branches without a
-    normalisation, ``"analytic"`` else.
+    normalisation and where nothing else is known, ``"analytic"`` where normalisations hold the scale.
 
     - ``"analytic"``: the variance from the structure. Before a ReLU or LeakyReLU He, normal; before any other
       activation orthogonal weights with that activation's own gain, computed by integration; behind a sigmoid or
