@@ -18,7 +18,7 @@ from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.torch import layers, shards
 from gradvitals.frameworks.torch.fill import matrices
 from gradvitals.frameworks.torch.inputs import validate
-from gradvitals.frameworks.torch.shards import whole
+from gradvitals.frameworks.torch.shards import resharded, whole
 from gradvitals.frameworks.torch.stance import run_eagerly
 from gradvitals.frameworks.torch.state import preserved, seed_everything
 from gradvitals.frameworks.weights import Fit, Goal, Weight
@@ -58,7 +58,7 @@ def fits(case: Case, goals: Iterable[Goal], *, seed: int = 0) -> tuple[Fit, ...]
         seed_everything(seed)
         fitter = _Fitter(model, wanted)
         try:
-            with run_eagerly(), fitter:
+            with run_eagerly(), resharded(model), fitter:
                 model(*case.args, **case.keywords)
         except Exception as error:
             raise ModelError(
