@@ -43,6 +43,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "W304": "weights-not-finite",
         "W305": "weights-uninitialised",
         "W306": "learning-rate-sensitive",
+        "W307": "nothing-filled",
         "D901": "patient-misdiagnosed",
     }
 )

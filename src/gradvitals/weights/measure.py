@@ -94,7 +94,7 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
     from gradvitals.frameworks.torch.order import calls_in_module_order
     from gradvitals.frameworks.torch.own_activations import own_activations
     from gradvitals.frameworks.torch.structure import calls_without_values
-    from gradvitals.frameworks.torch.weights import weights_of
+    from gradvitals.frameworks.torch.weights import Product, weights_of
 
     if (case.args or case.kwargs) and is_on_meta(model):
         calls, order = calls_without_values(case), "dataflow"
@@ -103,6 +103,7 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
     else:
         validate(case, valueless=True)
         calls, order = calls_in_module_order(model), "modules"
-    functions = {call.path: (call.kind, call.shape[-1]) for call in calls if call.path in call.parameters}
+    own = [call for call in reversed(calls) if call.path in call.parameters]  # of several calls the first counts
+    functions = {call.path: Product(call.kind, call.shape[-1], call.parameters) for call in own}
     weights, around = weights_of(model, functions), neighbours(calls, own_activations(model, calls))
     return Survey(weights, around, chains(calls, around, weights), calls, order)

@@ -12,6 +12,7 @@ from gradvitals.frameworks.weights import Unset
 from gradvitals.vocabulary.errors import UsageError
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Report, Table
+from gradvitals.weights.arguments import as_seed
 from gradvitals.weights.rules_uninitialised import judge_unset
 
 _COLUMNS = ("path", "kind", "shape", "unset_count", "derived_count", "first_unset")
@@ -69,6 +70,7 @@ def find_uninitialised(factory: Callable[[], Any], *, seed: int = 0, name: str |
         )
     from gradvitals.frameworks.torch.unset import unset_entries
 
+    seed = as_seed("find_uninitialised", seed)
     started = time.perf_counter()
     found, builds = unset_entries(lambda: _model_of(factory()), seed=seed)
     return Report(

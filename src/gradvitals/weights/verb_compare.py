@@ -13,6 +13,7 @@ from gradvitals.frameworks.environment import environment
 from gradvitals.vocabulary.errors import UsageError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Report
+from gradvitals.weights.arguments import as_seed
 from gradvitals.weights.measure import module_of
 from gradvitals.weights.overwriting import TrainedWeightsWarning
 from gradvitals.weights.recipes import METHODS
@@ -117,6 +118,7 @@ def compare_init(
     for keyword in unknown:
         raise unknown_keyword("compare_init", keyword, _KEYWORDS)
     _require_sensible(methods, steps, rates, seeds)
+    seed = as_seed("compare_init", seed)
     started = time.perf_counter()
     case = as_case("compare_init", model, inputs, kwargs=kwargs, loss=loss, name=name)
     module_of(case)

@@ -24,6 +24,8 @@ from gradvitals.frameworks.torch.state import preserved, seed_everything
 from gradvitals.frameworks.weights import Fit, Goal, Weight
 from gradvitals.vocabulary.errors import ModelError
 
+#: What is left of an output without its input's mean is rounding where it is smaller than so many of its roundings.
+_ROUNDINGS = 16
 #: Where the packed attention function takes the weight of its last projection.
 _ATTENTION, _OUT_PROJECTION = "multi_head_attention_forward", 11
 
@@ -73,7 +75,7 @@ def fits(case: Case, goals: Iterable[Goal], *, seed: int = 0) -> tuple[Fit, ...]
 
 def write(model: nn.Module, found: Iterable[Fit]) -> None:
     """Put fits into the weights and biases, in place."""
-    parameters = dict(model.named_parameters())
+    parameters = layers.parameters_by_path(model)
     with torch.no_grad():
         for fit in found:
             weight = fit.goal.weight
@@ -92,7 +94,7 @@ class _Fitter(TorchFunctionMode):
         super().__init__()
         self._goals = goals
         self.found: dict[str, Fit] = {}
-        self._paths = {id(parameter): path for path, parameter in model.named_parameters()}
+        self._paths = {id(parameter): path for path, parameter in layers.parameters_by_path(model).items()}
         # wrappers such as FSDP put other tensors in place of the parameters while a module runs
         self._handles = [
             module.register_forward_pre_hook(self._names(prefix))
@@ -108,7 +110,7 @@ class _Fitter(TorchFunctionMode):
     def _names(self, prefix: str) -> Callable[[nn.Module, Any], None]:
         def entered(module: nn.Module, _args: Any) -> None:
             for name, parameter in module.named_parameters(recurse=False):
-                self._paths.setdefault(id(parameter), f"{prefix}.{name}".lstrip("."))
+                self._paths.setdefault(id(parameter), layers.written(f"{prefix}.{name}".lstrip(".")))
 
         return entered
 
@@ -145,8 +147,9 @@ class _Fitter(TorchFunctionMode):
             centre = _mean(signal) if goal.centred and len(goal.weight.biases) == 1 and signal is not None else 0.0
             sums = _along(_row_sums(weight, goal.weight), output, axis) if goal.weight.biases else None
             if path not in self.found:
-                centred = output if sums is None else output - centre * sums
-                size = float(centred.detach().double().square().mean().sqrt()) if output.numel() else 0.0
+                size = _rms(output if sums is None else output - centre * sums)
+                if size <= _ROUNDINGS * torch.finfo(output.dtype).eps * _rms(output):  # rounding, not a signal
+                    centre, size = 0.0, _rms(output)
                 if not 0 < size < math.inf:
                     return output
                 self.found[path] = Fit(goal, goal.std / size, centre)
@@ -154,6 +157,10 @@ class _Fitter(TorchFunctionMode):
             if len(goal.weight.biases) != 1 or sums is None:
                 return output * fit.factor
             return output * fit.factor + (goal.mean - fit.centre * fit.factor * sums)
+
+
+def _rms(values: torch.Tensor) -> float:
+    return float(values.detach().double().square().mean().sqrt()) if values.numel() else 0.0
 
 
 def _mean(signal: torch.Tensor) -> float:
