@@ -359,3 +359,14 @@ def test_every_finding_fills_its_sentences():
         for finding in found:
             said = words.describe(finding, lang)
             assert "–" not in said.text + said.why + said.remedy
+
+
+@pytest.mark.parametrize("start", [nn.init.uniform_, lambda p: nn.init.normal_(p, 0.0, 3.0)])
+def test_weights_too_large_are_found_though_biases_were_drawn_alike(start):
+    torch.manual_seed(0)
+    model = nn.Sequential(*[layer for _ in range(10) for layer in (nn.Linear(32, 32), nn.ReLU())], nn.Linear(32, 3))
+    for parameter in model.parameters():
+        start(parameter)
+    (finding,) = plan_init(model).findings
+    assert finding.code == "W301"
+    assert "likely" not in finding.evidence

@@ -85,6 +85,6 @@ def scheme_name(recipe: Recipe) -> str:
 
 
 def _is_shifted(recipe: Recipe, summaries: Mapping[str, WeightSummary]) -> bool:
-    """Whether the biases are as large as what the weights give."""
-    given = (recipe.std or 0.0) * math.sqrt(recipe.weight.fan_in or 1)
+    """Whether the biases are as large as what the weights give, those that there are as well as the planned ones."""
+    given = max(recipe.std or 0.0, recipe.weight.summary.rms) * math.sqrt(recipe.weight.fan_in or 1)
     return any(summaries[bias].rms > _SHIFTED * given for bias in recipe.weight.biases)
