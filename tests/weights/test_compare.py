@@ -11,8 +11,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from gradvitals.frameworks.case import Case
+from gradvitals.frameworks.torch.trials import Trainee
 from gradvitals.vocabulary import InputError, ModelError, Report, UsageError
-from gradvitals.weights import compare_init, init_
+from gradvitals.weights import compare_init, init_, plan_init
 from gradvitals.weights.trials import Trial, outcomes
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -198,3 +199,45 @@ def test_the_report_travels_and_is_drawn():
     said = report.render("text", lang="zh-Hant")
     assert "學習率" in said
     assert "▁" in said
+
+
+def strict_loss(output, target):
+    return F.cross_entropy(output, target)
+
+
+def test_a_loss_that_needs_the_batchs_target_does_not_hinder_any_start():
+    asked = {"loss": strict_loss, "batches": [(X, Y)], "methods": ["built", "default", "auto", "he"], **QUICK}
+    assert set(starts(compare_init(deep(nn.Tanh), X, **asked))) == {"built", "default", "auto", "he"}
+    case = Case(deep(nn.Tanh), (X,), loss=strict_loss, batches=[(X, Y)])
+    assert init_(case).settings["objective"] == "random"
+    assert plan_init(case).settings["method"] == "tailored"
+
+
+def test_frozen_parameters_stay_in_every_start():
+    model = deep(nn.Tanh)
+    model[0].requires_grad_(requires_grad=False)
+    trainee = Trainee(Case(model, (X,), loss=loss))
+    for how in ("built", "default", init_):
+        assert torch.equal(trainee.start(how, seed=0)["0.weight"], model[0].weight)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"steps": 2.5}, {"seeds": "a"}, {"rates": 1e-3}, {"rates": [-1e-3]}, {"rates": ["a"]}, {"rates": [math.nan]}],
+)
+def test_numbers_that_make_no_sense_are_refused(asked):
+    with pytest.raises(UsageError, match=f"compare_init.*{next(iter(asked))}="):
+        compare_init(deep(nn.Tanh), X, loss=loss, **{**QUICK, **asked})
+
+
+def test_a_frozen_model_is_refused():
+    with pytest.raises(InputError, match="no parameter that can be trained"):
+        compare_init(deep(nn.Tanh).requires_grad_(requires_grad=False), X, loss=loss, **QUICK)
+
+
+def test_starts_that_fill_nothing_are_told():
+    model = deep(nn.Tanh)
+    for module in model.modules():
+        module._is_hf_initialized = True
+    (finding,) = compare_init(model, X, loss=loss, methods=["built", "he"], **QUICK).findings
+    assert finding.code == "W307"

@@ -209,7 +209,11 @@ def scaling(target: str, *, seed: int, **given: Any) -> None:
 @_target
 @output_options()
 @click.option("--method", default="auto", show_default=True, help="auto, lecun, xavier, he, orthogonal, …")
-@click.option("--distribution", type=click.Choice(["normal", "uniform"]), default="normal", show_default=True)
+@click.option(
+    "--distribution", type=click.Choice(["normal", "uniform", "truncated"]), default="normal", show_default=True
+)
+@click.option("--only", multiple=True, metavar="PATTERN", help="Fill these layers or parameters only; may be repeated.")
+@click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these out (encoder.*); may be repeated.")
 @click.option("--save", "file", metavar="FILE.safetensors", help="Start the weights and write them; see --overwrite.")
 @click.option("--overwrite", is_flag=True, help="Let --save replace a file that is there.")
 @click.option("--compare", is_flag=True, help="Train copies from several starts, and show how their losses fall.")
@@ -226,7 +230,7 @@ def init(target: str, *, seed: int, file: str | None, overwrite: bool, compare: 
     from gradvitals.faces import starting
 
     comparing = {key: given.pop(key) for key in ("starts", "steps", "seeds", "rates", "patience")}
-    asked = {"method": given.pop("method"), "distribution": given.pop("distribution"), "seed": seed}
+    asked = {key: given.pop(key) for key in ("method", "distribution", "only", "skip")} | {"seed": seed}
     output = Output(**given)
     if compare and file:
         raise UsageError("a comparison saves nothing", f"--compare --save {file}", "leave one of them out")

@@ -52,9 +52,16 @@ def compared(
     return compare_init(load_case(target), methods=starts or STARTS, rates=rates or RATES, progress=progress, **asked)
 
 
-def line_to_paste(*, method: str, distribution: str, seed: int) -> str:
-    """The call that does what was planned."""
+def line_to_paste(
+    *, method: str, distribution: str, seed: int, only: Sequence[str] = (), skip: Sequence[str] = ()
+) -> str:
+    """The call that does what was planned.
+
+    >>> line_to_paste(method="auto", distribution="normal", seed=0, skip=["encoder.*"])
+    "gradvitals.init_(model, *inputs, method='auto', skip=['encoder.*'], seed=0)"
+    """
     more = "" if distribution == "normal" else f", {distribution=}"
+    more += "".join(f", {keyword}={list(given)}" for keyword, given in (("only", only), ("skip", skip)) if given)
     return f"gradvitals.init_(model, *inputs, {method=}{more}, {seed=})"
 
 

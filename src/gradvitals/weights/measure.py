@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gradvitals.frameworks.capture import Call, Capture
@@ -38,6 +38,11 @@ class Survey:
     chains: Mapping[str, Chain]
     calls: tuple[Call, ...]
     order: str
+
+
+def without_batches(case: Case) -> Case:
+    """Take a case's batches away, and with them its loss, which wants the output and a batch's last item."""
+    return case if case.batches is None else replace(case, loss=None, batches=None)
 
 
 def module_of(case: Case) -> Any:

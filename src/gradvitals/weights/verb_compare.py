@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,12 +13,13 @@ from gradvitals.frameworks import as_case
 from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.environment import environment
 from gradvitals.vocabulary.errors import UsageError, unknown_keyword
-from gradvitals.vocabulary.finding import Fact
+from gradvitals.vocabulary.finding import Fact, Finding
 from gradvitals.vocabulary.report import Report
 from gradvitals.weights.arguments import as_seed
 from gradvitals.weights.measure import module_of
 from gradvitals.weights.overwriting import TrainedWeightsWarning
 from gradvitals.weights.recipes import METHODS
+from gradvitals.weights.rules_filled import NOTHING_FILLED
 from gradvitals.weights.trials import Trial, curves_table, outcomes, starts_table
 from gradvitals.weights.verb import init_
 
@@ -127,11 +130,13 @@ def compare_init(
     course = Course(steps, case.batches if batches is None else batches, patience)
     trainee = Trainee(case)
     total, done, interrupted = len(methods) * seeds * len(rates), [], False
+    findings: dict[str, Finding] = {}
     try:
         with trainee.kept():
             for drawn in range(seed, seed + seeds):
                 for method in methods:
-                    start = trainee.start(method if method in UNTREATED else _starter(method, drawn), seed=drawn)
+                    how = method if method in UNTREATED else _starter(method, drawn, findings)
+                    start = trainee.start(how, seed=drawn)
                     for rate in rates:
                         losses = trainee.train(start, course, rate=rate, seed=drawn)
                         done.append(Trial(method, drawn, rate, losses, steps))
@@ -148,6 +153,7 @@ def compare_init(
     return Report(
         verb="compare_init",
         subject=case.subject,
+        findings=tuple(findings.values()),
         tables=(starts_table(found), curves_table(found)),
         settings=settings,
         environment=environment(),
@@ -155,11 +161,14 @@ def compare_init(
     )
 
 
-def _starter(method: str, seed: int) -> Callable[[Case], Report]:
-    def start(case: Case) -> Report:
+def _starter(method: str, seed: int, findings: dict[str, Finding]) -> Callable[[Case], None]:
+    """A start by ``init_``, and in ``findings`` that it filled nothing: then it is the one that was built."""
+
+    def start(case: Case) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TrainedWeightsWarning)  # it is a copy, of which nothing is kept
-            return init_(case, method=method, seed=seed)
+            report = init_(case, method=method, seed=seed)
+        findings.update({found.code: found for found in report.findings if found.code == NOTHING_FILLED.code})
 
     return start
 
@@ -173,8 +182,16 @@ def _require_sensible(methods: Sequence[str], steps: int, rates: Sequence[float]
                 f"compare_init(..., methods={methods!r})",
                 f"give a list of some of: {', '.join(known)}",
             )
+    if not isinstance(rates, Sequence) or not all(isinstance(r, numbers.Real) and 0 < r < math.inf for r in rates):
+        raise UsageError(
+            "rates is not a list of learning rates",
+            f"compare_init(..., rates={rates!r})",
+            "give a list of positive numbers, such as rates=[1e-3]",
+        )
     for keyword, value in (("steps", steps), ("seeds", seeds), ("methods", len(methods)), ("rates", len(rates))):
-        if value < 1:
+        if not isinstance(value, numbers.Integral) or value < 1:
             raise UsageError(
-                "there is nothing to train", f"compare_init(..., {keyword}={value})", "give at least one of each"
+                "there is nothing to train",
+                f"compare_init(..., {keyword}={value!r})",
+                "give at least one of each, in whole numbers",
             )

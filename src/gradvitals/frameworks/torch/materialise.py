@@ -41,11 +41,17 @@ def still_unset(model: nn.Module, unset: Iterable[str]) -> list[tuple[str, str, 
 
 
 def reset(model: nn.Module, seed: int) -> None:
-    """Let every module start its tensors anew in its own way, with random numbers of its own, under ``no_grad``."""
+    """Let every module start its tensors anew in its own way, with random numbers of its own, under ``no_grad``.
+
+    Frozen parameters stay.
+    """
+    frozen = [(parameter, parameter.clone()) for parameter in model.parameters() if not parameter.requires_grad]
     for prefix, module in model.named_modules():
         if _tensors(module, recurse=False):
             seed_everything(_own_seed(model, prefix, seed))
             _reset_itself(module)
+    for parameter, values in frozen:
+        parameter.copy_(values)
 
 
 @contextlib.contextmanager
