@@ -30,6 +30,8 @@ class Survey:
         What was recorded, or assumed where there was nothing to run.
     order : str
         ``"dataflow"`` where the model was run, ``"modules"`` where the order of its modules was assumed.
+    assumed : mapping of str to Neighbours
+        Of weights that the pass didn't come by (an expert that no sample went to): by the order of the modules.
 
     """
 
@@ -38,6 +40,7 @@ class Survey:
     chains: Mapping[str, Chain]
     calls: tuple[Call, ...]
     order: str
+    assumed: Mapping[str, Neighbours]
 
 
 def without_batches(case: Case) -> Case:
@@ -111,4 +114,5 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None) -> Survey:
     own = [call for call in reversed(calls) if call.path in call.parameters]  # of several calls the first counts
     functions = {call.path: Product(call.kind, call.shape[-1], call.parameters) for call in own}
     weights, around = weights_of(model, functions), neighbours(calls, own_activations(model, calls))
-    return Survey(weights, around, chains(calls, around, weights), calls, order)
+    assumed = neighbours(calls_in_module_order(model) if order == "dataflow" else ())
+    return Survey(weights, around, chains(calls, around, weights), calls, order, assumed)

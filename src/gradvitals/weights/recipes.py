@@ -41,6 +41,7 @@ def recipes(
     around: Mapping[str, Neighbours],
     chain_of: Mapping[str, Chain] = MappingProxyType({}),
     *,
+    assumed: Mapping[str, Neighbours] = MappingProxyType({}),
     method: str = "analytic",
     fitted: bool = False,
     distribution: str = "normal",
@@ -58,6 +59,8 @@ def recipes(
         By the weight's path.
     chain_of : mapping of str to Chain
         By the weight's path.
+    assumed : mapping of str to Neighbours
+        The same of weights that the pass didn't come by.
     method : str
         One of :data:`LAYERS`, or of the schemes: those are the papers', with no further gain.
     fitted : bool
@@ -76,10 +79,10 @@ def recipes(
         biases = tuple(bias for bias in weight.biases if not matches(bias, skip))
         place = Place(
             replace(weight, biases=biases),
-            around.get(weight.path, _ALONE),
+            around.get(weight.path) or assumed.get(weight.path, _ALONE),
             chain_of.get(weight.path, _UNCHAINED),
             distribution,
-            fitted and method in FITTED,
+            fitted and method in FITTED and (weight.path in around or weight.path not in assumed),
         )
         obstacle = _obstacle(weight, only, skip)
         written.append(left_alone(weight, place.near, obstacle) if obstacle else _recipe(place, method))

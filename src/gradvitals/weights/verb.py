@@ -20,7 +20,7 @@ from gradvitals.weights.balance_table import balance_table
 from gradvitals.weights.learning_rate import advised
 from gradvitals.weights.measure import Survey, module_of, survey, without_batches
 from gradvitals.weights.overwriting import warn_of_loss
-from gradvitals.weights.plan import Plan, plan_of, plan_table
+from gradvitals.weights.plan import Plan, by_theory, plan_of, plan_table
 from gradvitals.weights.recipes import DISTRIBUTIONS, METHODS
 from gradvitals.weights.rules import by_severity, judge, judge_rate, trained_note
 from gradvitals.weights.rules_filled import judge_filled
@@ -225,7 +225,8 @@ def init_(
     warn_of_loss(case.subject, plan.recipes, found.weights)
     with filled(module, fills, seed=seed, filled_one=_counter(progress, len(fills))):
         if goals:
-            write(module, fits(case, goals, seed=seed))
+            measured = fits(case, goals, seed=seed)
+            write(module, (*measured, *by_theory(plan.recipes, measured)))
         after = capture(case, seed=seed) if runs else None
         findings += judge(survey(case, seed=seed, seen=after))
         if before is not None and after is not None:

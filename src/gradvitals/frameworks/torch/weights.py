@@ -220,6 +220,8 @@ def _obstacle(path: str, parameter: nn.Parameter, place: _Place | None, owner: n
         return "parametrised"
     if not parameter.is_floating_point() or parameter.layout != torch.strided:
         return "kind-unknown"
+    if place is not None and place.role in _MIXING and parameter.ndim < 2:
+        return "kind-unknown"  # a shard that was flattened
     is_bias = place is None and path.rpartition(".")[2].startswith(("bias", "in_proj_bias"))
     return "kind-unknown" if place is None and not is_bias else None
 
