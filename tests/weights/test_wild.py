@@ -414,3 +414,42 @@ def test_layers_whose_outputs_are_zero_get_the_planned_spread(method):
     for row in report.table("plan").records():
         rms = model.get_parameter(row["path"]).square().mean().sqrt().item()
         assert rms == pytest.approx(row["std_after"], rel=0.1)
+
+
+class Formed(nn.Linear):
+    """A linear layer that uses its weight in another form."""
+
+    def __init__(self, form):
+        super().__init__(32, 32)
+        self.form = form
+
+    def forward(self, x):
+        weight = self.form(self.weight)
+        return functional.linear(x.to(weight.dtype), weight, self.bias.to(weight.dtype)).to(x.dtype)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda w: w * 32**-0.5,
+        lambda w: 3 * w / 8,
+        lambda w: w.double(),
+        lambda w: w.to(torch.bfloat16),
+        lambda w: (w.t() * 0.5).T.contiguous(),
+    ],
+    ids=["scaled", "twice", "double", "bfloat16", "transposed"],
+)
+@pytest.mark.parametrize("method", ["calibrated", "tailored"])
+@pytest.mark.parametrize("activation", [nn.Sigmoid, nn.ReLU, nn.ELU])
+def test_a_weight_in_another_form_is_fitted_like_the_weight(method, activation, form):
+    x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    formed, plain = (
+        nn.Sequential(*[layer for _ in range(6) for layer in (make(), activation())], nn.Linear(32, 32))
+        for make in (lambda: Formed(form), lambda: nn.Linear(32, 32))
+    )
+    init_(formed, x, method=method)
+    init_(plain, x, method=method)
+    got, expected = formed(x), plain(x)
+    # six layers in bfloat16 round by a few per cent
+    share = 0.05 if form(formed[0].weight).dtype == torch.bfloat16 else 1e-3
+    assert (got - expected).norm() < share * expected.norm()

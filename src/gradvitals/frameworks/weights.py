@@ -195,12 +195,15 @@ class Fit:
         On the weight.
     centre : float
         The measured mean of its inputs that the bias takes away; 0 where it doesn't.
+    scale : float
+        What the model itself multiplies the weight by before it uses it.
 
     """
 
     goal: Goal
     factor: float
     centre: float
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

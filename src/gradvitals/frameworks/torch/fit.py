@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ from gradvitals.frameworks.torch.state import preserved, seed_everything
 from gradvitals.frameworks.weights import Fit, Goal, Weight
 from gradvitals.vocabulary.errors import ModelError
 
+#: What makes another form of a weight, by function name without underscores: ``get`` is the property ``.T``.
+_CONVERSIONS = frozenset({"to", "type", "type_as", "float", "double", "half", "bfloat16", "contiguous", "clone"})
+_TRANSPOSED = frozenset({"t", "get", "transpose", "swapaxes", "adjoint"})
+_DIVISIONS = frozenset({"div", "truediv", "true_divide", "divide"})
+_SCALINGS = _DIVISIONS | {"mul", "rmul", "multiply"}
 #: What is left of an output without its input's mean is rounding where it is smaller than so many of its roundings.
 _ROUNDINGS = 16
 #: Where the packed attention function takes the weight of its last projection.
@@ -83,8 +89,17 @@ def write(model: nn.Module, found: Iterable[Fit]) -> None:
             target.mul_(fit.factor)
             if len(weight.biases) == 1:
                 bias = parameters[weight.biases[0]]
-                shift = fit.goal.mean - fit.centre * _row_sums(whole(target), weight)
+                shift = fit.goal.mean - fit.centre * fit.scale * _row_sums(whole(target), weight)
                 shards.write(bias, shift.reshape(bias.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A tensor that is a weight in another form; kept, for a freed one's id may be given to another."""
+
+    tensor: torch.Tensor
+    weight: torch.Tensor
+    scale: float
 
 
 class _Fitter(TorchFunctionMode):
@@ -95,6 +110,7 @@ class _Fitter(TorchFunctionMode):
         self._goals = goals
         self.found: dict[str, Fit] = {}
         self._paths = {id(parameter): path for path, parameter in layers.parameters_by_path(model).items()}
+        self._forms: dict[int, _Form] = {}
         # wrappers such as FSDP put other tensors in place of the parameters while a module runs
         self._handles = [
             module.register_forward_pre_hook(self._names(prefix))
@@ -121,7 +137,10 @@ class _Fitter(TorchFunctionMode):
         name = getattr(func, "__name__", "").strip("_")
         if name == _ATTENTION:
             return self._attended(output, args, dict(kwargs or {}))
-        if name not in layers.PRODUCTS or not isinstance(output, torch.Tensor):
+        if not isinstance(output, torch.Tensor):
+            return output
+        if name not in layers.PRODUCTS:
+            self._follow(name, args, output)
             return output
         given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, torch.Tensor)]
         weight = next((value for value in given if self._paths.get(id(value)) in self._goals), None)
@@ -129,6 +148,21 @@ class _Fitter(TorchFunctionMode):
             return output
         signal = next((value for value in given if id(value) not in self._paths), None)
         return self._reached(weight, output, signal, layers.product_axis(name))
+
+    def _follow(self, name: str, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        """Recognise a weight in another form: converted, transposed, or multiplied by a number."""
+        weight = next((value for value in args if self._paths.get(id(value)) in self._goals), None)
+        if weight is None or output is weight:
+            return
+        others = [value for value in args if value is not weight]
+        scale = 1.0
+        if name in _SCALINGS and len(others) == 1 and isinstance(others[0], (int, float)):
+            scale = 1 / others[0] if name in _DIVISIONS else float(others[0])
+        elif not (name in _CONVERSIONS or (name in _TRANSPOSED and output.ndim == 2 == weight.ndim)):
+            return
+        known = self._forms.get(id(weight), _Form(weight, weight, 1.0))
+        self._forms[id(output)] = _Form(output, known.weight, known.scale * scale)
+        self._paths[id(output)] = self._paths[id(weight)]
 
     def _attended(self, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Packed attention is linear in its last projection, the only weight whose effect can be told from outside."""
@@ -143,16 +177,19 @@ class _Fitter(TorchFunctionMode):
         """What comes out once the goal is reached."""
         path = self._paths[id(weight)]
         goal = self._goals[path]
+        form = self._forms.get(id(weight), _Form(weight, weight, 1.0))
         with torch._C.DisableTorchFunction():  # noqa: SLF001
             centre = _mean(signal) if goal.centred and len(goal.weight.biases) == 1 and signal is not None else 0.0
-            sums = _along(_row_sums(weight, goal.weight), output, axis) if goal.weight.biases else None
+            sums = None
+            if goal.weight.biases:
+                sums = _along(form.scale * _row_sums(form.weight, goal.weight), output, axis)
             if path not in self.found:
                 size = _rms(output if sums is None else output - centre * sums)
                 if size <= _ROUNDINGS * torch.finfo(output.dtype).eps * _rms(output):  # rounding, not a signal
                     centre, size = 0.0, _rms(output)
                 if not 0 < size < math.inf:
                     return output
-                self.found[path] = Fit(goal, goal.std / size, centre)
+                self.found[path] = Fit(goal, goal.std / size, centre, form.scale)
             fit = self.found[path]
             if len(goal.weight.biases) != 1 or sums is None:
                 return output * fit.factor
