@@ -221,3 +221,14 @@ def test_an_interrupt_shows_what_was_trained() -> None:
     assert "interrupted" in said
     report = Report.from_json(Path("r.json").read_text(encoding="utf-8"))
     assert 2 <= report.cost["runs"] < 297
+
+
+def test_layers_are_chosen_by_patterns(run: Run) -> None:
+    done = run("init", "gaps.py:net", "--skip", "up", "--skip", "norm", "--json", "plan.json")
+    plan = Report.from_json(Path("plan.json").read_text(encoding="utf-8")).table("plan")
+    reasons = dict(zip(plan.column("path"), plan.column("reason"), strict=True))
+    assert [path for path, reason in reasons.items() if reason == "left-out"] == ["up.weight", "norm.weight"]
+    assert "skip=['up', 'norm']" in done.stdout
+    misspelt = run("init", "gaps.py:net", "--only", "dwn")
+    assert misspelt.exit_code == 2
+    assert "did you mean 'down'?" in misspelt.output

@@ -11,8 +11,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from gradvitals.frameworks.case import Case
+from gradvitals.frameworks.torch.trials import Trainee
 from gradvitals.vocabulary import InputError, ModelError, Report, UsageError
-from gradvitals.weights import compare_init, init_
+from gradvitals.weights import compare_init, init_, plan_init
 from gradvitals.weights.trials import Trial, outcomes
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -224,7 +225,7 @@ def test_bad_input_is_refused():
         compare_init(model, X, **QUICK)
     with pytest.raises(InputError, match="no batches"):
         compare_init(model, X, loss=loss, batches=iter(()), **QUICK)
-    with pytest.raises(UsageError, match="not a number above 0"):
+    with pytest.raises(UsageError, match="not a list of learning rates"):
         compare_init(model, X, loss=loss, rates=[1e-3, 0])
     with pytest.raises(InputError, match="passes no gradient back"):
         compare_init(model, X, loss=lambda output: (output.argmax(-1) != Y).float().mean(), **QUICK)
@@ -241,3 +242,45 @@ def test_the_report_travels_and_is_drawn():
     said = report.render("text", lang="zh-Hant")
     assert "學習率" in said
     assert "▁" in said
+
+
+def strict_loss(output, target):
+    return F.cross_entropy(output, target)
+
+
+def test_a_loss_that_needs_the_batchs_target_does_not_hinder_any_start():
+    asked = {"loss": strict_loss, "batches": [(X, Y)], "methods": ["built", "default", "auto", "he"], **QUICK}
+    assert set(starts(compare_init(deep(nn.Tanh), X, **asked))) == {"built", "default", "auto", "he"}
+    case = Case(deep(nn.Tanh), (X,), loss=strict_loss, batches=[(X, Y)])
+    assert init_(case).settings["objective"] == "loss"
+    assert plan_init(case).settings["method"] == "tailored"
+
+
+def test_frozen_parameters_stay_in_every_start():
+    model = deep(nn.Tanh)
+    model[0].requires_grad_(requires_grad=False)
+    trainee = Trainee(Case(model, (X,), loss=loss))
+    for how in ("built", "default", init_):
+        assert torch.equal(trainee.start(how, seed=0)["0.weight"], model[0].weight)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"steps": 2.5}, {"seeds": "a"}, {"rates": 1e-3}, {"rates": [-1e-3]}, {"rates": ["a"]}, {"rates": [math.nan]}],
+)
+def test_numbers_that_make_no_sense_are_refused(asked):
+    with pytest.raises(UsageError, match=f"compare_init.*{next(iter(asked))}="):
+        compare_init(deep(nn.Tanh), X, loss=loss, **{**QUICK, **asked})
+
+
+def test_a_frozen_model_is_refused():
+    with pytest.raises(InputError, match="no parameter that can be trained"):
+        compare_init(deep(nn.Tanh).requires_grad_(requires_grad=False), X, loss=loss, **QUICK)
+
+
+def test_starts_that_fill_nothing_are_told():
+    model = deep(nn.Tanh)
+    for module in model.modules():
+        module._is_hf_initialized = True
+    findings = compare_init(model, X, loss=loss, methods=["built", "he"], **QUICK).findings
+    assert "W310" in {finding.code for finding in findings}

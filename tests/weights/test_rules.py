@@ -359,3 +359,27 @@ def test_every_finding_fills_its_sentences():
         for finding in found:
             said = words.describe(finding, lang)
             assert "–" not in said.text + said.why + said.remedy
+
+
+@pytest.mark.parametrize("start", [nn.init.uniform_, lambda p: nn.init.normal_(p, 0.0, 3.0)])
+def test_weights_too_large_are_found_though_biases_were_drawn_alike(start):
+    torch.manual_seed(0)
+    model = nn.Sequential(*[layer for _ in range(10) for layer in (nn.Linear(32, 32), nn.ReLU())], nn.Linear(32, 3))
+    for parameter in model.parameters():
+        start(parameter)
+    (finding,) = plan_init(model).findings
+    assert finding.code == "W301"
+    assert "likely" not in finding.evidence
+
+
+@pytest.mark.parametrize(("activation", "depth"), [(nn.ELU, 70), (nn.Mish, 70), (nn.SELU, 40), (nn.CELU, 100)])
+def test_a_deep_tailored_start_is_sound_by_its_own_rules(activation, depth):
+    x = torch.randn(128, 32, generator=torch.Generator().manual_seed(0))
+    layers = [layer for _ in range(depth) for layer in (nn.Linear(32, 32), activation())]
+    model = nn.Sequential(*layers, nn.Linear(32, 4))
+    assert not {"W301", "W303"} & {finding.code for finding in init_(model, x, method="tailored").findings}
+    assert not plan_init(model).findings
+    for layer in model[:-1:2]:
+        nn.init.zeros_(layer.bias)  # without them the same weights are too small
+    if activation is not nn.Mish:
+        assert {"W301", "W303"} & {finding.code for finding in plan_init(model).findings}

@@ -65,6 +65,7 @@ def everything(mesh):
     stays_as_it_was(model)
     still_trains(model, alone)
     without_memory(mesh)
+    with_a_root(mesh)
 
 
 def equal(model, alone, tolerance, method):
@@ -108,6 +109,43 @@ def without_memory(mesh):
     init_(alone, X, method="lecun", seed=4)
     equal(model, alone, 0.0, "from meta")
     still_trains(model, alone)
+
+
+class Rooted(nn.Module):
+    """Parameters that no layer owns, a recurrent layer and a tied head, all sharded with the root."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.over_time = nn.Embedding(13, 9, padding_idx=2), nn.LSTM(9, 9, batch_first=True)
+        self.mix, self.block = nn.Parameter(torch.randn(9, 9)), nn.Linear(9, 9)
+        self.head = nn.Linear(9, 13, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids):
+        hidden, _ = self.over_time(self.embedding(ids))
+        return self.head(self.block(torch.relu(hidden @ self.mix)))
+
+
+def with_a_root(mesh):
+    """What the root holds is gathered at its first pass, and has to be shared out again after every one."""
+    from torch.distributed.fsdp import fully_shard
+
+    ids = torch.arange(20).reshape(4, 5) % 13
+    model, alone = Rooted(), Rooted()
+    fully_shard(model.block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    for method in ("calibrated", "tailored", "auto", "analytic", "critical"):
+        told, expected = init_(model, ids, method=method), init_(alone, ids, method=method)
+        equal(model, alone, 1e-5 if method in DATA else 0.0, method)
+        assert told.table("plan").column("reason") == expected.table("plan").column("reason")
+    for net in (model, alone):  # two steps: the memory that is gathered into is used again
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for _ in range(2):
+            net(ids).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    equal(model, alone, 1e-5, "trained")
 
 
 @pytest.mark.slow

@@ -169,3 +169,15 @@ def test_sound_architectures_keep_quiet(family):
     }[family]  # fmt: skip
     kind = getattr(transformers, family)
     assert find_uninitialised(lambda: kind(kind.config_class(**sizes))).findings == ()
+
+
+def test_what_is_still_on_the_meta_device_has_no_value():
+    (finding,) = find_uninitialised(lambda: nn.Linear(3, 2, device="meta")).findings
+    assert finding.code == "W305"
+    assert finding.evidence["paths"] == ("weight", "bias")
+
+
+@pytest.mark.parametrize("factory", [nn.Linear(2, 2), nn.Linear, lambda width: nn.Linear(width, 2)])
+def test_a_built_model_and_a_factory_with_arguments_are_refused(factory):
+    with pytest.raises(UsageError, match="find_uninitialised"):
+        find_uninitialised(factory)

@@ -55,7 +55,11 @@ def compared(
 def line_to_paste(
     *, method: str, seed: int, distribution: str = "normal", only: Sequence[str] = (), skip: Sequence[str] = ()
 ) -> str:
-    """The call that does what was planned."""
+    """The call that does what was planned.
+
+    >>> line_to_paste(method="auto", seed=0, skip=["encoder.*"])
+    "gradvitals.init_(model, *inputs, method='auto', skip=['encoder.*'], seed=0)"
+    """
     more = "" if distribution == "normal" else f", {distribution=}"
     more += "".join(f", {key}={list(patterns)}" for key, patterns in (("only", only), ("skip", skip)) if patterns)
     return f"gradvitals.init_(model, *inputs, {method=}{more}, {seed=})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import sys
 from collections.abc import Callable
@@ -46,7 +47,7 @@ def as_activation(given: Any) -> Activation:
         return given
     if isinstance(given, str):
         if given not in NAMES:
-            near = difflib.get_close_matches(given, NAMES, n=1)
+            near = difflib.get_close_matches(given.lower(), NAMES, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UsageError("no activation has this name", repr(given), f"{hint}Known: {', '.join(NAMES)}")
         return activation(given)
@@ -67,10 +68,10 @@ def as_activation(given: Any) -> Activation:
             f"{type(error).__name__}: {error}",
             "give an elementwise function of a NumPy array or a torch tensor",
         ) from error
-    if result.shape != probe.shape or not np.allclose(alone, result[1:2]):
+    if result.shape != probe.shape or not np.allclose(alone, result[1:2], equal_nan=True):
         raise UsageError(
             "this function isn't elementwise",
-            f"of shape {probe.shape} it made {result.shape}; an entry alone gives {alone}, among others {result[1:2]}",
+            f"of shape {probe.shape} it made {result.shape}; an entry alone gives {alone}, all together {result}",
             "give a function that treats every entry alike and alone",
         )
     name = str(getattr(given, "__name__", type(given).__name__))
@@ -83,6 +84,8 @@ def _on_arrays(given: Callable[[Any], Any]) -> Callable[[Array], Array]:
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return lambda x: np.asarray(given(x), dtype=np.float64)
+    if isinstance(given, torch.nn.Module) and next(given.parameters(), None) is not None:
+        given = copy.deepcopy(given).double()
     try:
         if not isinstance(given(np.zeros(1)), torch.Tensor):
             return lambda x: np.asarray(given(x), dtype=np.float64)

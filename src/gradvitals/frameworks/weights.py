@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+#: Obstacles that give way where a user names the weight.
+OVERRULED = frozenset({"marked", "starts-at-zero"})
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -46,8 +49,8 @@ class WeightSummary:
     inputs : int
         Columns of the matrices.
     edge_ratio : float or None
-        Largest singular value relative to that of a random matrix of the same size and RMS, (√units + √inputs)·RMS;
-        None for a matrix too small to tell.
+        Largest singular value, once the mean of all entries is taken away, relative to that of a random matrix of the
+        same size and variance, (√units + √inputs)·std; None for a matrix too small to tell.
     mirrored : bool
         The second half of its units or inputs is about the negative of the first half.
 
@@ -87,7 +90,8 @@ class Weight:
         Qualified names of the biases that go with it.
     obstacle : str or None
         Why it must stay as it is: ``"frozen"``, ``"parametrised"``, ``"buffer"``, ``"kind-unknown"``,
-        ``"marked"`` (as initialised already, by its module); else None.
+        ``"memory-shared"`` (with a parameter that is filled), ``"marked"`` (as initialised already, by its module),
+        ``"starts-at-zero"`` (beside frozen ones: an adapter); else None.
     summary : WeightSummary
 
     """
@@ -191,12 +195,15 @@ class Fit:
         On the weight.
     centre : float
         The measured mean of its inputs that the bias takes away; 0 where it doesn't.
+    scale : float
+        What the model itself multiplies the weight by before it uses it.
 
     """
 
     goal: Goal
     factor: float
     centre: float
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

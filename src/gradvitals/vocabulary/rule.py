@@ -46,6 +46,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "W307": "start-ahead",
         "W308": "start-stuck",
         "W309": "start-diverged",
+        "W310": "nothing-filled",
         "D901": "patient-misdiagnosed",
     }
 )

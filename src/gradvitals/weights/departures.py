@@ -16,6 +16,8 @@ from gradvitals.weights.recipes import recipes
 
 #: Biases beyond this share of what weights make of inputs of power 1 move the activation to another working point.
 _SHIFTED = 0.25
+#: Weights that were fitted to a batch lie this close to what theory expects of them.
+_NEAR = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ def departures(survey: Survey, fitted: Collection[str] = ()) -> dict[str, Depart
     """
     free = [replace(weight, obstacle=None) for weight in survey.weights]
     biases = {weight.path: weight.summary for weight in survey.weights}
+    tailored = {one.weight.path: one for one in recipes(free, survey.around, survey.chains, method="tailored")}
     found: dict[str, Departure] = {}
     for recipe in recipes(free, survey.around):
         summary, near = recipe.weight.summary, survey.around.get(recipe.weight.path)
@@ -54,7 +57,7 @@ def departures(survey: Survey, fitted: Collection[str] = ()) -> dict[str, Depart
             continue
         if near.unknown or recipe.weight.path in fitted:
             continue
-        if summary.mirrored or _is_shifted(recipe, biases):
+        if summary.mirrored or _is_shifted(recipe, biases) or _is_tailored(tailored[recipe.weight.path], biases):
             continue  # it works at another point on purpose
         ratio = summary.rms / recipe.std
         low, high = recipe.tolerated
@@ -90,7 +93,15 @@ def scheme_name(recipe: Recipe) -> str:
     return f"{name} (gain {gain:.3g})" if recipe.scheme == "orthogonal" else name
 
 
+def _is_tailored(recipe: Recipe, summaries: Mapping[str, WeightSummary]) -> bool:
+    """Whether weights and biases are at the working point that suits the depth, where one was sought."""
+    weight = recipe.weight
+    near = recipe.std is not None and abs(weight.summary.rms / recipe.std - 1) < _NEAR
+    moved = all(summaries[bias].rms > 0 for bias in weight.biases)
+    return recipe.reason == "tailored" and recipe.bias in {"shifted", "centred"} and near and moved
+
+
 def _is_shifted(recipe: Recipe, summaries: Mapping[str, WeightSummary]) -> bool:
-    """Whether the biases are as large as what the weights give."""
-    given = (recipe.std or 0.0) * math.sqrt(recipe.weight.fan_in or 1)
+    """Whether the biases are as large as what the weights give, those that there are as well as the planned ones."""
+    given = max(recipe.std or 0.0, recipe.weight.summary.rms) * math.sqrt(recipe.weight.fan_in or 1)
     return any(summaries[bias].rms > _SHIFTED * given for bias in recipe.weight.biases)

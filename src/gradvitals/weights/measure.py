@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gradvitals.frameworks.between import Between
@@ -35,6 +35,8 @@ class Survey:
         ``"dataflow"`` where the model was run, ``"modules"`` where the order of its modules was assumed.
     between : tuple of Between or None
         What the model does elementwise between its layers; None where it wasn't run to see that.
+    assumed : mapping of str to Neighbours
+        Of weights that the pass didn't come by (an expert that no sample went to): by the order of the modules.
 
     """
 
@@ -44,6 +46,12 @@ class Survey:
     calls: tuple[Call, ...]
     order: str
     between: tuple[Between, ...] | None = None
+    assumed: Mapping[str, Neighbours] = field(default_factory=dict)
+
+
+def without_batches(case: Case) -> Case:
+    """Take a case's batches away, and with them its loss, which wants the output and a batch's last item."""
+    return case if case.batches is None else replace(case, loss=None, batches=None)
 
 
 def module_of(case: Case) -> Any:
@@ -104,7 +112,7 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None, like: Surv
     from gradvitals.frameworks.torch.order import calls_in_module_order
     from gradvitals.frameworks.torch.own_activations import own_activations
     from gradvitals.frameworks.torch.structure import calls_without_values
-    from gradvitals.frameworks.torch.weights import weights_of
+    from gradvitals.frameworks.torch.weights import Product, weights_of
 
     if (case.args or case.kwargs) and is_on_meta(model):
         calls, order = calls_without_values(case), "dataflow"
@@ -113,7 +121,8 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None, like: Surv
     else:
         validate(case, valueless=True)
         calls, order = calls_in_module_order(model), "modules"
-    functions = {call.path: (call.kind, call.shape[-1]) for call in calls if call.path in call.parameters}
+    first = [call for call in reversed(calls) if call.path in call.parameters]  # of several calls the first counts
+    functions = {call.path: Product(call.kind, call.shape[-1], call.parameters) for call in first}
     weights = weights_of(model, functions)
     between = like.between if like else None
     if like is None and (case.args or case.kwargs) and not is_on_meta(model):
@@ -121,4 +130,5 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None, like: Surv
     written, own = with_functions(calls, own_activations(model, calls), between or ())
     given = [tuple(x.shape) for _, x in named_inputs(case) if x.is_floating_point()]
     around = with_values(neighbours(written, own), written, given)
-    return Survey(weights, around, chains(written, around, weights), calls, order, between)
+    assumed = neighbours(calls_in_module_order(model) if order == "dataflow" else ())
+    return Survey(weights, around, chains(written, around, weights), calls, order, between, assumed)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from gradvitals.frameworks.weights import Weight
 from gradvitals.weights.recipe import Recipe
 from gradvitals.weights.rules import looks_trained
 
@@ -13,13 +14,13 @@ class TrainedWeightsWarning(UserWarning):
     """Weights that look trained are about to be overwritten."""
 
 
-def warn_of_loss(subject: str, recipes: Iterable[Recipe]) -> None:
+def warn_of_loss(subject: str, recipes: Iterable[Recipe], weights: Sequence[Weight]) -> None:
     """Warn where what is going to be filled looks trained; made an error, nothing has been overwritten yet.
 
-    >>> warn_of_loss("net", ())
+    >>> warn_of_loss("net", (), ())
     """
     overwritten = [recipe.weight for recipe in recipes if recipe.fill]
-    if looks_trained(overwritten):
+    if looks_trained(overwritten, weights):
         message = (
             f"weights that look trained are overwritten\n"
             f"  where: {subject}, {len(overwritten)} weight(s) from {overwritten[0].path}\n"

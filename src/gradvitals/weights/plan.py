@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from gradvitals.frameworks.weights import Fit
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Table
 from gradvitals.weights.choice import Choice, choose
@@ -47,6 +48,7 @@ def plan_of(
         survey.weights,
         survey.around,
         survey.chains,
+        assumed=survey.assumed,
         method=choice.method,
         fitted=survey.order == "dataflow",
         heads=choice.fits_heads,
@@ -55,6 +57,16 @@ def plan_of(
         skip=skip,
     )
     return Plan(choice, written, survey.order)
+
+
+def by_theory(recipes: Iterable[Recipe], found: Iterable[Fit]) -> tuple[Fit, ...]:
+    """Fits of what a batch showed nothing of (no call, no output but zeros): they bring it to the planned size."""
+    fitted = {fit.goal.weight.path for fit in found}
+    return tuple(
+        Fit(recipe.goal, (recipe.std or 0.0) / recipe.fill.std, recipe.centre if recipe.goal.centred else 0.0)
+        for recipe in recipes
+        if recipe.goal and recipe.fill and recipe.weight.path not in fitted
+    )
 
 
 def plan_table(plan: Plan) -> Table:

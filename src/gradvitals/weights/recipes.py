@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from gradvitals.frameworks.weights import Weight
+from gradvitals.frameworks.weights import OVERRULED, Weight
 from gradvitals.maths import schemes
 from gradvitals.weights import analytic, critical, scaled, tailored
+from gradvitals.weights.arguments import matches
 from gradvitals.weights.chains import Chain
 from gradvitals.weights.neighbours import Neighbours
 from gradvitals.weights.recipe import FORGET, Place, Recipe, left_alone, negative_slope, plain, zero
@@ -41,6 +41,7 @@ def recipes(
     around: Mapping[str, Neighbours],
     chain_of: Mapping[str, Chain] = MappingProxyType({}),
     *,
+    assumed: Mapping[str, Neighbours] = MappingProxyType({}),
     method: str = "analytic",
     fitted: bool = False,
     heads: bool = True,
@@ -59,6 +60,8 @@ def recipes(
         By the weight's path.
     chain_of : mapping of str to Chain
         By the weight's path.
+    assumed : mapping of str to Neighbours
+        The same of weights that the pass didn't come by.
     method : str
         One of :data:`LAYERS`, or of the schemes: those are the papers', with no further gain.
     fitted : bool
@@ -69,7 +72,7 @@ def recipes(
         ``"normal"``, ``"uniform"`` or ``"truncated"``; orthogonal matrices have their own.
     only, skip : sequence of str
         Patterns (``"encoder.*"``) of the weights to fill or to leave out, by the parameter's or its layer's path. What
-        ``only`` names is filled also where its module is marked as initialised already.
+        ``only`` names is filled also where its module is marked as initialised already, or zero beside frozen ones.
 
     """
     written = []
@@ -80,26 +83,25 @@ def recipes(
         near = around.get(weight.path, _ALONE)
         place = Place(
             replace(weight, biases=biases),
-            near,
+            around.get(weight.path) or assumed.get(weight.path, _ALONE),
             chain_of.get(weight.path, _UNCHAINED),
             distribution,
-            fitted and method in FITTED and (heads or not near.is_last),
+            fitted
+            and method in FITTED
+            and (heads or not near.is_last)
+            and (weight.path in around or weight.path not in assumed),
         )
         obstacle = _obstacle(weight, only, skip)
         written.append(left_alone(weight, place.near, obstacle) if obstacle else _recipe(place, method))
-    return tuple(sorted(written, key=lambda recipe: recipe.scheme == "untouched"))
-
-
-def matches(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a parameter's path, or that of a module around it, matches one of the patterns."""
-    parts = path.split(".")
-    candidates = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    return any(fnmatchcase(candidate, pattern) for pattern in patterns for candidate in candidates)
+    filled = {bias for recipe in written if recipe.draw for bias in recipe.weight.biases}
+    return tuple(
+        sorted((r for r in written if r.weight.path not in filled), key=lambda recipe: recipe.scheme == "untouched")
+    )
 
 
 def _obstacle(weight: Weight, only: Sequence[str], skip: Sequence[str]) -> str | None:
     named_by = bool(only) and matches(weight.path, only)
-    if weight.obstacle is not None and not (weight.obstacle == "marked" and named_by):
+    if weight.obstacle is not None and not (weight.obstacle in OVERRULED and named_by):
         return weight.obstacle
     if matches(weight.path, skip) or (only and not named_by):
         return "left-out"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
+import math
+import numbers
+import sys
 from typing import Any
+
+import numpy as np
 
 from gradvitals.frameworks.elementwise import as_activation
 from gradvitals.maths import gaussian, schemes
 from gradvitals.vocabulary.errors import UsageError
+from gradvitals.weights.arguments import near_name
 
 
 def variance(scheme: str, fan_in: int, fan_out: int = 1, activation: Any = None) -> float:
@@ -31,7 +36,7 @@ def variance(scheme: str, fan_in: int, fan_out: int = 1, activation: Any = None)
     Raises
     ------
     UsageError
-        On an unknown scheme or activation, or fans that aren't positive.
+        On an unknown scheme or activation, one without a gain, or fans that aren't positive numbers.
 
     Notes
     -----
@@ -52,13 +57,34 @@ def variance(scheme: str, fan_in: int, fan_out: int = 1, activation: Any = None)
     >>> weights = np.random.default_rng(0).normal(0.0, variance("he", 256, 256, np.tanh) ** 0.5, (256, 256))
 
     """
-    if scheme not in schemes.SCHEMES:
-        near = difflib.get_close_matches(str(scheme), schemes.SCHEMES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+    if not isinstance(scheme, str) or scheme not in schemes.SCHEMES:
+        hint = near_name(scheme, schemes.SCHEMES)
         raise UsageError("no scheme has this name", repr(scheme), f"{hint}Known: {', '.join(schemes.SCHEMES)}")
-    if fan_in < 1 or fan_out < 1:
-        raise UsageError("fans are positive", f"fan_in={fan_in}, fan_out={fan_out}", "count the weights per output")
+    if not (_is_count(fan_in) and _is_count(fan_out)):
+        raise UsageError(
+            "fans are positive numbers",
+            f"fan_in={fan_in!r}, fan_out={fan_out!r}",
+            "count the weights that sum into one output, and the outputs that one input reaches",
+        )
     if activation is None:
         return schemes.variance(scheme, fan_in, fan_out)
-    gain = gaussian.gain(as_activation(activation))
+    gain = _gain(activation)
     return gain**2 * schemes.variance("lecun" if scheme == "he" else scheme, fan_in, fan_out)
+
+
+def _is_count(fan: Any) -> bool:
+    return isinstance(fan, numbers.Real) and bool(1 <= fan <= sys.float_info.max)  # type: ignore[operator]
+
+
+def _gain(activation: Any) -> float:
+    """The gain that makes up for an activation, where there is one."""
+    phi = as_activation(activation)
+    with np.errstate(all="ignore"):
+        square = gaussian.second_moment(phi, 1.0)
+    if not 0 < square < math.inf:
+        raise UsageError(
+            "this activation has no gain",
+            f"{phi.name}: the mean square of its outputs for normal inputs is {square}",
+            "give a function whose outputs are finite, and not all zero",
+        )
+    return gaussian.gain(phi)

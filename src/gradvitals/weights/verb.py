@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gradvitals.frameworks import as_case
@@ -15,13 +15,15 @@ from gradvitals.signals.rules import judge as judge_signal
 from gradvitals.vocabulary.errors import UsageError, unknown_keyword
 from gradvitals.vocabulary.finding import Fact, Finding
 from gradvitals.vocabulary.report import Report
+from gradvitals.weights.arguments import as_patterns, as_seed, near_name, require_matches
 from gradvitals.weights.balance_table import balance_table
 from gradvitals.weights.learning_rate import advised
-from gradvitals.weights.measure import module_of, survey
+from gradvitals.weights.measure import Survey, module_of, survey, without_batches
 from gradvitals.weights.overwriting import warn_of_loss
-from gradvitals.weights.plan import Plan, plan_of, plan_table
+from gradvitals.weights.plan import Plan, by_theory, plan_of, plan_table
 from gradvitals.weights.recipes import DISTRIBUTIONS, METHODS
-from gradvitals.weights.rules import judge, judge_rate, trained_note
+from gradvitals.weights.rules import by_severity, judge, judge_rate, trained_note
+from gradvitals.weights.rules_filled import judge_filled
 from gradvitals.weights.without_memory import has_no_memory, started_in_memory
 
 _KEYWORDS = ("method", "seed", "only", "skip", "distribution", "kwargs", "loss", "name", "progress")
@@ -81,7 +83,7 @@ def plan_init(
     ModelError
         When the model raises.
     UsageError
-        On a misspelt keyword, method or distribution.
+        On a misspelt keyword, method or distribution, a seed that is no whole number, a pattern that names no weight.
 
     Examples
     --------
@@ -94,19 +96,19 @@ def plan_init(
     """
     for keyword in unknown:
         raise unknown_keyword("plan_init", keyword, _KEYWORDS)
-    _require_known("plan_init", method, distribution)
+    asked = _asked("plan_init", method, distribution, seed, only, skip)
     started = time.perf_counter()
-    case = as_case("plan_init", model, inputs, kwargs=kwargs, loss=loss, name=name)
-    found = survey(case, seed=seed)
+    case = without_batches(as_case("plan_init", model, inputs, kwargs=kwargs, loss=loss, name=name))
+    found = survey(case, seed=asked.seed)
     if progress is not None:
         progress(1, 1)
-    plan = plan_of(found, method=method, distribution=distribution, only=_patterns(only), skip=_patterns(skip))
+    plan = _plan(found, asked)
     return Report(
         verb="plan_init",
         subject=case.subject,
-        findings=judge(found),
+        findings=by_severity(*judge(found), *_unfilled(plan, asked)),
         tables=(plan_table(plan),),
-        settings=_settings(plan, distribution, seed, only, skip),
+        settings=_settings(plan, asked),
         environment=environment(),
         cost=_cost(started, forwards=int(found.order == "dataflow") + (found.between is not None)),
     )
@@ -197,12 +199,15 @@ def init_(
     """
     for keyword in unknown:
         raise unknown_keyword("init_", keyword, _KEYWORDS)
-    _require_known("init_", method, distribution)
+    asked = _asked("init_", method, distribution, seed, only, skip)
+    seed = asked.seed
     started = time.perf_counter()
-    case = as_case("init_", model, inputs, kwargs=kwargs, loss=loss, name=name)
+    case = without_batches(as_case("init_", model, inputs, kwargs=kwargs, loss=loss, name=name))
     if has_no_memory(case):
-        asked: dict[str, Any] = {"method": method, "seed": seed, "only": only, "skip": skip, "progress": progress}
-        return started_in_memory(case, lambda: init_(case, distribution=distribution, **asked), seed=seed)
+        again: dict[str, Any] = {"method": method, "seed": seed, "only": asked.only, "skip": asked.skip}
+        return started_in_memory(
+            case, lambda: init_(case, distribution=distribution, progress=progress, **again), seed=seed
+        )
     module = module_of(case)
     from gradvitals.frameworks.torch.capture import capture
     from gradvitals.frameworks.torch.fill import filled
@@ -211,16 +216,17 @@ def init_(
     runs = bool(case.args or case.kwargs)
     before = capture(case, seed=seed) if runs else None
     found = survey(case, seed=seed, seen=before)
-    plan = plan_of(found, method=method, distribution=distribution, only=_patterns(only), skip=_patterns(skip))
+    plan = _plan(found, asked)
     fills = [fill for fill in (recipe.fill for recipe in plan.recipes) if fill]
     goals = [recipe.goal for recipe in plan.recipes if recipe.goal]
-    settings = _settings(plan, distribution, seed, only, skip)
+    settings = _settings(plan, asked)
     tables = [plan_table(plan)]
-    findings: list[Finding] = [*trained_note(found)]
-    warn_of_loss(case.subject, plan.recipes)
+    findings: list[Finding] = [*trained_note(found), *_unfilled(plan, asked)]
+    warn_of_loss(case.subject, plan.recipes, found.weights)
     with filled(module, fills, seed=seed, filled_one=_counter(progress, len(fills))):
         if goals:
-            write(module, fits(case, goals, seed=seed))
+            measured = fits(case, goals, seed=seed)
+            write(module, (*measured, *by_theory(plan.recipes, measured)))
         after = capture(case, seed=seed) if runs else None
         findings += judge(survey(case, seed=seed, seen=after, like=found), fitted={goal.weight.path for goal in goals})
         if before is not None and after is not None:
@@ -238,7 +244,7 @@ def init_(
         return Report(
             verb="init_",
             subject=case.subject,
-            findings=tuple(sorted(findings, key=lambda finding: -finding.severity)),
+            findings=by_severity(*findings),
             tables=tuple(tables),
             settings=settings,
             environment=environment(),
@@ -260,36 +266,54 @@ def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callabl
     return one_more
 
 
-def _require_known(verb: str, method: str, distribution: str) -> None:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a user asked for, checked."""
+
+    verb: str
+    method: str
+    distribution: str
+    seed: int
+    only: tuple[str, ...]
+    skip: tuple[str, ...]
+
+
+def _asked(verb: str, method: str, distribution: str, seed: Any, only: Any, skip: Any) -> _Asked:
     for keyword, value, known in (("method", method, METHODS), ("distribution", distribution, DISTRIBUTIONS)):
-        if value not in known:
-            near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+        if not isinstance(value, str) or value not in known:
+            hint = near_name(value, known)
             raise UsageError(
                 f"no {keyword} is called {value!r}",
                 f"{verb}(..., {keyword}={value!r})",
                 f"{hint}Known: {', '.join(known)}",
             )
+    patterns = (as_patterns(verb, keyword, given) for keyword, given in (("only", only), ("skip", skip)))
+    return _Asked(verb, method, distribution, as_seed(verb, seed), *patterns)
 
 
-def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+def _plan(found: Survey, asked: _Asked) -> Plan:
+    paths = [weight.path for weight in found.weights]
+    require_matches(asked.verb, "only", asked.only, paths)
+    require_matches(asked.verb, "skip", asked.skip, paths)
+    return plan_of(found, method=asked.method, distribution=asked.distribution, only=asked.only, skip=asked.skip)
 
 
-def _settings(
-    plan: Plan, distribution: str, seed: int, only: str | Sequence[str], skip: str | Sequence[str]
-) -> dict[str, Fact]:
+def _unfilled(plan: Plan, asked: _Asked) -> tuple[Finding, ...]:
+    return judge_filled(plan.recipes, asked_for=bool(asked.skip) and not asked.only)
+
+
+def _settings(plan: Plan, asked: _Asked) -> dict[str, Fact]:
     settings: dict[str, Fact] = {
         "method": plan.choice.method,
         "why": plan.choice.reason,
-        "distribution": distribution,
-        "seed": seed,
+        "distribution": asked.distribution,
+        "seed": asked.seed,
         "order": plan.order,
     }
-    if _patterns(only):
-        settings["only"] = _patterns(only)
-    if _patterns(skip):
-        settings["skip"] = _patterns(skip)
+    if asked.only:
+        settings["only"] = asked.only
+    if asked.skip:
+        settings["skip"] = asked.skip
     return settings
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +14,7 @@ from gradvitals.frameworks.weights import Unset
 from gradvitals.vocabulary.errors import UsageError
 from gradvitals.vocabulary.finding import Fact
 from gradvitals.vocabulary.report import Report, Table
+from gradvitals.weights.arguments import as_seed
 from gradvitals.weights.rules_uninitialised import judge_unset
 
 _COLUMNS = ("path", "kind", "shape", "unset_count", "derived_count", "first_unset")
@@ -61,14 +64,18 @@ def find_uninitialised(factory: Callable[[], Any], *, seed: int = 0, name: str |
     [('factor', 3)]
 
     """
-    if not callable(factory) or isinstance(factory, Case):
+    torch: Any = sys.modules.get("torch")
+    is_built = isinstance(factory, Case) or (torch is not None and isinstance(factory, torch.nn.Module))
+    if not callable(factory) or is_built:
         raise UsageError(
             "a model that is built already can't be built again",
             f"find_uninitialised({type(factory).__name__})",
             "pass the function that builds it: find_uninitialised(lambda: Net(width=64))",
         )
+    _require_no_arguments(factory)
     from gradvitals.frameworks.torch.unset import unset_entries
 
+    seed = as_seed("find_uninitialised", seed)
     started = time.perf_counter()
     found, builds = unset_entries(lambda: _model_of(factory()), seed=seed)
     return Report(
@@ -80,6 +87,19 @@ def find_uninitialised(factory: Callable[[], Any], *, seed: int = 0, name: str |
         environment=environment(),
         cost={"seconds": round(time.perf_counter() - started, 4), "builds": builds},
     )
+
+
+def _require_no_arguments(factory: Callable[[], Any]) -> None:
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise UsageError(
+            "the factory can't be called without arguments",
+            f"{getattr(factory, '__name__', type(factory).__name__)}: {error}",
+            "pass a function that takes none: find_uninitialised(lambda: Net(width=64))",
+        ) from None
+    except ValueError:  # a builtin without a signature
+        pass
 
 
 def unset_table(found: tuple[Unset, ...]) -> Table:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+import numbers
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from gradvitals.frameworks import as_case
 from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.environment import environment
 from gradvitals.vocabulary.errors import UsageError, unknown_keyword
-from gradvitals.vocabulary.finding import Fact
+from gradvitals.vocabulary.finding import Fact, Finding
 from gradvitals.vocabulary.report import Report
+from gradvitals.weights.arguments import as_seed
 from gradvitals.weights.measure import module_of
 from gradvitals.weights.overwriting import TrainedWeightsWarning
 from gradvitals.weights.recipes import METHODS
+from gradvitals.weights.rules_filled import NOTHING_FILLED
 from gradvitals.weights.rules_starts import judge_starts
 from gradvitals.weights.trials import Trial, curves_table, outcomes, starts_table
 from gradvitals.weights.verb import init_
@@ -121,6 +123,7 @@ def compare_init(
     for keyword in unknown:
         raise unknown_keyword("compare_init", keyword, _KEYWORDS)
     _require_sensible(methods, steps, rates, seeds)
+    seed = as_seed("compare_init", seed)
     started = time.perf_counter()
     case = as_case("compare_init", model, inputs, kwargs=kwargs, loss=loss, name=name)
     module_of(case)
@@ -131,11 +134,13 @@ def compare_init(
     methods = [method for method in methods if trainee.has_weights or method != "built"]
     _require_sensible(methods, steps, rates, seeds)
     total, done, interrupted = len(methods) * seeds * len(rates), [], False
+    findings: dict[str, Finding] = {}
     try:
         with trainee.kept():
             for drawn in range(seed, seed + seeds):
                 for method in methods:
-                    start = trainee.start(_start(method, drawn, takes_loss=course.batches is None), seed=drawn)
+                    how = method if method in UNTREATED else _starter(method, drawn, findings)
+                    start = trainee.start(how, seed=drawn)
                     for rate in rates:
                         losses = trainee.train(start, course, rate=rate, seed=drawn)
                         done.append(Trial(method, drawn, rate, losses, steps))
@@ -152,7 +157,7 @@ def compare_init(
     return Report(
         verb="compare_init",
         subject=case.subject,
-        findings=judge_starts(found),
+        findings=(*findings.values(), *judge_starts(found)),
         tables=(starts_table(found), curves_table(found)),
         settings=settings,
         environment=environment(),
@@ -160,15 +165,14 @@ def compare_init(
     )
 
 
-def _start(method: str, seed: int, *, takes_loss: bool) -> Callable[[Case], Report] | str:
-    if method in UNTREATED:
-        return method
+def _starter(method: str, seed: int, findings: dict[str, Finding]) -> Callable[[Case], None]:
+    """A start by ``init_``, and in ``findings`` that it filled nothing: then it is the one that was built."""
 
-    def start(case: Case) -> Report:
+    def start(case: Case) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TrainedWeightsWarning)  # it is a copy, of which nothing is kept
-            # A loss for batches wants a batch's last item, which the case's own inputs lack.
-            return init_(case if takes_loss else replace(case, loss=None), method=method, seed=seed)
+            report = init_(case, method=method, seed=seed)
+        findings.update({found.code: found for found in report.findings if found.code == NOTHING_FILLED.code})
 
     return start
 
@@ -182,13 +186,16 @@ def _require_sensible(methods: Sequence[str], steps: int, rates: Sequence[float]
                 f"compare_init(..., methods={methods!r})",
                 f"give a list of some of: {', '.join(known)}",
             )
+    if not isinstance(rates, Sequence) or not all(isinstance(r, numbers.Real) and 0 < r < math.inf for r in rates):
+        raise UsageError(
+            "rates is not a list of learning rates",
+            f"compare_init(..., rates={rates!r})",
+            "give a list of positive numbers, such as rates=[1e-3]",
+        )
     for keyword, value in (("steps", steps), ("seeds", seeds), ("methods", len(methods)), ("rates", len(rates))):
-        if value < 1:
+        if not isinstance(value, numbers.Integral) or value < 1:
             raise UsageError(
-                "there is nothing to train", f"compare_init(..., {keyword}={value})", "give at least one of each"
-            )
-    for rate in rates:
-        if not 0 < rate < math.inf:
-            raise UsageError(
-                "a learning rate is not a number above 0", f"compare_init(..., rates={rates!r})", "give such as 1e-3"
+                "there is nothing to train",
+                f"compare_init(..., {keyword}={value!r})",
+                "give at least one of each, in whole numbers",
             )

@@ -59,7 +59,9 @@ def independent(
         if last > first
     ]
     rows = torch.cat(chunks) if chunks else torch.empty(0, dtype=dtype, device="cpu")
-    return rows.reshape(-1, *shape[1:])[(slice(None), *part[1:])] if shape else rows.reshape(())
+    return (
+        rows.reshape(part[0].stop - part[0].start, *shape[1:])[(slice(None), *part[1:])] if shape else rows.reshape(())
+    )
 
 
 def _chunk(draw: str, name: str, seed: int, count: int, dtype: torch.dtype) -> torch.Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from gradvitals.frameworks.torch.draws import INDEPENDENT, generator_for, independent
+from gradvitals.frameworks.torch.layers import parameters_by_path, wrapped_at
 from gradvitals.frameworks.torch.orthogonal import balanced, orthogonal, truncated_normal
 from gradvitals.frameworks.torch.shards import is_sharded, own_part, own_values, write
 from gradvitals.frameworks.weights import Fill, Layout
@@ -21,9 +23,9 @@ def filled(
 ) -> Iterator[None]:
     """Give parameters new values in place; they stay when the ``with`` block ends well, and go when it raises.
 
-    Every parameter draws from a generator of its own, seeded by ``seed`` and its path: the order doesn't matter, no two
-    layers get the same numbers, and the global generator isn't touched. Numbers are drawn on the CPU, so that a model
-    starts alike on every device; dtype and device stay.
+    Every parameter draws from a generator of its own, seeded by ``seed`` and its path inside of wrappers: the order
+    doesn't matter, no two layers get the same numbers, and the global generator isn't touched. Numbers are drawn on the
+    CPU, so that a model starts alike on every device; dtype and device stay.
 
     Where parameters are spread over processes (FSDP2), each process writes its part, and the whole is the same as on
     one. Independent numbers are drawn for that part only; orthogonal matrices, centred and padded ones are drawn whole
@@ -42,15 +44,17 @@ def filled(
     When anything raises in the middle or in the block, an interrupt included, the parameters are as they were before.
 
     """
-    parameters = dict(model.named_parameters())
+    parameters = parameters_by_path(model)
     rows = _padding_rows(model)
+    wrapper = wrapped_at(model)
     kept: dict[str, torch.Tensor] = {}
     try:
         with torch.no_grad():
             for item in fills:
                 for path in (item.weight.path, *item.weight.biases):
                     kept.setdefault(path, parameters[path].detach().clone())
-                _fill_one(item, parameters, rows.get(item.weight.path), seed)
+                source = _Source(item.weight.path.removeprefix(wrapper), seed)
+                _fill_one(item, parameters, rows.get(item.weight.path), source)
                 if filled_one:
                     filled_one()
         yield
@@ -64,7 +68,7 @@ def filled(
 def matrices(values: torch.Tensor, layout: Layout) -> torch.Tensor:
     """A weight as matrices of shape (blocks, units, inputs)."""
     if not layout.transposed:
-        return values.reshape(layout.blocks, values.shape[0] // layout.blocks, -1)
+        return values.reshape(layout.blocks, values.shape[0] // layout.blocks, math.prod(values.shape[1:]))
     inputs, units, kernel = values.shape[0] // layout.blocks, values.shape[1], math.prod(values.shape[2:])
     stacked = values.reshape(layout.blocks, inputs, units, kernel)
     return stacked.transpose(1, 2).reshape(layout.blocks, units, inputs * kernel)
@@ -78,7 +82,15 @@ def from_matrices(drawn: torch.Tensor, shape: torch.Size, layout: Layout) -> tor
     return drawn.reshape(layout.blocks, units, inputs, kernel).transpose(1, 2).reshape(shape)
 
 
-def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | None, seed: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a parameter's random numbers come from."""
+
+    name: str
+    seed: int
+
+
+def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | None, source: _Source) -> None:
     weight = item.weight
     target = parameters[weight.path]
     biases = [parameters[path] for path in weight.biases]
@@ -86,12 +98,12 @@ def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | No
     if is_sharded(target) and is_plain and padding is None:
         part = own_part(target)
         own_values(target).copy_(
-            independent(item.draw, weight.path, seed, part, target.shape, _dtype(target)) * item.std
+            independent(item.draw, source.name, source.seed, part, target.shape, _dtype(target)) * item.std
         )
         for bias in biases:
             bias.zero_()
         return
-    drawn = _draw(item, target, seed)
+    drawn = _draw(item, target, source)
     shift: torch.Tensor | None = None
     if (item.centre or item.shift) and len(biases) == 1:
         shift = item.shift - item.centre * drawn.sum(dim=2).flatten() / weight.layout.overlap
@@ -109,7 +121,7 @@ def _fill_one(item: Fill, parameters: dict[str, nn.Parameter], padding: int | No
         write(biases[0], shift.reshape(biases[0].shape))
 
 
-def _draw(item: Fill, target: nn.Parameter, seed: int) -> torch.Tensor:
+def _draw(item: Fill, target: nn.Parameter, source: _Source) -> torch.Tensor:
     """New values as matrices, in float32 or better, on the CPU."""
     dtype, weight = _dtype(target), item.weight
     shape = matrices(torch.empty(target.shape, device="meta"), weight.layout).shape
@@ -117,9 +129,9 @@ def _draw(item: Fill, target: nn.Parameter, seed: int) -> torch.Tensor:
         return torch.full(shape, 1.0 if item.draw == "ones" else item.std, dtype=dtype, device="cpu")
     if item.draw in INDEPENDENT:
         everything = tuple(slice(0, size) for size in target.shape)
-        drawn = independent(item.draw, weight.path, seed, everything, target.shape, dtype)
+        drawn = independent(item.draw, source.name, source.seed, everything, target.shape, dtype)
         return matrices(drawn * item.std, weight.layout)
-    generator = generator_for(weight.path, seed)
+    generator = generator_for(source.name, source.seed)
     if item.draw == "truncated-normal":
         return truncated_normal(shape, generator, dtype) * item.std
     compares = item.draw == "difference-orthogonal"
@@ -133,7 +145,7 @@ def _dtype(target: torch.Tensor) -> torch.dtype:
 
 def _padding_rows(model: nn.Module) -> dict[str, int]:
     """The rows of embeddings that stand for padding: they stay zero."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in parameters_by_path(model).items()}
     return {
         names[id(module.weight)]: module.padding_idx
         for module in model.modules()

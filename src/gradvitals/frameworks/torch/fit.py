@@ -14,16 +14,18 @@ import torch
 from torch import nn
 
 from gradvitals.frameworks.case import Case
-from gradvitals.frameworks.torch import shards
+from gradvitals.frameworks.torch import layers, shards
 from gradvitals.frameworks.torch.fill import matrices
 from gradvitals.frameworks.torch.inputs import validate
 from gradvitals.frameworks.torch.products import Product, Products, name_of
-from gradvitals.frameworks.torch.shards import whole
+from gradvitals.frameworks.torch.shards import resharded, whole
 from gradvitals.frameworks.torch.stance import run_eagerly
 from gradvitals.frameworks.torch.state import preserved, seed_everything
 from gradvitals.frameworks.weights import Fit, Goal, Weight
 from gradvitals.vocabulary.errors import ModelError
 
+#: What is left of an output without its input's mean is rounding where it is smaller than so many of its roundings.
+_ROUNDINGS = 16
 #: Where the packed attention function takes the weight of its last projection.
 _ATTENTION, _OUT_PROJECTION = "multi_head_attention_forward", 11
 
@@ -58,7 +60,7 @@ def fits(case: Case, goals: Iterable[Goal], *, seed: int = 0) -> tuple[Fit, ...]
         seed_everything(seed)
         fitter = _Fitter(model, wanted)
         try:
-            with run_eagerly(), fitter:
+            with run_eagerly(), resharded(model), fitter:
                 model(*case.args, **case.keywords)
         except Exception as error:
             raise ModelError(
@@ -73,7 +75,7 @@ def fits(case: Case, goals: Iterable[Goal], *, seed: int = 0) -> tuple[Fit, ...]
 
 def write(model: nn.Module, found: Iterable[Fit]) -> None:
     """Put fits into the weights and biases, in place."""
-    parameters = dict(model.named_parameters())
+    parameters = layers.parameters_by_path(model)
     with torch.no_grad():
         for fit in found:
             weight = fit.goal.weight
@@ -81,7 +83,7 @@ def write(model: nn.Module, found: Iterable[Fit]) -> None:
             target.mul_(fit.factor)
             if len(weight.biases) == 1:
                 bias = parameters[weight.biases[0]]
-                shift = fit.goal.mean - fit.centre * _row_sums(whole(target), weight)
+                shift = fit.goal.mean - fit.centre * fit.scale * _row_sums(whole(target), weight)
                 shards.write(bias, shift.reshape(bias.shape))
 
 
@@ -99,8 +101,11 @@ class _Fitter(Products):
         output = func(*args, **(kwargs or {}))
         if name_of(func) == _ATTENTION:
             return self._attended(output, args, dict(kwargs or {}))
+        if not isinstance(output, torch.Tensor):
+            return output
         found = self.product(func, args, kwargs or {})
-        if found is None or not isinstance(output, torch.Tensor):
+        if found is None:
+            self.follow(func, args, output)
             return output
         return self._reached(found, output)
 
@@ -114,21 +119,28 @@ class _Fitter(Products):
 
     def _reached(self, product: Product, output: torch.Tensor) -> torch.Tensor:
         """What comes out once the goal is reached."""
-        path, weight, signal = product.path, product.weight, product.signal
+        path, signal = product.path, product.signal
         goal = self._goals[path]
         with torch._C.DisableTorchFunction():  # noqa: SLF001
             centre = _mean(signal) if goal.centred and len(goal.weight.biases) == 1 and signal is not None else 0.0
-            sums = _along(_row_sums(weight, goal.weight), output, product.axis) if goal.weight.biases else None
+            sums = None
+            if goal.weight.biases:
+                sums = _along(product.scale * _row_sums(product.weight, goal.weight), output, product.axis)
             if path not in self.found:
-                centred = output if sums is None else output - centre * sums
-                size = float(centred.detach().double().square().mean().sqrt()) if output.numel() else 0.0
+                size = _rms(output if sums is None else output - centre * sums)
+                if size <= _ROUNDINGS * torch.finfo(output.dtype).eps * _rms(output):  # rounding, not a signal
+                    centre, size = 0.0, _rms(output)
                 if not 0 < size < math.inf:
                     return output
-                self.found[path] = Fit(goal, goal.std / size, centre)
+                self.found[path] = Fit(goal, goal.std / size, centre, product.scale)
             fit = self.found[path]
             if len(goal.weight.biases) != 1 or sums is None:
                 return output * fit.factor
             return output * fit.factor + (goal.mean - fit.centre * fit.factor * sums)
+
+
+def _rms(values: torch.Tensor) -> float:
+    return float(values.detach().double().square().mean().sqrt()) if values.numel() else 0.0
 
 
 def _mean(signal: torch.Tensor) -> float:

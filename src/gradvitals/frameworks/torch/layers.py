@@ -89,9 +89,35 @@ def is_leaf(module: nn.Module) -> bool:
     return not children or isinstance(module, _OPAQUE)
 
 
+#: What ``torch.compile``, activation checkpoints and FSDP1 put between the parts of a name.
+_BETWEEN = frozenset({"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"})
+
+
 def written(path: str) -> str:
-    """A qualified name as the user wrote it, without what ``torch.compile`` puts in between."""
-    return ".".join(part for part in path.split(".") if part != "_orig_mod") if "_orig_mod" in path else path
+    """A qualified name as the user wrote it, without what wrappers of modules put in between.
+
+    >>> written("encoder._orig_mod.0.weight")
+    'encoder.0.weight'
+    """
+    return path if _BETWEEN.isdisjoint(parts := path.split(".")) else ".".join(p for p in parts if p not in _BETWEEN)
+
+
+def parameters_by_path(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter once, by its name as the user wrote it."""
+    return {written(path): parameter for path, parameter in model.named_parameters()}
+
+
+def wrapped_at(model: nn.Module) -> str:
+    """What a wrapper of the whole model (DataParallel, AveragedModel) puts before every name; ``""`` without one.
+
+    >>> wrapped_at(nn.DataParallel(nn.Linear(2, 2))), wrapped_at(nn.Linear(2, 2))
+    ('module.', '')
+    """
+    inner: nn.Module = getattr(model, "_orig_mod", model)
+    only_one = [name for name, _ in inner.named_children()] == ["module"]
+    if not only_one or next(inner.parameters(recurse=False), None) is not None:
+        return ""
+    return f"module.{wrapped_at(inner.get_submodule('module'))}"
 
 
 def is_own_network(module: nn.Module) -> bool:

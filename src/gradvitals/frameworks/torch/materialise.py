@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gradvitals.frameworks.torch.draws import generator_for
-from gradvitals.frameworks.torch.layers import kind_of, written
+from gradvitals.frameworks.torch.layers import kind_of, wrapped_at, written
 from gradvitals.frameworks.torch.shards import is_sharded, own_values, write
 from gradvitals.frameworks.torch.state import RandomState, seed_everything
 
@@ -41,11 +41,17 @@ def still_unset(model: nn.Module, unset: Iterable[str]) -> list[tuple[str, str, 
 
 
 def reset(model: nn.Module, seed: int) -> None:
-    """Let every module start its tensors anew in its own way, with random numbers of its own, under ``no_grad``."""
+    """Let every module start its tensors anew in its own way, with random numbers of its own, under ``no_grad``.
+
+    Frozen parameters stay.
+    """
+    frozen = [(parameter, parameter.clone()) for parameter in model.parameters() if not parameter.requires_grad]
     for prefix, module in model.named_modules():
         if _tensors(module, recurse=False):
-            seed_everything(generator_for(prefix, seed).initial_seed() % 2**32)
+            seed_everything(_own_seed(model, prefix, seed))
             _reset_itself(module)
+    for parameter, values in frozen:
+        parameter.copy_(values)
 
 
 @contextlib.contextmanager
@@ -132,7 +138,7 @@ def _start(model: nn.Module, fresh: Mapping[str, torch.Tensor], blank: Mapping[i
     for prefix, module in model.named_modules():
         if prefix not in owners:
             continue
-        seed_everything(generator_for(prefix, seed).initial_seed() % 2**32)
+        seed_everything(_own_seed(model, prefix, seed))
         loaded = [tensor for tensor in _tensors(module, recurse=True) if id(tensor) not in blank]
         values = [tensor.clone() for tensor in loaded]
         with _in_one_piece(module, blank) as known:
@@ -142,6 +148,12 @@ def _start(model: nn.Module, fresh: Mapping[str, torch.Tensor], blank: Mapping[i
                 starter(module)
         for tensor, value in zip(loaded, values, strict=True):
             tensor.copy_(value)
+
+
+def _own_seed(model: nn.Module, prefix: str, seed: int) -> int:
+    """The seed of one module: that of its name inside of wrappers."""
+    name = f"{written(prefix)}.".removeprefix(wrapped_at(model)).removesuffix(".")
+    return generator_for(name, seed).initial_seed() % 2**32
 
 
 def _reset_itself(module: nn.Module) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 
 from gradvitals.frameworks.capture import Moments
 from gradvitals.frameworks.torch.objective import output_tensors
+from gradvitals.frameworks.torch.shards import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,7 +135,9 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     """The two extremes tell, NaN among them, at a twentieth of the price of looking at each value."""
     if not tensor.numel():
         return True
-    if tensor.device.type == "cpu" and tensor.dtype in _NUMPY:
+    tensor = whole(tensor)
+    # NumPy fixes the size of what it looks at, and FSDP frees and refills the memory of its parameters
+    if tensor.device.type == "cpu" and tensor.dtype in _NUMPY and "torch.distributed.fsdp" not in sys.modules:
         values = tensor.detach().numpy()
         return math.isfinite(values.min()) and math.isfinite(values.max())
     return all(math.isfinite(float(bound)) for bound in tensor.aminmax())
@@ -153,7 +157,7 @@ def rms(tensor: torch.Tensor) -> float:
 
 def silent_share(silent: torch.Tensor, axis: int) -> float:
     """Share of the units along ``axis`` (negative) that are silent for every sample and position."""
-    values = silent.detach().cpu().numpy()
+    values = whole(silent).detach().cpu().numpy()
     others = tuple(dim for dim in range(values.ndim) if dim != values.ndim + axis)
     return float(values.all(axis=others).mean())
 
@@ -198,7 +202,8 @@ _NUMPY = frozenset({torch.float32, torch.float64})
 
 def _values(tensor: torch.Tensor) -> NDArray[Any]:
     """The values as a flat array in main memory, in float64 or float32; complex ones by their two parts."""
-    dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
+    dense = whole(tensor).detach()
+    dense = dense if dense.layout == torch.strided else dense.to_dense()
     dense = parts(dense)
     if dense.device.type != "cpu":
         dense = dense.cpu()

@@ -15,7 +15,7 @@ UNSEEN = Moments(0, 0, 0, *(math.nan,) * 5, zero_share=0.0)
 
 def calls_in_module_order(model: nn.Module) -> tuple[Call, ...]:
     """One call per leaf module, each fed by the one before it: what can be assumed without inputs to run on."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in layers.parameters_by_path(model).items()}
     calls: list[Call] = []
     inside: set[nn.Module] = set()
     for path, module in model.named_modules():
@@ -25,7 +25,7 @@ def calls_in_module_order(model: nn.Module) -> tuple[Call, ...]:
         activation = layers.activation_of_module(module)
         calls.append(
             Call(
-                path=path or layers.kind_of(module),
+                path=layers.written(path) or layers.kind_of(module),
                 call=0,
                 kind=layers.kind_of(module),
                 shape=(),

@@ -32,7 +32,7 @@ def parameter_records(
     known: dict[tuple[object, ...], list[tuple[str, nn.Parameter]]] = {}
     for name, held in model.named_parameters():
         parameter = whole(held)
-        values, gradient = moments(parameter), gradients.get(id(held))
+        values, gradient = moments(parameter), _whole_gradient(gradients, held)
         twin: tuple[str, nn.Parameter] | None = None
         if held.requires_grad and parameter.ndim > 1 and values.std > 0:
             alike = known.setdefault((parameter.shape, parameter.dtype, values.mean, values.rms), [])
@@ -50,10 +50,15 @@ def parameter_records(
                 copied_by=_copied_by(model, name, twin[0]) if twin else None,
                 alike_rows=held.requires_grad and _alike_rows(parameter),
                 copied_rows=_copied_rows(parameter, gradient) if held.requires_grad else 0,
-                same_gradient=twin is not None and _same(gradient, gradients.get(id(twin[1]))),
+                same_gradient=twin is not None and _same(gradient, _whole_gradient(gradients, twin[1])),
             )
         )
     return tuple(records)
+
+
+def _whole_gradient(gradients: Mapping[int, torch.Tensor], parameter: torch.Tensor) -> torch.Tensor | None:
+    found = gradients.get(id(parameter))
+    return None if found is None else whole(found)
 
 
 def _copied_by(model: nn.Module, *paths: str) -> str | None:

@@ -59,7 +59,7 @@ class RandomState:
 
 def seed_everything(seed: int) -> None:
     """Seed the global generators of torch, NumPy and Python; only inside :func:`preserved`."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed if -(2**63) <= seed < 2**64 else seed % 2**64)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)
 

@@ -14,6 +14,7 @@ from torch import nn
 from gradvitals.frameworks.capture import Steps
 from gradvitals.frameworks.torch.moments import is_readable
 from gradvitals.frameworks.torch.objective import cotangents
+from gradvitals.frameworks.torch.shards import is_sharded
 
 #: Samples that are run once more: an RMS over this many sequences is known to a few per cent.
 _SAMPLES = 16
@@ -34,11 +35,12 @@ class RecurrentCall:
 def over_time(call: RecurrentCall, seed: int) -> Steps | None:
     """Run the layer once more on a few samples, alone, and send a random gradient back from its last output.
 
-    None of packed sequences, single sequences without a batch, and short ones.
+    None of packed sequences, single sequences without a batch, short ones, and weights that are spread over processes.
     """
     given = dict(zip(("input", "hx"), call.args, strict=False)) | dict(call.kwargs)
     x = given.get("input")
-    if not isinstance(x, torch.Tensor) or x.ndim != 3 or not is_readable(x):
+    spread = any(map(is_sharded, call.module.parameters()))
+    if not isinstance(x, torch.Tensor) or x.ndim != 3 or not is_readable(x) or spread:
         return None
     batch, time = (0, 1) if call.module.batch_first else (1, 0)
     if x.shape[time] < _FEWEST or not x.shape[batch]:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,6 +47,11 @@ class Course:
     patience: int | None = None
 
 
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that training changes."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 class Trainee:
     """A copy of a case's model, which can be started and trained again and again.
 
@@ -68,6 +73,12 @@ class Trainee:
 
     def __init__(self, case: Case) -> None:
         validate(case, valueless=True)
+        if not trainable(case.model):
+            raise InputError(
+                "the model has no parameter that can be trained",
+                f"all {sum(1 for _ in case.model.parameters())} parameters of {case.subject} are frozen",
+                "let those require gradients that are to be trained: parameter.requires_grad_()",
+            )
         with user_code("copying the model", "make it one that copy.deepcopy can copy"):
             model = copy.deepcopy(getattr(case.model, "_orig_mod", case.model))
         self.has_weights = not is_on_meta(model)
@@ -95,7 +106,7 @@ class Trainee:
             with torch.no_grad():
                 reset(model, seed)
         elif callable(how):
-            how(self.case)
+            how(replace(self.case, loss=None))  # which may want a batch's last item; no start depends on it
         if not self.has_weights:
             self._require_values()
         return copy.deepcopy(model.state_dict())
@@ -123,7 +134,7 @@ class Trainee:
         model: nn.Module = self.case.model
         model.load_state_dict(dict(start))
         model.train()
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        parameters = trainable(model)
         optimizer = torch.optim.Adam(parameters, lr=rate)
         seed_everything(seed)
         batches = self._batches(course)

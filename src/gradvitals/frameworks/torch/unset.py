@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def unset_entries(build: Callable[[], nn.Module], *, seed: int = 0) -> tuple[tup
             repeats = path in third and _alike(first[path], third[path])
             made[path] = mask & ~_differs(first[path], third[path]) if repeats else torch.zeros_like(mask)
     kinds = first.kinds
-    found = []
+    found = [Unset(path, kinds[path], shape, math.prod(shape), 0, (0,) * len(shape)) for path, shape in first.bare]
     for path in first:
         if path not in same:
             continue
@@ -80,6 +81,8 @@ class _Tensors(dict[str, torch.Tensor]):
     """Parameters and buffers by path, outside any graph, and the classes of the modules that own them."""
 
     kinds: Mapping[str, str]
+    #: Those without memory, and their shapes.
+    bare: Sequence[tuple[str, tuple[int, ...]]]
 
 
 def _built(build: Callable[[], nn.Module], which: int, seed: int) -> _Tensors:
@@ -100,7 +103,8 @@ def _built(build: Callable[[], nn.Module], which: int, seed: int) -> _Tensors:
     named = [*model.named_parameters(), *model.named_buffers()]
     readable = [(path, tensor) for path, tensor in named if not tensor.is_meta and tensor.layout == torch.strided]
     found = _Tensors((written(path), tensor.detach().clone()) for path, tensor in readable)
-    found.kinds = {written(path): kind_of(model.get_submodule(path.rpartition(".")[0])) for path, _ in readable}
+    found.bare = [(written(path), tuple(tensor.shape)) for path, tensor in named if tensor.is_meta and tensor.numel()]
+    found.kinds = {written(path): kind_of(model.get_submodule(path.rpartition(".")[0])) for path, _ in named}
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,10 +12,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from gradvitals.frameworks.torch.fill import matrices
-from gradvitals.frameworks.torch.layers import PRODUCTS, kind_of
+from gradvitals.frameworks.torch.layers import PRODUCTS, kind_of, parameters_by_path, written
 from gradvitals.frameworks.torch.moments import moments
 from gradvitals.frameworks.torch.shards import whole
-from gradvitals.frameworks.weights import Layout, Weight, WeightSummary, fans
+from gradvitals.frameworks.torch.storages import memory_mates
+from gradvitals.frameworks.weights import OVERRULED, Layout, Weight, WeightSummary, fans
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -24,11 +25,15 @@ _MIXING = frozenset({"mixing", "attention", "recurrent-input", "recurrent-hidden
 #: Gates stacked along the first axis of a recurrent layer's weights.
 _GATES: Mapping[type[nn.Module], int] = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
 #: Below this many units or inputs the largest singular value of a random matrix scatters too much to tell anything.
-_SMALLEST_SPECTRUM = 16
+_SMALLEST_SPECTRUM = 8
 #: Cosine below which two halves of a matrix are mirror images: of random ones it is 0 ± 1/√entries.
 _AGAINST = -0.7
 #: What Hugging Face's transformers sets on modules that it has initialised and on parameters that it has loaded.
 _MARK = "_is_hf_initialized"
+#: A signal times a matrix; where it came out as wide as the matrix has rows, it was a transposed one.
+_MATRIX_PRODUCTS = frozenset({"matmul", "mm", "addmm"})
+#: What nothing may be written to, not even through another parameter.
+_KEPT = frozenset({"frozen", "parametrised", "marked"})
 #: Steps of the power iteration: outliers of trained weights have converged to 1 %, a random matrix to 5 % from below.
 _POWER_STEPS = 24
 
@@ -46,14 +51,34 @@ class _Place:
     biases: tuple[str, ...] = ()
 
 
-def weights_of(model: nn.Module, functions: Mapping[str, tuple[str, int]]) -> tuple[Weight, ...]:
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A function that a model multiplies a parameter by itself with, without a layer.
+
+    Parameters
+    ----------
+    function : str
+        Its name.
+    units : int
+        How many came out.
+    parameters : tuple of str
+        Those that it took: the weight, and perhaps a bias.
+
+    """
+
+    function: str
+    units: int
+    parameters: tuple[str, ...] = ()
+
+
+def weights_of(model: nn.Module, functions: Mapping[str, Product]) -> tuple[Weight, ...]:
     """Describe every parameter of a model once, and every floating-point buffer.
 
     Parameters
     ----------
     model : torch.nn.Module
-    functions : mapping of str to (str, int)
-        For parameters that the model multiplies by itself, without a layer: the function, and the units that came out.
+    functions : mapping of str to Product
+        By the paths of the parameters.
 
     Returns
     -------
@@ -61,27 +86,50 @@ def weights_of(model: nn.Module, functions: Mapping[str, tuple[str, int]]) -> tu
         In the model's order, buffers last.
 
     """
-    paths = {id(parameter): path for path, parameter in model.named_parameters()}
-    parameters = dict(model.named_parameters())
-    kinds, places = _places(model, paths, functions)
-    obstacles = {path: _obstacle(path, parameters[path], places.get(path), model) for path in parameters}
+    parameters = parameters_by_path(model)
+    modules = {written(path): module for path, module in model.named_modules()}
+    owners = {path: modules[path.rpartition(".")[0]] for path in parameters}
+    kinds, places = _places(model, {id(parameter): path for path, parameter in parameters.items()}, functions)
     bias_of = {bias: path for path, place in places.items() for bias in place.biases}
+    places |= {bias: _Place("bias") for bias in bias_of}
+    obstacles = {path: _obstacle(path, parameters[path], places.get(path), owners[path]) for path in parameters}
+    for path in _written_elsewhere(parameters, obstacles):
+        obstacles[path] = obstacles[path] or "memory-shared"
     for bias, path in bias_of.items():
         obstacles[bias] = obstacles[bias] or obstacles[path]
     described = [
-        _weight(path, values, kinds[path], places.get(path, _Place("bias" if path in bias_of else "other")), obstacles)
+        _weight(path, values, kinds[path], places.get(path, _Place("other")), obstacles)
         for path, values in parameters.items()
     ]
     buffers = [
-        _weight(path, buffer, kind_of(model.get_submodule(path.rpartition(".")[0])), _Place("other"), {path: "buffer"})
+        _weight(written(path), buffer, kind_of(modules[written(path).rpartition(".")[0]]), _Place("other"), {})
         for path, buffer in model.named_buffers()
         if buffer.is_floating_point()
     ]
-    return (*described, *buffers)
+    return (*_without_adapters(described), *(replace(buffer, obstacle="buffer") for buffer in buffers))
+
+
+def _written_elsewhere(parameters: Mapping[str, nn.Parameter], obstacles: Mapping[str, str | None]) -> list[str]:
+    """Parameters in the memory of an earlier one, of one that has to stay as it is, or twice in their own."""
+    order = {path: at for at, path in enumerate(parameters)}
+    return [
+        path
+        for path, mates in memory_mates(parameters).items()
+        if any(order[mate] <= order[path] or obstacles[mate] in _KEPT for mate in mates)
+    ]
+
+
+def _without_adapters(weights: Sequence[Weight]) -> list[Weight]:
+    """Beside frozen matrices those that are zero were made so: what they add to the model is nothing, at first."""
+    if not any(weight.fan_in and weight.obstacle == "frozen" for weight in weights):
+        return list(weights)
+    zero = {weight.path for weight in weights if weight.fan_in and not weight.obstacle and weight.summary.rms == 0}
+    zero |= {bias for weight in weights if weight.path in zero for bias in weight.biases}
+    return [replace(weight, obstacle="starts-at-zero") if weight.path in zero else weight for weight in weights]
 
 
 def _places(
-    model: nn.Module, paths: Mapping[int, str], functions: Mapping[str, tuple[str, int]]
+    model: nn.Module, paths: Mapping[int, str], functions: Mapping[str, Product]
 ) -> tuple[dict[str, str], dict[str, _Place]]:
     """Each parameter's owner class and place; tied parameters are placed by their first owner that tells."""
     kinds: dict[str, str] = {}
@@ -99,13 +147,22 @@ def _places(
             place = replace(local, biases=tuple(own[bias] for bias in local.biases if bias in own))
             if known is None:
                 places[path] = place
-            elif {known.role, place.role} == {"embedding", "mixing"}:
-                places[path] = _Place("embedding-tied", _PLAIN, known.biases + place.biases)
-    for path, (function, units) in functions.items():
-        shape = model.get_parameter(path).shape
-        layout = _function_layout(function, shape, units)
-        if path not in places and layout is not None:
-            places[path] = _Place("mixing", layout)
+            else:
+                ties = {known.role, place.role} == {"embedding", "mixing"}
+                biases = tuple(dict.fromkeys(known.biases + place.biases))
+                places[path] = replace(known, role="embedding-tied" if ties else known.role, biases=biases)
+    parameters = parameters_by_path(model)
+    for path, product in functions.items():
+        layout = _function_layout(product.function, parameters[path].shape, product.units)
+        if layout is None:
+            continue
+        if path not in places:
+            shapes = {name: parameters[name].shape for name in product.parameters if name not in places}
+            biases = tuple(name for name, shape in shapes.items() if shape == (product.units,) and name != path)
+            is_channels = product.function.startswith("conv")
+            places[path] = _Place("mixing", layout, () if is_channels else biases)
+        elif places[path].role == "embedding":
+            places[path] = replace(places[path], role="embedding-tied")
     return kinds, places
 
 
@@ -147,26 +204,30 @@ def _function_layout(function: str, shape: torch.Size, units: int) -> Layout | N
         return None
     if function == "linear" or function in {"conv1d", "conv2d", "conv3d"}:
         return Layout()
-    return Layout(transposed=True) if function == "matmul" and len(shape) == 2 and shape[1] == units else None
+    if function not in _MATRIX_PRODUCTS or len(shape) != 2:
+        return None
+    return Layout(transposed=True) if shape[1] == units else Layout() if shape[0] == units else None
 
 
-def _obstacle(path: str, parameter: nn.Parameter, place: _Place | None, model: nn.Module) -> str | None:
+def _obstacle(path: str, parameter: nn.Parameter, place: _Place | None, owner: nn.Module) -> str | None:
     if not parameter.requires_grad:
         return "frozen"
     if ".parametrizations." in f".{path}":
         return "parametrised"
-    owner = model.get_submodule(path.rpartition(".")[0])
     if any(getattr(thing, _MARK, False) for thing in (parameter, owner)):
         return "marked"
     if place is None and nn.utils.parametrize.is_parametrized(owner):
         return "parametrised"
     if not parameter.is_floating_point() or parameter.layout != torch.strided:
         return "kind-unknown"
+    if place is not None and place.role in _MIXING and parameter.ndim < 2:
+        return "kind-unknown"  # a shard that was flattened
     is_bias = place is None and path.rpartition(".")[2].startswith(("bias", "in_proj_bias"))
     return "kind-unknown" if place is None and not is_bias else None
 
 
 def _weight(path: str, values: torch.Tensor, kind: str, place: _Place, obstacles: Mapping[str, str | None]) -> Weight:
+    own = obstacles.get(path)
     mixes = place.role in _MIXING or place.role == "embedding-tied"
     fan_in, fan_out = fans(values.shape, place.layout) if mixes and values.ndim >= 2 else (None, None)
     return Weight(
@@ -177,8 +238,8 @@ def _weight(path: str, values: torch.Tensor, kind: str, place: _Place, obstacles
         layout=place.layout,
         fan_in=fan_in,
         fan_out=fan_out,
-        biases=tuple(bias for bias in place.biases if obstacles.get(bias) is None),
-        obstacle=obstacles[path],
+        biases=tuple(bias for bias in place.biases if obstacles[bias] in {None, *({own} & OVERRULED)}),
+        obstacle=own,
         summary=_summary(whole(values.detach()), place if mixes else None),
     )
 
@@ -199,7 +260,7 @@ def _summary(values: torch.Tensor, place: _Place | None) -> WeightSummary:
             inputs=blocks * inputs,
             same_units=sum(_same_rows(block) for block in stacked),
             same_inputs=sum(_same_rows(block.T) for block in stacked),
-            edge_ratio=None if found.nonfinite or not found.rms else _edge_ratio(stacked / found.rms),
+            edge_ratio=None if found.nonfinite or not found.std else _edge_ratio((stacked - found.mean) / found.std),
             mirrored=_is_mirrored(stacked) or _is_mirrored(stacked.mT),
         )
 
@@ -229,7 +290,10 @@ def _same_rows(rows: torch.Tensor) -> int:
 
 
 def _edge_ratio(stacked: torch.Tensor) -> float | None:
-    """Largest singular value over the edge of a random spectrum, for matrices (blocks, units, inputs) of RMS 1."""
+    """Largest singular value over the edge of a random spectrum, for matrices (blocks, units, inputs).
+
+    Of mean 0 and variance 1: the mean of numbers that are all positive is an outlier too, and was never trained.
+    """
     _, units, inputs = stacked.shape
     if min(units, inputs) < _SMALLEST_SPECTRUM:
         return None
