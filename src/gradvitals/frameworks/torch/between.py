@@ -21,6 +21,7 @@ from gradvitals.frameworks.case import Case
 from gradvitals.frameworks.torch.inputs import validate
 from gradvitals.frameworks.torch.layers import is_own_network
 from gradvitals.frameworks.torch.products import Products, name_of
+from gradvitals.frameworks.torch.shards import resharded
 from gradvitals.frameworks.torch.stance import run_eagerly
 from gradvitals.frameworks.torch.state import preserved, seed_everything
 
@@ -71,7 +72,7 @@ def functions_between(case: Case, paths: Iterable[str], *, seed: int = 0) -> tup
         seed_everything(seed)
         sender = _Sender(model, frozenset(paths), seed)
         try:
-            with run_eagerly(), sender:
+            with run_eagerly(), resharded(model), sender:
                 model(*case.args, **case.keywords)
         except Exception:  # noqa: BLE001 - numbers that the user's code never meets: whatever it raises
             return ()

@@ -122,16 +122,21 @@ def wrapped_at(model: nn.Module) -> str:
 
 def is_own_network(module: nn.Module) -> bool:
     """Whether a module without children is user code: as the whole model its functions are the layers."""
-    return not type(module).__module__.startswith("torch.nn.")
+    return not _written(module).__module__.startswith("torch.nn.")
 
 
 def kind_of(module: nn.Module) -> str:
+    """The name of the class that the user wrote."""
+    return _written(module).__name__
+
+
+def _written(module: nn.Module) -> type:
     """The class that the user wrote, without the one that a parametrisation or FSDP puts in its place."""
     parametrised = nn.utils.parametrize.is_parametrized(module)
-    kind = nn.utils.parametrize.type_before_parametrizations(module) if parametrised else type(module)
+    kind: type = nn.utils.parametrize.type_before_parametrizations(module) if parametrised else type(module)
     if kind.__name__.startswith("FSDP") and kind.__mro__[1].__name__ == "FSDPModule":
-        kind = kind.__mro__[2]
-    return str(kind.__name__)
+        return kind.__mro__[2]
+    return kind
 
 
 def mixes(module: nn.Module) -> bool:

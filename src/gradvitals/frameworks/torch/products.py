@@ -70,6 +70,7 @@ class Products(TorchFunctionMode):
         self._wanted = wanted
         self._paths = {id(parameter): path for path, parameter in layers.parameters_by_path(model).items()}
         self._forms: dict[int, _Form] = {}
+        self._met: list[torch.Tensor] = []  # kept, for a freed one's id may be given to a signal
         # wrappers such as FSDP put other tensors in place of the parameters while a module runs
         self._handles = [
             module.register_forward_pre_hook(self._names(prefix))
@@ -119,6 +120,7 @@ class Products(TorchFunctionMode):
     def _names(self, prefix: str) -> Callable[[nn.Module, Any], None]:
         def entered(module: nn.Module, _args: Any) -> None:
             for name, parameter in module.named_parameters(recurse=False):
+                self._met.append(parameter)
                 self._paths.setdefault(id(parameter), layers.written(f"{prefix}.{name}".lstrip(".")))
 
         return entered
