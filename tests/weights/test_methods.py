@@ -185,6 +185,26 @@ def test_only_averages_of_units_with_a_mean_are_compared(pool, activation):
     assert ("difference_orthogonal" in schemes) == wanted
 
 
+class OfSets(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.each = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32))
+        self.all = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+
+    def forward(self, x):
+        return self.all(self.each(x).sum(1))
+
+
+def test_what_is_summed_over_a_set_tells_more_than_the_sum_of_its_points():
+    model, points = OfSets(), torch.randn(128, 20, 2)
+    init_(model, points)
+    with torch.no_grad():
+        told = model.each(points).sum(1)
+        known = torch.cat([points.sum(1), torch.ones(128, 1)], dim=1)
+        left = told - known @ torch.linalg.lstsq(known, told).solution
+        assert left.square().mean() > 0.2 * (told - told.mean(0)).square().mean()
+
+
 @pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU, nn.Softplus, nn.Mish])
 def test_convolutions_that_cannot_be_paired_stay_level_before_an_average(activation):
     model = convolutions(activation, channels=9, pooled=True)

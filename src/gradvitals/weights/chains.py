@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from gradvitals.frameworks.capture import Call
 from gradvitals.frameworks.weights import UNMIRRORED, Mirror, Weight
 from gradvitals.maths.tailoring import ZETA
-from gradvitals.weights.images import averaged_calls, mixed_calls
+from gradvitals.weights.images import mixed_calls
+from gradvitals.weights.merging import has_neighbours, merged_behind
 from gradvitals.weights.mirrors import in_paired_chains, mirrors
 from gradvitals.weights.neighbours import Neighbours, is_normalisation
 from gradvitals.weights.prices import prices
@@ -28,7 +29,9 @@ class Chain:
         Of a convolution: whether positions needn't be mixed here, for either each has seen the whole image before, or a
         layer behind reads all of them at once.
     averaged : bool
-        Of a convolution: whether all positions are averaged right behind its activation.
+        Whether the layer has many positions, of which the next activation sees the sum or the average.
+    compares : bool
+        Of a convolution before an average: whether most of its positions have neighbours.
     zeta, zeta_before : float
         What the nonlinearity of the whole chain may cost, here and at the layer before.
     mirror : Mirror
@@ -42,6 +45,7 @@ class Chain:
     depth_before: int = 1
     mixed: bool = False
     averaged: bool = False
+    compares: bool = False
     zeta: float = ZETA
     zeta_before: float = ZETA
     mirror: Mirror = UNMIRRORED
@@ -53,11 +57,11 @@ def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Seq
     shapes = {weight.path: weight.shape for weight in weights}
     mixed = mixed_calls(calls, shapes)
     biased = {weight.path for weight in weights if len(weight.biases) == 1}
-    last = {at for at in averaged_calls(calls, shapes) if biased.issuperset(calls[at].parameters[:1])}
-    comparing = {path for index in last for path in calls[index].parameters}
-    mirror_of = mirrors(calls, around, weights, comparing)
-    paired = in_paired_chains(calls, mirror_of)
     acts = [_feeds_activation(call, around) for call in calls]
+    last = {at for at in merged_behind(calls, shapes, acts) if biased.issuperset(calls[at].parameters[:1])}
+    bent = {path for index in last for path in calls[index].parameters}
+    mirror_of = mirrors(calls, around, weights, bent)
+    paired = in_paired_chains(calls, mirror_of)
     depths = _through(calls, acts)
     zetas = prices(calls, acts, _ends)
     found: dict[str, Chain] = {}
@@ -72,6 +76,7 @@ def chains(calls: Sequence[Call], around: Mapping[str, Neighbours], weights: Seq
                 depths[before],
                 mixed=index in mixed,
                 averaged=index in last,
+                compares=index in last and has_neighbours(call, shapes),
                 zeta=zetas[index],
                 zeta_before=zetas[before],
                 mirror=mirror,

@@ -1,4 +1,4 @@
-"""What convolutions have to do with the positions of an image: which needn't mix them, and which are averaged."""
+"""Which convolutions needn't mix the positions of an image."""
 
 from __future__ import annotations
 
@@ -6,13 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gradvitals.frameworks.capture import Call
-
-#: Shortest side of an image whose neighbouring positions are compared: of a shorter one more than a quarter of the
-#: positions lie at a border, and have no neighbour on that side. Measured (digits, 40 ReLU convolutions whose last
-#: images are 2 × 2, average pool, three seeds): 96.2 % without comparing, 93.2 % with it.
-_SHORTEST_SIDE = 4
-#: Pooling that chooses among positions, and averages none.
-_CHOOSING = "maxpool"
 
 
 def mixed_calls(calls: Sequence[Call], shapes: Mapping[str, Sequence[int]]) -> frozenset[int]:
@@ -28,55 +21,6 @@ def mixed_calls(calls: Sequence[Call], shapes: Mapping[str, Sequence[int]]) -> f
     seen = _seen(calls, shapes)
     whole = {at for at, call in enumerate(calls) if max((seen[source] for source in call.sources), default=0.0) >= 1}
     return frozenset(whole | read_at_once(calls, shapes))
-
-
-def averaged_calls(calls: Sequence[Call], shapes: Mapping[str, Sequence[int]]) -> frozenset[int]:
-    """Convolutions behind which all positions become one number per channel, before anything else is learned.
-
-    Parameters
-    ----------
-    calls : sequence of Call
-    shapes : mapping of str to sequence of int
-        Of the parameters.
-
-    """
-    readers: dict[int, list[int]] = {at: [] for at in range(len(calls))}
-    for at, call in enumerate(calls):
-        for source in call.sources:
-            readers[source].append(at)
-    return frozenset(at for at in readers if _is_image(calls[at], shapes) and _averages(at, readers, calls, shapes))
-
-
-def _is_image(call: Call, shapes: Mapping[str, Sequence[int]]) -> bool:
-    """Whether it is a convolution that mixes positions, and gives an image in which most of them have neighbours."""
-    kernels = [shapes[path][2:] for path in call.parameters if len(shapes.get(path, ())) > 2]
-    sides = call.shape[2:]
-    if not call.has_weights or not kernels or len(kernels[0]) != len(sides):
-        return False
-    return any(length > 1 and side >= _SHORTEST_SIDE for length, side in zip(kernels[0], sides, strict=True))
-
-
-def _averages(
-    index: int, readers: Mapping[int, Sequence[int]], calls: Sequence[Call], shapes: Mapping[str, Sequence[int]]
-) -> bool:
-    """Whether every layer that is reached next reads as many numbers as there are channels."""
-    waiting, seen, reached = list(readers[index]), set[int](), 0
-    while waiting:
-        at = waiting.pop()
-        if at in seen:
-            continue
-        seen.add(at)
-        call = calls[at]
-        if call.has_weights:
-            columns = [shapes[path][1] for path in call.parameters if len(shapes.get(path, ())) == 2]
-            if columns != [calls[index].shape[1]]:
-                return False
-            reached += 1
-        elif _CHOOSING in call.kind.lower().replace("_", ""):
-            return False
-        else:
-            waiting += readers[at]
-    return reached > 0
 
 
 def _seen(calls: Sequence[Call], shapes: Mapping[str, Sequence[int]]) -> list[float]:
