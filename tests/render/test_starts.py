@@ -43,7 +43,7 @@ def test_choice_change_and_learning_rate_stand_under_the_verdict():
     assert (
         told[1] == "Gradient, largest to smallest over 19 layers: 2.62e+05 before, 1 after."
     )  # 0.5 to the power of −18
-    assert told[2] == "Signal, largest to smallest over 19 layers: 1 before, 1 after."
+    assert told[2] == "Signal about its mean, largest to smallest over 19 layers: 1 before, 1 after."
     assert told[3] == "Start Adam at a learning rate of about 7e-04."
     assert told[0] in " ".join(started().render("text").split())
     assert '<ul class="gv-gist"><li>Method tailored' in started().render("html")

@@ -34,7 +34,7 @@ def _changed(report: Report, lang: str) -> Iterator[str]:
     if _HELD & set(plan.column("reason")):
         return
     owners = {str(path).rpartition(".")[0] for path in plan.column("path")}
-    for size in ("gradient_rms", "forward_rms"):
+    for size in ("gradient_rms", "forward_std"):
         before, after = (_values(found[side], size, owners) for side in ("before", "after"))
         if len(before) > 1 and len(after) > 1:
             facts = {"layers": len(after), "before": _range(before), "after": _range(after)}
