@@ -78,7 +78,7 @@ TRAINED = """
 def trained():
     model = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32))
     for layer in (model[0], model[2]):
-        layer.weight.data += 1  # one direction that stands out of all others
+        layer.weight.data += torch.outer(torch.randn(32), torch.randn(32))  # a direction that stands out of all others
     return model, torch.randn(16, 32)
 """
 
