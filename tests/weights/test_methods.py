@@ -332,6 +332,14 @@ def test_normalised_branches_start_small_when_asked_to():
     assert torch.equal(model.blocks[0][3].weight, torch.ones(32))
 
 
+def test_layers_right_before_a_normalisation_start_as_small_as_pytorch_has_them():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
+    default = model[0].weight.std().item()
+    init_(model, X)
+    assert model[0].weight.std().item() == pytest.approx(default, rel=0.05)
+
+
 def test_normalised_networks_are_analytic():
     layers = [layer for _ in range(10) for layer in (nn.Linear(32, 32), nn.LayerNorm(32), nn.ReLU())]
     report = plan_init(nn.Sequential(*layers), X)

@@ -14,6 +14,11 @@ from gradvitals.weights.values import START
 _LAST_PROJECTION = "out_proj.weight"
 #: Data and normalised signals have power 1, and so should what no activation follows.
 _PLAIN = Balance(q=1.0, centre=0.0, power=1.0, chi=1.0, gains=(1.0, 1.0))
+#: Where a normalisation follows at once, any scale gives the same, and what counts is how large a step of the optimiser
+#: is beside the weights (van Laarhoven, 2017): PyTorch's own U(±1/√n) is smaller than LeCun's by this factor. Measured
+#: (digits, 30 layers with batch norm, 200 Adam steps at 1e-3, three seeds): 70 %, and 37 % without it; residual
+#: convolutions 96.9 and 96.0 %.
+_FREE = 3**-0.5
 
 
 def layer(place: Place) -> Recipe:
@@ -28,7 +33,7 @@ def layer(place: Place) -> Recipe:
     before = balance(near.before) if near.before else _PLAIN
     if near.after is None:
         reason = "normalised" if near.normalised else head_reason(place) if near.is_last else "linear"
-        return _finished(plain(place, "lecun", reason), place, before.centre)
+        return _finished(plain(place, "lecun", reason, _FREE if near.scale_free else 1.0), place, before.centre)
     target = balance(near.after)
     std = math.sqrt(target.q / before.power / fan_in(weight))
     low, high = (gain / target.gain for gain in target.gains)

@@ -37,6 +37,8 @@ class Neighbours:
         Its name as it was recorded, ``""`` where there is none.
     normalised : bool
         Everything that follows is a normalisation.
+    scale_free : bool
+        They see this layer's output and nothing else: any scale of its weights gives the same.
     followers : tuple of str
         Weights of the next layers.
     feeds : bool
@@ -54,6 +56,7 @@ class Neighbours:
     after: Activation | None = None
     after_name: str = ""
     normalised: bool = False
+    scale_free: bool = False
     followers: tuple[str, ...] = ()
     feeds: bool = False
     presumed: bool = False
@@ -114,12 +117,14 @@ def _around(
     layers = _nearest(index, consumers, lambda at: not calls[at].has_weights)
     acting = next((at for at in behind if functions[at] is not None), None)
     before = {functions[at] for at in feeding}
+    normalised = bool(following) and all(is_normalisation(call) for call in following)
     return Neighbours(
         before=before.pop() if len(before) == 1 else None,
         unknown=any(calls[at].activation is not None and functions[at] is None for at in feeding),
         after=None if acting is None else functions[acting],
         after_name="" if acting is None else calls[acting].activation or calls[acting].kind,
-        normalised=bool(following) and all(is_normalisation(call) for call in following),
+        normalised=normalised,
+        scale_free=normalised and _is_alone(index, behind, calls),
         feeds=acting is not None and len({functions[at] for at in behind}) == 1 and _is_alone(index, behind, calls),
         presumed=acting is not None and any(_presumes(calls[at]) for at in consumers[acting]),
         presumed_before=any(_presumes(calls[at]) for at in calls[index].sources),

@@ -163,12 +163,13 @@ def init_(
     -----
     ``"auto"`` chooses for the whole network, and ``settings["why"]`` says so: ``"tailored"`` for a deep chain that
     neither normalisations nor skip connections hold, ``"calibrated"`` for residual branches without a
-    normalisation and where nothing else is known, ``"analytic"`` where normalisations hold the scale.
+    normalisation and where theory doesn't know how large signals are, ``"analytic"`` else.
 
     - ``"analytic"``: the variance from the structure. Before a ReLU or LeakyReLU He, normal; before any other
       activation orthogonal weights with that activation's own gain, computed by integration; behind a sigmoid or
-      softplus the bias takes the mean away. Before a normalisation, or where no activation follows, LeCun. At the end
-      of a residual branch divided by √(number of branches), also where the sum is normalised.
+      softplus the bias takes the mean away. Where no activation follows LeCun; right before a normalisation, which
+      takes any scale, a third of LeCun's variance, as PyTorch has it. At the end of a residual branch divided by
+      √(number of branches), also where the sum is normalised.
     - ``"calibrated"``: the same, every output brought to its planned size on the batch, in one forward pass.
     - ``"tailored"``: every activation at a working point at which the whole chain is as nonlinear as one moderate
       layer; units in pairs of opposite sign before ReLU, GELU, SiLU and softplus. docs/weights.md derives it.
