@@ -294,7 +294,7 @@ def _stands_within(problem: Problem, base: Base, line: Line, material: float) ->
         return True
     apart = abs(within.missing - line.missing)
     agrees = apart <= 0.5 * abs(line.missing) + SUSPECT_AT * (line.error + within.error)
-    return agrees and abs(within.missing) > max(line.suspect_at * within.error, material)
+    return agrees and abs(within.missing) > max(line.suspect_at * within.error, float(material))
 
 
 def _again(problem: Problem, base: Base, line: Line, steps: Array, *, is_coarse: bool) -> tuple[Line, bool]:

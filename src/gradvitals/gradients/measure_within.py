@@ -16,11 +16,14 @@ import numpy as np
 from gradvitals.frameworks.problem import Array, Problem
 from gradvitals.gradients.measure_base import Base
 from gradvitals.gradients.measure_rays import cast
+from gradvitals.maths.differences import ladder_for
 
 #: The mean is taken over so many pairs of points, one on either side.
 _PAIRS = 8
 #: These pairs are looked at first: where none of them differs by this share of what is missing, the claim is steady.
 _FIRST, _STEADY = (7, 3, 1), 0.25
+#: The claims at the point, on both sides next to it and within: their roundings together, in those of one.
+_CLAIMS = math.sqrt(1 + 1 / 2 + 1 / (2 * _PAIRS))
 #: The exactness of a float64 gradient, whose formula may have been asked for in float64.
 _EXACT = 1e-12
 
@@ -54,12 +57,12 @@ def measure_within(
 
     """
     places = (np.arange(_PAIRS) + 0.5) / _PAIRS
-    at_point = sum(float(base.gradients[at] @ u) for at, u in direction.items())
+    nearest = _mean_claim(problem, base, direction, float(ladder_for(base.roundoff).steps[-1]))
     bends: dict[int, float] = {}
     for pair in (*_FIRST, *range(_PAIRS)):
         if pair in bends:
             continue
-        bends[pair] = _mean_claim(problem, base, direction, step * float(places[pair])) - at_point
+        bends[pair] = _mean_claim(problem, base, direction, step * float(places[pair])) - nearest
         if not math.isfinite(bends[pair]):
             return None
         if len(bends) == len(_FIRST) and max(map(abs, bends.values())) <= _STEADY * abs(missing):
@@ -71,9 +74,10 @@ def measure_within(
         noise = float(np.linalg.norm((base.cotangent * ray.noise(base)[0])[seen])) / (math.sqrt(2) * step)
     if not math.isfinite(measured):
         return None
+    analytic = sum(float(base.gradients[at] @ u) for at, u in direction.items())
     bent = np.array([bends[pair] for pair in range(_PAIRS)])
-    own = math.sqrt(sum(float(np.sum((base.gradient_errors[at] * u) ** 2)) for at, u in direction.items()))
-    return Within(measured - at_point - float(bent.mean()), math.hypot(noise, own, _error_of_mean(bent)))
+    own = _CLAIMS * math.sqrt(sum(float(np.sum((base.gradient_errors[at] * u) ** 2)) for at, u in direction.items()))
+    return Within(measured - analytic - float(bent.mean()), math.hypot(noise, own, _error_of_mean(bent)))
 
 
 def _mean_claim(problem: Problem, base: Base, direction: Mapping[int, Array], distance: float) -> float:
