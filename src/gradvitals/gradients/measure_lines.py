@@ -292,9 +292,9 @@ def _stands_within(problem: Problem, base: Base, line: Line, material: float) ->
     within = measure_within(problem, base, line.direction, whole.first * whole.ratio**-line.rung, line.missing)
     if within is None:
         return True
-    apart = abs(within.missing - line.missing)
-    agrees = apart <= 0.5 * abs(line.missing) + SUSPECT_AT * (line.error + within.error)
-    return agrees and abs(within.missing) > max(line.suspect_at * within.error, float(material))
+    # By how much is left open: what makes the claim wrong makes it bend wrongly as well.
+    is_left = within.missing * line.missing > 0
+    return is_left and abs(within.missing) > max(line.suspect_at * within.error, float(material))
 
 
 def _again(problem: Problem, base: Base, line: Line, steps: Array, *, is_coarse: bool) -> tuple[Line, bool]:
