@@ -290,8 +290,8 @@ def _stands_within(problem: Problem, base: Base, line: Line, material: float) ->
     """
     whole = ladder_for(base.roundoff)
     within = measure_within(problem, base, line.direction, whole.first * whole.ratio**-line.rung, line.missing)
-    if within is None:
-        return True
+    if within is None or line.suspect_at * within.noise >= abs(line.missing):
+        return True  # or this step alone couldn't show what is missing if it were there
     # By how much is left open: what makes the claim wrong makes it bend wrongly as well.
     is_left = within.missing * line.missing > 0
     return is_left and abs(within.missing) > max(line.suspect_at * within.error, float(material))

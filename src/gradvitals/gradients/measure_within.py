@@ -30,10 +30,14 @@ _EXACT = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """What is missing across one step, beside the mean of the claimed gradients within, and its standard deviation."""
+    """What is missing across one step, beside the mean of the claimed gradients within, and its standard deviation.
+
+    ``noise`` is the part of it that is the function's noise and the claims' rounding.
+    """
 
     missing: float
     error: float
+    noise: float
 
 
 def measure_within(
@@ -77,7 +81,8 @@ def measure_within(
     analytic = sum(float(base.gradients[at] @ u) for at, u in direction.items())
     bent = np.array([bends[pair] for pair in range(_PAIRS)])
     own = _CLAIMS * math.sqrt(sum(float(np.sum((base.gradient_errors[at] * u) ** 2)) for at, u in direction.items()))
-    return Within(measured - analytic - float(bent.mean()), math.hypot(noise, own, _error_of_mean(bent)))
+    noise = math.hypot(noise, own)
+    return Within(measured - analytic - float(bent.mean()), math.hypot(noise, _error_of_mean(bent)), noise)
 
 
 def _mean_claim(problem: Problem, base: Base, direction: Mapping[int, Array], distance: float) -> float:
