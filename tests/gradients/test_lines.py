@@ -53,6 +53,9 @@ class Analytic:
     def gradient(self, cotangent, moved=None):
         return tuple(Gradient(g) for g in self.slope(*self.points))
 
+    def wide_gradient(self, cotangent, moved=None):
+        return None
+
 
 def base_of(problem, gradients, cotangent=None, noise=0.0):
     value = problem.value({})

@@ -16,6 +16,7 @@ from gradvitals.frameworks.problem import Array, Problem
 from gradvitals.gradients.measure_base import Base
 from gradvitals.gradients.measure_kinks import without
 from gradvitals.gradients.measure_rays import Ray, cast, exact, side_by_side
+from gradvitals.gradients.measure_within import measure_within
 from gradvitals.maths.differences import Ladder, ladder_for
 
 #: A line is suspect when what is missing exceeds this many standard deviations of its error bar. Together with the
@@ -251,7 +252,9 @@ def _without_jumps(problem: Problem, base: Base, ray: Ray) -> Base:
 def confirmed(
     problem: Problem, base: Base, line: Line, material: float, ladders: Sequence[Ladder] | None = None
 ) -> bool:
-    """Whether a suspicion repeats itself, by about the same amount, on other ladders: two when none are given."""
+    """Whether a suspicion repeats itself, by about the same amount, on other ladders (two when none are given), and
+    isn't the function's own bend within the step.
+    """
     if line.analytic == 0 and (base.in_stairs or base.is_rough(line.numeric)):
         return False  # stairs have slope zero almost everywhere, which may be what is claimed (round, floor)
     if line.numeric == 0 and base.projected_noise == 0 and abs(line.analytic) < base.roundoff:
@@ -278,7 +281,20 @@ def confirmed(
         if not (shows and agree):
             return False
         told += 1
-    return told == len(asked) or is_plain
+    return (told == len(asked) or is_plain) and _stands_within(problem, base, line, material)
+
+
+def _stands_within(problem: Problem, base: Base, line: Line, material: float) -> bool:
+    """Whether as much is missing beside the claimed gradients within the step that decided: kinks within, which put all
+    ladders off alike, are in these as well.
+    """
+    whole = ladder_for(base.roundoff)
+    within = measure_within(problem, base, line.direction, whole.first * whole.ratio**-line.rung, line.missing)
+    if within is None or line.suspect_at * within.noise >= abs(line.missing):
+        return True  # or this step alone couldn't show what is missing if it were there
+    # By how much is left open: what makes the claim wrong makes it bend wrongly as well.
+    is_left = within.missing * line.missing > 0
+    return is_left and abs(within.missing) > max(line.suspect_at * within.error, float(material))
 
 
 def _again(problem: Problem, base: Base, line: Line, steps: Array, *, is_coarse: bool) -> tuple[Line, bool]:
