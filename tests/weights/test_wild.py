@@ -451,3 +451,23 @@ def test_a_weight_in_another_form_is_fitted_like_the_weight(method, activation, 
     # six layers in bfloat16 round by a few per cent
     share = 0.05 if form(formed[0].weight).dtype == torch.bfloat16 else 1e-3
     assert (got - expected).norm() < share * expected.norm()
+
+
+class Latents(nn.Module):
+    """Attention with a weight of its own for each of query, key and value, and one bias for all three."""
+
+    def __init__(self):
+        super().__init__()
+        self.lift, self.head = nn.Linear(16, 64), nn.Linear(64, 5)
+        self.attention = nn.MultiheadAttention(64, 4, kdim=32, vdim=32, batch_first=True)
+
+    def forward(self, x, y):
+        return self.head(self.attention(self.lift(x), y, y)[0].mean(1))
+
+
+@pytest.mark.parametrize("method", ["auto", "calibrated", "tailored"])
+def test_weights_that_share_a_packed_bias_are_fitted(method):
+    model = Latents()
+    init_(model, torch.randn(8, 5, 16), torch.randn(8, 7, 32), method=method)
+    assert not model.attention.in_proj_bias.any()
+    assert model.attention.q_proj_weight.isfinite().all()

@@ -84,7 +84,8 @@ def write(model: nn.Module, found: Iterable[Fit]) -> None:
             if len(weight.biases) == 1:
                 bias = parameters[weight.biases[0]]
                 shift = fit.goal.mean - fit.centre * fit.scale * _row_sums(whole(target), weight)
-                shards.write(bias, shift.reshape(bias.shape))
+                if shift.numel() == bias.numel():  # attention packs the biases of three weights in one
+                    shards.write(bias, shift.reshape(bias.shape))
 
 
 class _Fitter(Products):
