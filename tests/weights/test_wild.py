@@ -471,3 +471,24 @@ def test_weights_that_share_a_packed_bias_are_fitted(method):
     init_(model, torch.randn(8, 5, 16), torch.randn(8, 7, 32), method=method)
     assert not model.attention.in_proj_bias.any()
     assert model.attention.q_proj_weight.isfinite().all()
+
+
+class FromTheLeft(nn.Module):
+    """A weight that multiplies columns, whose bias comes later: Mamba's step sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.lift, self.steps, self.head = nn.Linear(16, 4), nn.Linear(4, 32), nn.Linear(32, 5)
+
+    def forward(self, x):
+        steps = self.steps.weight @ torch.relu(self.lift(x)).transpose(1, 2)
+        return self.head(torch.nn.functional.softplus(steps.transpose(1, 2) + self.steps.bias).mean(1))
+
+
+@pytest.mark.parametrize("method", ["auto", "calibrated", "tailored"])
+def test_a_weight_that_multiplies_from_the_left_is_fitted(method):
+    model, x = FromTheLeft(), torch.randn(64, 7, 16)
+    init_(model, x, method=method)
+    assert torch.isfinite(model(x)).all()
+    steps = torch.relu(model.lift(x)) @ model.steps.weight.T
+    assert 0.2 < (steps - steps.mean((0, 1))).std() < 5

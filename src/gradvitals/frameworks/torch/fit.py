@@ -124,9 +124,9 @@ class _Fitter(Products):
         goal = self._goals[path]
         with torch._C.DisableTorchFunction():  # noqa: SLF001
             centre = _mean(signal) if goal.centred and len(goal.weight.biases) == 1 and signal is not None else 0.0
-            sums = None
-            if goal.weight.biases:
-                sums = _along(product.scale * _row_sums(product.weight, goal.weight), output, product.axis)
+            per_unit = product.scale * _row_sums(product.weight, goal.weight) if goal.weight.biases else None
+            fits = per_unit is not None and -product.axis <= output.ndim and len(per_unit) == output.shape[product.axis]
+            sums = _along(per_unit, output, product.axis) if per_unit is not None and fits else None
             if path not in self.found:
                 size = _rms(output if sums is None else output - centre * sums)
                 if size <= _ROUNDINGS * torch.finfo(output.dtype).eps * _rms(output):  # rounding, not a signal

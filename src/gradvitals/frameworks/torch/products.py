@@ -15,6 +15,8 @@ from gradvitals.frameworks.torch import layers
 #: What makes another form of a weight, by function name without underscores: ``get`` is the property ``.T``.
 _CONVERSIONS = frozenset({"to", "type", "type_as", "float", "double", "half", "bfloat16", "contiguous", "clone"})
 _TRANSPOSED = frozenset({"t", "get", "transpose", "swapaxes", "adjoint"})
+#: Products whose left factor has its units along the rows.
+_MATRIX_PRODUCTS = frozenset({"matmul", "mm", "bmm"})
 _DIVISIONS = frozenset({"div", "truediv", "true_divide", "divide"})
 _SCALINGS = _DIVISIONS | {"mul", "rmul", "multiply"}
 
@@ -99,7 +101,8 @@ class Products(TorchFunctionMode):
             return None
         signal = next((value for value in given if id(value) not in self._paths), None)
         form = self._forms.get(id(weight), _Form(weight, weight, 1.0))
-        return Product(self._paths[id(weight)], form.weight, signal, layers.product_axis(name), form.scale)
+        axis = -2 if name in _MATRIX_PRODUCTS and given[0] is weight else layers.product_axis(name)
+        return Product(self._paths[id(weight)], form.weight, signal, axis, form.scale)
 
     def follow(self, func: Callable[..., Any], args: tuple[Any, ...], output: torch.Tensor) -> None:
         """Recognise a weight in another form: converted, transposed, or multiplied by a number."""
