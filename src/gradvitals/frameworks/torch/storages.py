@@ -29,7 +29,7 @@ def memory_mates(parameters: Mapping[str, torch.Tensor]) -> dict[str, frozenset[
             continue
         values = own_values(parameter.detach())
         if values.numel():
-            by_storage[values.untyped_storage().data_ptr()].append((path, values))
+            by_storage[_memory_of(values)].append((path, values))
     mates: dict[str, set[str]] = defaultdict(set)
     for together in by_storage.values():
         for at, (path, values) in enumerate(together):
@@ -42,24 +42,33 @@ def memory_mates(parameters: Mapping[str, torch.Tensor]) -> dict[str, frozenset[
     return {path: frozenset(mates[path]) for path in parameters if path in mates}
 
 
+def _memory_of(tensor: torch.Tensor) -> int:
+    storage = tensor.untyped_storage()
+    try:
+        return storage.data_ptr()
+    except RuntimeError:  # a device that shows no addresses
+        return int(storage._cdata)  # noqa: SLF001
+
+
 def _overlap(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether two tensors of one storage have an entry in common."""
-    if max(first.data_ptr(), second.data_ptr()) >= min(_end(first), _end(second)):
+    begins = [tensor.storage_offset() * tensor.element_size() for tensor in (first, second)]
+    ends = [begin + _length(tensor) for begin, tensor in zip(begins, (first, second), strict=True)]
+    if max(begins) >= min(ends):
         return False
     if first.element_size() != second.element_size():
         return True
-    start = min(first.data_ptr(), second.data_ptr())
-    size = first.element_size()
-    taken = torch.zeros((max(_end(first), _end(second)) - start) // size, dtype=torch.bool, device="cpu")
+    start, size = min(begins), first.element_size()
+    taken = torch.zeros((max(ends) - start) // size, dtype=torch.bool, device="cpu")
     here, there = (
-        taken.as_strided(tensor.shape, tensor.stride(), (tensor.data_ptr() - start) // size)
-        for tensor in (first, second)
+        taken.as_strided(tensor.shape, tensor.stride(), (begin - start) // size)
+        for begin, tensor in zip(begins, (first, second), strict=True)
     )
     here.fill_(True)  # noqa: FBT003
     return bool(there.any())
 
 
-def _end(tensor: torch.Tensor) -> int:
-    """The address behind a tensor's last entry."""
+def _length(tensor: torch.Tensor) -> int:
+    """Bytes from a tensor's first entry to the end of its last."""
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr() + (last + 1) * tensor.element_size()
+    return (last + 1) * tensor.element_size()
