@@ -253,6 +253,9 @@ def test_a_loss_that_needs_the_batchs_target_does_not_hinder_any_start():
     assert set(starts(compare_init(deep(nn.Tanh), X, **asked))) == {"built", "default", "auto", "he"}
     case = Case(deep(nn.Tanh), (X,), loss=strict_loss, batches=[(X, Y)])
     assert init_(case).settings["objective"] == "loss"
+    asked_for = []
+    init_(case, loss=lambda output: asked_for.append(output) or output.sum())
+    assert asked_for
     assert plan_init(case).settings["method"] == "tailored"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from gradvitals.frameworks.between import Between
@@ -16,6 +16,9 @@ from gradvitals.weights.chains import Chain, chains
 from gradvitals.weights.elementwise import with_functions
 from gradvitals.weights.neighbours import Neighbours, neighbours
 from gradvitals.weights.values import with_values
+
+#: A model that multiplies this many times as often as it makes calls is caught in a loop of its own.
+_LONGER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,6 @@ class Survey:
     order: str
     between: tuple[Between, ...] | None = None
     assumed: Mapping[str, Neighbours] = field(default_factory=dict)
-
-
-def without_batches(case: Case) -> Case:
-    """Take a case's batches away, and with them its loss, which wants the output and a batch's last item."""
-    return case if case.batches is None else replace(case, loss=None, batches=None)
 
 
 def module_of(case: Case) -> Any:
@@ -126,7 +124,8 @@ def survey(case: Case, *, seed: int = 0, seen: Capture | None = None, like: Surv
     weights = weights_of(model, functions)
     between = like.between if like else None
     if like is None and (case.args or case.kwargs) and not is_on_meta(model):
-        between = functions_between(case, [weight.path for weight in weights if weight.role == "mixing"], seed=seed)
+        mixing = [weight.path for weight in weights if weight.role == "mixing"]
+        between = functions_between(case, mixing, most=_LONGER * len(calls), seed=seed)
     written, own = with_functions(calls, own_activations(model, calls), between or ())
     given = [tuple(x.shape) for _, x in named_inputs(case) if x.is_floating_point()]
     around = with_values(neighbours(written, own), written, given)

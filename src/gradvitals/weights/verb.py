@@ -18,7 +18,7 @@ from gradvitals.vocabulary.report import Report
 from gradvitals.weights.arguments import as_patterns, as_seed, near_name, require_matches
 from gradvitals.weights.balance_table import balance_table
 from gradvitals.weights.learning_rate import advised
-from gradvitals.weights.measure import Survey, module_of, survey, without_batches
+from gradvitals.weights.measure import Survey, module_of, survey
 from gradvitals.weights.overwriting import warn_of_loss
 from gradvitals.weights.plan import Plan, by_theory, plan_of, plan_table
 from gradvitals.weights.recipes import DISTRIBUTIONS, METHODS
@@ -98,7 +98,7 @@ def plan_init(
         raise unknown_keyword("plan_init", keyword, _KEYWORDS)
     asked = _asked("plan_init", method, distribution, seed, only, skip)
     started = time.perf_counter()
-    case = without_batches(as_case("plan_init", model, inputs, kwargs=kwargs, loss=loss, name=name))
+    case = as_case("plan_init", model, inputs, kwargs=kwargs, loss=loss, name=name)
     found = survey(case, seed=asked.seed)
     if progress is not None:
         progress(1, 1)
@@ -203,7 +203,7 @@ def init_(
     asked = _asked("init_", method, distribution, seed, only, skip)
     seed = asked.seed
     started = time.perf_counter()
-    case = without_batches(as_case("init_", model, inputs, kwargs=kwargs, loss=loss, name=name))
+    case = as_case("init_", model, inputs, kwargs=kwargs, loss=loss, name=name)
     if has_no_memory(case):
         again: dict[str, Any] = {"method": method, "seed": seed, "only": asked.only, "skip": asked.skip}
         return started_in_memory(

@@ -43,11 +43,15 @@ _DROPPING = frozenset(
 )
 
 
-def functions_between(case: Case, paths: Iterable[str], *, seed: int = 0) -> tuple[Between, ...] | None:
+class _TooLongError(Exception):
+    """The model multiplies far more often than on its own numbers."""
+
+
+def functions_between(case: Case, paths: Iterable[str], *, most: int, seed: int = 0) -> tuple[Between, ...] | None:
     """Find every elementwise function between two products with weights, by one forward pass; nothing is changed.
 
     A model that holds nothing but modules of torch.nn isn't run: its functions are known by name. A model that
-    raises on such numbers has none that are found.
+    raises on such numbers has none that are found, nor one whose loop waits for something that they don't do.
 
     Parameters
     ----------
@@ -55,6 +59,8 @@ def functions_between(case: Case, paths: Iterable[str], *, seed: int = 0) -> tup
         With inputs.
     paths : iterable of str
         Weights to look at.
+    most : int
+        Products after which it is given up.
     seed : int
         Of the numbers, and of the random generators for the pass.
 
@@ -70,7 +76,7 @@ def functions_between(case: Case, paths: Iterable[str], *, seed: int = 0) -> tup
         return None
     with preserved(model, (case.args, case.keywords)), torch.enable_grad():
         seed_everything(seed)
-        sender = _Sender(model, frozenset(paths), seed)
+        sender = _Sender(model, frozenset(paths), seed, most)
         try:
             with run_eagerly(), resharded(model), sender:
                 model(*case.args, **case.keywords)
@@ -93,11 +99,12 @@ class _Sent:
 class _Sender(Products):
     """Puts numbers in the place of outputs, and looks at what arrives."""
 
-    def __init__(self, model: nn.Module, wanted: frozenset[str], seed: int) -> None:
+    def __init__(self, model: nn.Module, wanted: frozenset[str], seed: int, most: int) -> None:
         super().__init__(model, wanted)
         self.found: list[Between] = []
         self._sent: list[_Sent] = []
         self._counts: Counter[str] = Counter()
+        self._most = most
         self._generator = torch.Generator().manual_seed(seed)
 
     def __torch_function__(
@@ -112,6 +119,8 @@ class _Sender(Products):
         with torch._C.DisableTorchFunction():  # noqa: SLF001
             call = self._counts[found.path]
             self._counts[found.path] += 1
+            if self._counts.total() > self._most:
+                raise _TooLongError
             if found.signal is not None:
                 self._arrived(found.path, call, found.signal.detach())
             return self._replaced(found.path, call, output)
