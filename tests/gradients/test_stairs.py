@@ -8,6 +8,7 @@ import torch
 
 import gradvitals as gv
 from gradvitals import Verdict
+from oracles.scaled import Scaled
 
 
 def cancelling(x):
@@ -60,19 +61,6 @@ def test_numpy_is_asked_in_float64_as_well(seed):
     x = points(seed).numpy()
     assert gv.check(function, x, vjp=lambda w, cache=None: w * np.cos(x)).verdict is Verdict.PASS
     assert gv.check(function, x, vjp=lambda w, cache=None: w * np.float32(1.01) * np.cos(x)).verdict is Verdict.FAIL
-
-
-class Scaled(torch.autograd.Function):
-    """The identity, whose gradient has a factor too many."""
-
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.factor = factor
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, upstream):
-        return ctx.factor * upstream, None
 
 
 @pytest.mark.parametrize("factor", [-1.0, 1.01, 2.0])

@@ -14,25 +14,13 @@ from gradvitals import Verdict
 from gradvitals.frameworks import Case, opened
 from gradvitals.gradients.measure_base import measure_base, surroundings
 from gradvitals.gradients.measure_within import measure_within
+from oracles.scaled import Scaled
 
 STEP = 0.25
 #: Distances of kinks from the point, along the line: all on one side, where no central difference sees through them.
 KINKS = (0.03, 0.11, 0.17)
 #: What they add to a central difference of STEP.
 BENT = sum(0.5 * (1 - kink / STEP) for kink in KINKS)
-
-
-class Scaled(torch.autograd.Function):
-    """The same, with a backward pass that is some times as large."""
-
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.factor = factor
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, upstream):
-        return ctx.factor * upstream, None
 
 
 class SpoiltAtZero(torch.autograd.Function):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gradvitals.frameworks.capture import Call
+from gradvitals.signals.measure import consumers
 
 #: Shortest side of an image whose neighbouring positions are compared: of a shorter one more than a quarter of the
 #: positions lie at a border, and have no neighbour on that side. Measured (digits, 40 ReLU convolutions whose last
@@ -27,10 +28,7 @@ def merged_behind(calls: Sequence[Call], shapes: Mapping[str, Sequence[int]], ac
         By call: 1 where a layer feeds an activation.
 
     """
-    readers: dict[int, list[int]] = {at: [] for at in range(len(calls))}
-    for at, call in enumerate(calls):
-        for source in call.sources:
-            readers[source].append(at)
+    readers = consumers(calls)
     many = [at for at, call in enumerate(calls) if acts[at] and _positions(call, shapes) > 1]
     return frozenset(at for at in many if _is_merged(at, readers, calls, shapes, acts))
 

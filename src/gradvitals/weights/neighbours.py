@@ -10,6 +10,7 @@ from types import MappingProxyType
 from gradvitals.frameworks.capture import Call
 from gradvitals.maths import activations
 from gradvitals.maths.activations import Activation
+from gradvitals.signals.measure import consumers
 
 #: Activations that start like another one: learned slopes by their present mean, and a bound that is never reached.
 _LIKE = {"prelu": "leaky_relu", "relu6": "relu"}
@@ -78,11 +79,8 @@ def neighbours(calls: Sequence[Call], own: Mapping[str, Activation] = _NONE) -> 
     path of their calls.
     """
     functions = [own.get(call.path) or activation_of(call) for call in calls]
-    consumers: dict[int, list[int]] = {index: [] for index in range(len(calls))}
-    for index, call in enumerate(calls):
-        for source in call.sources:
-            consumers[source].append(index)
-    ends = _branch_ends(calls, consumers)
+    users = consumers(calls)
+    ends = _branch_ends(calls, users)
     layers = sum(calls[end].has_weights for end in ends)
     found: dict[str, Neighbours] = {}
     for index, call in enumerate(calls):
@@ -90,7 +88,7 @@ def neighbours(calls: Sequence[Call], own: Mapping[str, Activation] = _NONE) -> 
         if index in ends:
             branches = layers if call.has_weights else len(ends) - layers
         if call.has_weights or call.kind.startswith("Embedding") or branches > 1:
-            around = replace(_around(index, calls, consumers, functions), branches=branches)
+            around = replace(_around(index, calls, users, functions), branches=branches)
             for path in call.parameters:
                 found.setdefault(path, around)
     return found
@@ -108,13 +106,13 @@ def activation_of(call: Call) -> Activation | None:
 
 
 def _around(
-    index: int, calls: Sequence[Call], consumers: Mapping[int, Sequence[int]], functions: Sequence[Activation | None]
+    index: int, calls: Sequence[Call], users: Mapping[int, Sequence[int]], functions: Sequence[Activation | None]
 ) -> Neighbours:
     sources = {at: call.sources for at, call in enumerate(calls)}
-    behind = _nearest(index, consumers, lambda at: functions[at] is None and _passes_on(calls[at]))
+    behind = _nearest(index, users, lambda at: functions[at] is None and _passes_on(calls[at]))
     following = [calls[at] for at in behind]
     feeding = _nearest(index, sources, lambda at: functions[at] is None and _keeps_mean(calls[at]))
-    layers = _nearest(index, consumers, lambda at: not calls[at].has_weights)
+    layers = _nearest(index, users, lambda at: not calls[at].has_weights)
     acting = next((at for at in behind if functions[at] is not None), None)
     before = {functions[at] for at in feeding}
     normalised = bool(following) and all(is_normalisation(call) for call in following)
@@ -126,7 +124,7 @@ def _around(
         normalised=normalised,
         scale_free=normalised and _is_alone(index, behind, calls),
         feeds=acting is not None and len({functions[at] for at in behind}) == 1 and _is_alone(index, behind, calls),
-        presumed=acting is not None and any(_presumes(calls[at]) for at in consumers[acting]),
+        presumed=acting is not None and any(_presumes(calls[at]) for at in users[acting]),
         presumed_before=any(_presumes(calls[at]) for at in calls[index].sources),
         followers=tuple(dict.fromkeys(path for at in layers for path in calls[at].parameters)),
     )
@@ -143,7 +141,7 @@ def _is_alone(index: int, behind: Sequence[int], calls: Sequence[Call]) -> bool:
     return True
 
 
-def _branch_ends(calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) -> frozenset[int]:
+def _branch_ends(calls: Sequence[Call], users: Mapping[int, Sequence[int]]) -> frozenset[int]:
     """Layers and normalisations whose output, activated or not, is joined only with what it was computed from.
 
     Concatenations look the same in the dataflow, and elementwise products: they too carry the input past the layer.
@@ -154,12 +152,12 @@ def _branch_ends(calls: Sequence[Call], consumers: Mapping[int, Sequence[int]]) 
     ends = []
     for index, call in enumerate(calls):
         at = index
-        while len(consumers[at]) == 1 and calls[consumers[at][0]].sources == (at,):
-            following = calls[consumers[at][0]]
+        while len(users[at]) == 1 and calls[users[at][0]].sources == (at,):
+            following = calls[users[at][0]]
             if following.has_weights or is_normalisation(following):
                 break
-            at = consumers[at][0]
-        joined = [set(calls[user].sources) - {at} for user in consumers[at]]
+            at = users[at][0]
+        joined = [set(calls[user].sources) - {at} for user in users[at]]
         if (
             (call.has_weights or is_normalisation(call))
             and joined

@@ -37,7 +37,8 @@ STUCK = Rule(
 DIVERGED = Rule("W309", Severity.INFO, {})
 RULES = (AHEAD, STUCK, DIVERGED)
 
-#: Student's two-sided 5 % values by degrees of freedom, twice the seeds less two.
+#: Student's two-sided 5 % values (1908) by degrees of freedom, twice the seeds less two. Where seeds are unequal, for
+#: the comparison was interrupted, the next smaller one counts.
 _STUDENT = {2: 4.30, 4: 2.78, 6: 2.45, 8: 2.31, 10: 2.23, 12: 2.18, 14: 2.14, 16: 2.12, 18: 2.10}
 #: The start that the model has as it is: where it fails, something is to be done.
 _PRESENT = "built"
@@ -121,7 +122,8 @@ def _is_behind(outcome: Outcome, best: Outcome) -> bool:
     difference = statistics.fmean(lasts[1]) - statistics.fmean(lasts[0])
     error = math.sqrt(sum(statistics.variance(one) / len(one) for one in lasts))
     freedom = sum(map(len, lasts)) - 2
-    return difference > _STUDENT.get(freedom, AHEAD["more"]) * error
+    more = AHEAD["more"] if freedom > max(_STUDENT) else _STUDENT[max(at for at in _STUDENT if at <= freedom)]
+    return difference > more * error
 
 
 def _severity(rule: Rule, outcomes: Sequence[Outcome]) -> Severity:

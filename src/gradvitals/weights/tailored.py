@@ -29,7 +29,8 @@ def layer(place: Place) -> Recipe:
     weight, near = place.weight, place.near
     if weight.role == "attention" or near.normalised:
         return analytic.fitted_layer(place)
-    point, mirrored_units = _point(place)
+    bent = _averaged_point(place)
+    point, mirrored_units = _point(place, bent)
     if point is None and near.after is not None:
         return analytic.fitted_layer(place)
     before, mirrored_inputs = _point_before(place)
@@ -37,8 +38,10 @@ def layer(place: Place) -> Recipe:
     std = (1.0 if point is None else point.alpha) / math.sqrt(analytic.shares(place)) * (START if near.values else 1.0)
     centred = _has_bias(place) and not mirrored_inputs
     recipe = plain(place, orthogonal_scheme(place), _reason(place, point, mirrored=mirrored_units))
+    if point is not None and point is bent and place.chain.compares:
+        recipe = comparing(recipe)
     return replace(
-        comparing(recipe) if place.chain.compares and point is not None and point == _averaged_point(place) else recipe,
+        recipe,
         std=std / math.sqrt((before.variance if before else 1.0) * fan_in(weight)),
         bias=_bias(place, mean, before, centred=centred),
         centre=before.mean if before else 0.0,
@@ -49,7 +52,7 @@ def layer(place: Place) -> Recipe:
     )
 
 
-def _point(place: Place) -> tuple[WorkingPoint | None, bool]:
+def _point(place: Place, bent: WorkingPoint | None) -> tuple[WorkingPoint | None, bool]:
     """Where the activation behind a layer works, and whether in pairs; None where there is none to be tailored.
 
     Where AlphaDropout follows it works at deviation 1, as its authors have it: what is put in place of the dropped
@@ -63,7 +66,6 @@ def _point(place: Place) -> tuple[WorkingPoint | None, bool]:
     mirrored = mirrored_point(near.after) if chain.mirror.units else None
     if mirrored is not None:
         return mirrored, True
-    bent = _averaged_point(place)
     return bent or working_point(near.after, chain.depth, zeta=chain.zeta, shifted=_has_bias(place)), False
 
 

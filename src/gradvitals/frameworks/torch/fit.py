@@ -124,9 +124,7 @@ class _Fitter(Products):
         goal = self._goals[path]
         with torch._C.DisableTorchFunction():  # noqa: SLF001
             centre = _mean(signal) if goal.centred and len(goal.weight.biases) == 1 and signal is not None else 0.0
-            per_unit = product.scale * _row_sums(product.weight, goal.weight) if goal.weight.biases else None
-            fits = per_unit is not None and -product.axis <= output.ndim and len(per_unit) == output.shape[product.axis]
-            sums = _along(per_unit, output, product.axis) if per_unit is not None and fits else None
+            sums = _sums(product, goal.weight, output) if goal.weight.biases else None
             if path not in self.found:
                 size = _rms(output if sums is None else output - centre * sums)
                 if size <= _ROUNDINGS * torch.finfo(output.dtype).eps * _rms(output):  # rounding, not a signal
@@ -153,8 +151,11 @@ def _row_sums(weight: torch.Tensor, described: Weight) -> torch.Tensor:
     return matrices(weight.detach(), described.layout).sum(dim=2).flatten() / described.layout.overlap
 
 
-def _along(per_unit: torch.Tensor, output: torch.Tensor, axis: int) -> torch.Tensor:
-    """Numbers by unit, to be broadcast over an output whose units lie along a negative axis."""
+def _sums(product: Product, described: Weight, output: torch.Tensor) -> torch.Tensor | None:
+    """Those, to be broadcast over an output; None of one whose units lie along no axis of their own."""
+    per_unit = product.scale * _row_sums(product.weight, described)
+    if -product.axis > output.ndim or len(per_unit) != output.shape[product.axis]:
+        return None
     shape = [1] * output.ndim
-    shape[axis] = -1
+    shape[product.axis] = -1
     return per_unit.reshape(shape).to(output)
